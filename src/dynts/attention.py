@@ -1,0 +1,122 @@
+"""Look at queries and keys while a model runs, whatever its attention implementation computes.
+
+transformers hands each layer's rotated queries and keys to a registered attention function
+(https://huggingface.co/docs/transformers/attention_interface). dynts registers one that shows them to an observer and then
+calls the function that the model would have called, so attention weights of a few rows can be recomputed without forcing
+eager attention, and the model's own output does not change.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from dynts.errors import UnsupportedError
+
+OBSERVABLE = ("sdpa", "eager")
+
+
+class AttentionObserver(Protocol):
+    """Called once per layer and forward pass, before attention is computed."""
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
+    ) -> None:
+        """See one layer's inputs.
+
+        Args:
+            layer: index of the decoder layer.
+            query: [batch, query heads, new tokens, head size], after rotary embedding.
+            key: [batch, KV heads, cached + new tokens, head size], after rotary embedding.
+            scaling: factor on the dot products.
+            softcap: Gemma 2's logit soft cap, or None.
+        """
+
+
+def attention_weights(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    visible: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax attention weights in float32, without expanding the KV heads to the query heads.
+
+    Args:
+        query: [batch, query heads, rows, head size].
+        key: [batch, KV heads, keys, head size].
+        scaling: factor on the dot products.
+        softcap: if given, logits become `softcap * tanh(logits / softcap)` (Gemma 2).
+        visible: bool, broadcastable to [batch, KV heads, group, rows, keys]; False hides a key from a row.
+
+    Returns:
+        [batch, KV heads, group, rows, keys], where `group` is the number of query heads per KV head. A row that sees no
+        key at all is zero.
+    """
+    logits = attention_logits(query, key, scaling, softcap)
+    if visible is None:
+        return logits.softmax(dim=-1)
+    weights = logits.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+    return weights.masked_fill(~visible, 0.0)
+
+
+def attention_logits(
+    query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None = None
+) -> torch.Tensor:
+    """Scaled dot products in float32: [batch, KV heads, group, rows, keys]. Arguments as in `attention_weights`."""
+    batch, query_heads, rows, head_size = query.shape
+    heads = key.shape[1]
+    grouped = query.reshape(batch, heads, (query_heads // heads) * rows, head_size)
+    logits = (grouped @ key.transpose(2, 3)).float() * scaling
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits.view(batch, heads, query_heads // heads, rows, key.shape[2])
+
+
+@contextmanager
+def observed_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let calls of `model`'s decoder take `attention_observer=`, an `AttentionObserver`, inside this context.
+
+    Raises:
+        UnsupportedError: the model's attention implementation is not one of `OBSERVABLE`.
+    """
+    implementation = model.config._attn_implementation
+    if implementation not in OBSERVABLE:
+        raise UnsupportedError(
+            f"attention implementation {implementation!r} does not show its queries to dynts; "
+            f"load the model with attn_implementation= one of {', '.join(OBSERVABLE)}"
+        )
+    name = f"dynts_{implementation}"
+    AttentionInterface.register(name, _observing(implementation))
+    AttentionMaskInterface.register(name, AttentionMaskInterface()[implementation])
+    model.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+def _observing(implementation: str) -> Callable[..., Any]:
+    def attention(
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        attention_observer: AttentionObserver | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if attention_observer is not None:
+            if kwargs.get("s_aux") is not None:
+                raise UnsupportedError("attention sinks (s_aux) take part in the softmax and dynts does not know them")
+            scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+            attention_observer(module.layer_idx, query, key, scaling, kwargs.get("softcap"))
+        # eager attention has no registered name: each modeling file brings its own function
+        own_eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        forward = own_eager if implementation == "eager" else AttentionInterface()[implementation]
+        return forward(module, query, key, value, attention_mask, **kwargs)
+
+    return attention

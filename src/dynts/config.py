@@ -1,0 +1,67 @@
+"""The one configuration of a compressed decode: how large the cache may grow and what a compaction keeps."""
+
+import math
+from dataclasses import dataclass
+
+from dynts.errors import DyntsError
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionConfig:
+    """Budget of the KV cache and the schedule on which it is compacted (arXiv 2601.18383, section 4).
+
+    Args:
+        budget: B, the hard cap on the cached tokens of a sequence, question included. Reaching it triggers a compaction.
+        local_window: W_l, how many of the most recent tokens every compaction keeps.
+        retention_ratio: r, the share of the room left by the question and the local window that goes to selected tokens:
+            `k = floor(r * (B - W_l - M))` for a question of M tokens. The rest of that room is filled before the next
+            compaction.
+
+    Raises:
+        DyntsError: a value is outside its range.
+    """
+
+    budget: int = 5000
+    local_window: int = 2000
+    retention_ratio: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "local_window"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise DyntsError(f"{name} must be a whole number of tokens, got {value!r}")
+        if self.budget < 2:
+            raise DyntsError(f"budget must be at least 2 tokens, got {self.budget}")
+        if self.local_window < 0:
+            raise DyntsError(f"local_window must not be negative, got {self.local_window}")
+        if self.local_window >= self.budget:
+            raise DyntsError(
+                f"local_window ({self.local_window}) must be smaller than the budget ({self.budget}): "
+                "raise the budget or shrink the local window"
+            )
+        ratio = self.retention_ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 < ratio < 1.0:
+            raise DyntsError(f"retention_ratio must lie between 0 and 1, both excluded, got {ratio!r}")
+
+    def selected_tokens(self, question_tokens: int) -> int:
+        """k: how many thinking tokens outside the local window survive a compaction, for a question of that length."""
+        return math.floor(self.retention_ratio * (self.budget - self.local_window - question_tokens))
+
+    def kept_tokens(self, question_tokens: int) -> int:
+        """Cached tokens right after a compaction: question, selected tokens and local window."""
+        return question_tokens + self.selected_tokens(question_tokens) + self.local_window
+
+    def check_question(self, question_tokens: int) -> None:
+        """Refuse a question that leaves no room for a single selected token.
+
+        Raises:
+            DyntsError: names the smallest budget that would do.
+        """
+        if self.selected_tokens(question_tokens) >= 1:
+            return
+        smallest = question_tokens + self.local_window + math.ceil(1 / self.retention_ratio)
+        raise DyntsError(
+            f"budget {self.budget} is too small for a question of {question_tokens} tokens, a local window of "
+            f"{self.local_window} and one selected token at retention ratio {self.retention_ratio}: "
+            f"use a budget of at least {smallest}, or a smaller local window"
+        )
