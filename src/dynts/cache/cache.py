@@ -1,0 +1,325 @@
+"""A KV cache with a budget: it knows which token sits in which slot, and compacts itself when the budget is reached."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from dynts.cache.history import History
+from dynts.cache.layer import BudgetLayer, Occupancy
+from dynts.cache.selection import live_slots, right_align, select
+from dynts.cache.slots import Slots
+from dynts.config import CompressionConfig
+from dynts.errors import DyntsError, UnsupportedError
+from dynts.methods.base import Method
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionEvent:
+    """Told to the cache's listener after every compaction.
+
+    Attributes:
+        step: tokens generated and fed back since the latest question (0: room was made for a new user turn).
+        before: slots in use before.
+        after: slots in use after.
+        positions: int64, the logical positions that survived, -1 for no token: [batch, after], or
+            [layers, batch, KV heads, after] with native granularity. None unless the cache records.
+    """
+
+    step: int
+    before: int
+    after: int
+    positions: torch.Tensor | None
+
+
+class BudgetCache(Cache):
+    """Cache of one conversation (batch): full-attention layers share a budget, sliding-window layers stay as they are.
+
+    Rows are compacted on their own schedule: a row's tokens, budget and evictions are what they would be without the
+    rest of the batch. The kept tokens of every row are aligned to the last slot in use.
+
+    Args:
+        model_config: configuration of the decoder.
+        method: a started method (`Method.start`), which belongs to this cache alone.
+        schedule: the budget and what a compaction keeps; None never evicts.
+        history: an empty history.
+        record: whether to report the surviving positions of every compaction.
+
+    Attributes:
+        listener: called after every compaction, if set.
+        lengths: cached tokens of each row.
+        questions: question tokens that each row was fed, all turns together.
+        next_positions: logical position of each row's next token.
+        turn_end: column after the latest question or user turn.
+        announced_end: column at which the question of the running generate() call will end, however it is chunked.
+        announced_tokens: tokens of that question in each row, if known beforehand.
+        peak_length: most slots in use since `measure_peaks`.
+        peak_bytes: most bytes allocated since `measure_peaks`.
+    """
+
+    def __init__(
+        self,
+        model_config: PreTrainedConfig,
+        method: Method,
+        schedule: CompressionConfig | None,
+        history: History,
+        record: bool = False,
+    ) -> None:
+        self.occupancy = Occupancy(capacity=schedule.budget if schedule else None)
+        layers = DynamicCache(config=model_config).layers
+        self.full_layers = full_attention_layers(model_config)
+        self.budget_layers = [BudgetLayer(self.occupancy) for _ in self.full_layers]
+        for index, layer in zip(self.full_layers, self.budget_layers, strict=True):
+            layers[index] = layer
+        super().__init__(layers=layers)
+        self.method = method
+        self.schedule = schedule
+        self.history = history
+        self.record = record
+        self.listener: Callable[[CompactionEvent], None] | None = None
+        self.lengths: list[int] = []
+        self.questions: list[int] = []
+        self.next_positions: list[int] = []
+        self.turn_end = 0
+        self.announced_end = 0
+        self.announced_tokens: list[int] | None = None
+        self.peak_length = 0
+        self.peak_bytes = 0
+        self.native = method.granularity == "native"
+        self._columns: torch.Tensor | None = None
+        self._measured_at = 0
+
+    @property
+    def batch(self) -> int:
+        """Rows, 0 before the first forward pass."""
+        return len(self.lengths)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether some row holds fewer tokens than another."""
+        return any(length != self.occupancy.length for length in self.lengths)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of all allocated key and value tensors, sliding-window layers included."""
+        sliding = (layer for layer in self.layers if not isinstance(layer, BudgetLayer) and layer.is_initialized)
+        return sum(layer.allocated_bytes for layer in self.budget_layers) + sum(
+            layer.keys.nbytes + layer.values.nbytes for layer in sliding
+        )
+
+    def measure_peaks(self) -> None:
+        """Start measuring `peak_length` and `peak_bytes` anew."""
+        self.peak_length, self.peak_bytes = self.occupancy.length, self.allocated_bytes
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Where queries stand for causal masks: at the next slot, or at the next column for sliding-window layers."""
+        layer = self.layers[layer_idx]
+        return self.occupancy.length if isinstance(layer, BudgetLayer) else layer.get_seq_length()
+
+    def reset(self) -> None:
+        """Refused: start a new cache instead."""
+        raise UnsupportedError("a compressed cache cannot be reset: start a new one")
+
+    def live(self, device: torch.device) -> torch.Tensor:
+        """bool [batch, slots in use]: slots that hold a token."""
+        return live_slots(torch.tensor(self.lengths, device=device), self.occupancy.length)
+
+    def drop_padding(self, attention_mask: torch.Tensor) -> None:
+        """Forget cached tokens that the attention mask of a new turn hides (rows that had ended before others).
+
+        Args:
+            attention_mask: bool [batch, columns fed so far].
+
+        Raises:
+            UnsupportedError: heads of one row would be left with different numbers of tokens.
+        """
+        shown = attention_mask.sum(dim=1).tolist()
+        if shown == self.next_positions:
+            return
+        slots = self._slots(attention_mask.device)
+        kept = slots.lookup(attention_mask) & slots.live[:, None]
+        counts = kept.sum(dim=-1)
+        if not bool((counts == counts[:1, :, :1]).all()):
+            raise UnsupportedError(
+                "the attention mask hides tokens that some heads have evicted and others not (native granularity): "
+                "continue rows that ended at different times one by one"
+            )
+        self._keep(kept, counts[0, :, 0].tolist())
+        self.next_positions = shown
+
+    def start_turn(self, new_tokens: list[int], columns: int, device: torch.device) -> None:
+        """Protect the coming tokens as a question, and make room for them.
+
+        Args:
+            new_tokens: tokens of each row's question or user turn, padding excluded.
+            columns: columns of the turn, padding included.
+            device: where the bookkeeping lives.
+
+        Raises:
+            DyntsError: the budget is too small for the questions so far.
+        """
+        start = self.occupancy.columns
+        if not self.lengths:
+            self.lengths, self.questions, self.next_positions = ([0] * len(new_tokens) for _ in range(3))
+        self.questions = [old + new for old, new in zip(self.questions, new_tokens, strict=True)]
+        self.turn_end = start + columns
+        if self.schedule is not None:
+            self.schedule.check_question(max(self.questions))
+            rows = [
+                length + new > self.schedule.budget for length, new in zip(self.lengths, new_tokens, strict=True)
+            ]
+            if any(rows):
+                self._compact(rows, coming=new_tokens, device=device)
+        turns = self.history.turns
+        if turns and turns[-1][1] == start:  # a question fed in several chunks
+            start = turns.pop()[0]
+        turns.append((start, self.turn_end))
+
+    def place(self, new_live: torch.Tensor | None, tokens: int, device: torch.device) -> None:
+        """Decide where the new tokens of a forward pass go.
+
+        Args:
+            new_live: bool [batch, tokens], False for padding; None when there is none.
+            tokens: columns of the forward pass.
+            device: where the bookkeeping lives.
+        """
+        used = self.occupancy
+        used.skip, used.arrangement = 0, None
+        self._coming = [tokens] * self.batch if new_live is None else new_live.sum(dim=1).tolist()
+        self._width = used.length + tokens
+        if new_live is None or bool(new_live.all()):
+            return
+        self._width = max(old + new for old, new in zip(self.lengths, self._coming, strict=True))
+        only_in_front = bool((new_live[:, 1:] >= new_live[:, :-1]).all())
+        if used.length == 0 and only_in_front:
+            used.skip = tokens - self._width
+        else:
+            used.arrangement = right_align(torch.cat([self.live(device), new_live], dim=1), self._width)
+
+    def commit(self, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Take note of a finished forward pass, and compact if the budget is reached.
+
+        Args:
+            tokens: int64 [batch, new tokens], -1 where unknown.
+            positions: int64 [batch or 1, new tokens].
+            hidden: [batch, new tokens, hidden size], the decoder's last hidden state.
+        """
+        used = self.occupancy
+        device = hidden.device
+        arrangement, start = used.arrangement, used.columns
+        if arrangement is not None or used.skip:
+            arrived = torch.arange(start, start + tokens.shape[1], device=device)
+            columns = torch.cat([self._slot_columns(device), self._as_columns(arrived)], dim=-1)
+            if arrangement is None:
+                columns = columns[..., used.skip :]
+            else:
+                columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
+                self.method.compact(arrangement[None, :, None], before=used.length + tokens.shape[1])
+            self._columns = columns
+        used.skip, used.arrangement = 0, None
+        used.length = self._width
+        used.columns += tokens.shape[1]
+        self.lengths = [old + new for old, new in zip(self.lengths, self._coming, strict=True)]
+        self.next_positions = [old + new for old, new in zip(self.next_positions, self._coming, strict=True)]
+        self.history.append(tokens, positions)
+        self.method.observe_hidden(hidden, generated=start >= self.turn_end)
+        self.peak_length = max(self.peak_length, used.length)
+        if used.length > self._measured_at:
+            self._measured_at = self.budget_layers[0].keys.shape[2]
+            self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
+        if self.schedule is not None and used.length >= self.schedule.budget:
+            self._compact([length >= self.schedule.budget for length in self.lengths], None, device)
+
+    def _compact(self, rows: list[bool], coming: list[int] | None, device: torch.device) -> None:
+        """Evict in the given rows; `coming` counts tokens of a question that is about to be fed."""
+        assert self.schedule is not None
+        before = self.occupancy.length
+        arriving = coming or [0] * self.batch
+        keep = [
+            min(length, self.schedule.kept_tokens(question) - new) if row else length
+            for row, length, question, new in zip(rows, self.lengths, self.questions, arriving, strict=True)
+        ]
+        slots = self._slots(device)
+        recent = torch.arange(before, device=device) >= before - self.schedule.local_window
+        pinned = (recent & slots.live)[:, None]
+        if self.method.protect_question:
+            pinned = pinned | slots.question
+        scores = self.method.score(slots).expand(slots.columns.shape)
+        if self.method.protect_answer:
+            scores = scores.masked_fill(slots.answer, float("inf"))
+        kept = select(scores, pinned, slots.live[:, None], torch.tensor(keep, device=device))
+        self._keep(kept, keep)
+        if self.listener is not None:
+            positions = self._slots(device).positions.cpu() if self.record else None
+            if positions is not None and not self.native:
+                positions = positions[0, :, 0]
+            step = self.occupancy.columns - self.turn_end if coming is None else 0
+            self.listener(CompactionEvent(step, before, self.occupancy.length, positions))
+
+    def _keep(self, kept: torch.Tensor, lengths: list[int]) -> None:
+        """Move the kept slots together. kept: bool [groups, batch, heads, slots], `lengths[row]` True in each row."""
+        width = max(lengths)
+        index = right_align(kept, width)
+        moved = (index != torch.arange(width, device=index.device)).flatten(0, -2).any(dim=0)
+        first = int(torch.where(moved.any(), moved.to(torch.uint8).argmax(), width))
+        self._columns = self._slot_columns(index.device).gather(-1, index)
+        on_device: dict[torch.device, torch.Tensor] = {}
+        for group, layer in enumerate(self.budget_layers):
+            device = layer.keys.device
+            if device not in on_device:
+                on_device[device] = index.to(device)
+            layer.compact(on_device[device][group if self.native else 0], first)
+        self.method.compact(index, before=self.occupancy.length)
+        self.lengths = lengths
+        self.occupancy.length = width
+
+    def _slots(self, device: torch.device) -> Slots:
+        used = self.occupancy.length
+        keys = [layer.keys[:, :, :used] for layer in self.budget_layers]
+        return Slots(self._slot_columns(device), self.live(device), self.history, keys)
+
+    def _slot_columns(self, device: torch.device) -> torch.Tensor:
+        """int64 [groups, batch, heads, slots in use]; tokens since the latest compaction lie in consecutive columns."""
+        known = self._columns.shape[-1] if self._columns is not None else 0
+        fresh = self.occupancy.length - known
+        arrived = self._as_columns(torch.arange(fresh, device=device) + (self.occupancy.columns - fresh))
+        return arrived if self._columns is None else torch.cat([self._columns, arrived], dim=-1)
+
+    def _as_columns(self, columns: torch.Tensor) -> torch.Tensor:
+        groups, heads = 1, 1
+        if self.native:
+            groups, heads = len(self.budget_layers), self.method.kv_heads
+        return columns.expand(groups, self.batch, heads, -1)
+
+
+def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
+    """Indices of the layers whose cache grows with the sequence.
+
+    Raises:
+        UnsupportedError: the model has layers of another type than full and sliding-window attention, or only the latter.
+    """
+    layers = DynamicCache(config=model_config).layers
+    types = set(getattr(model_config, "layer_types", None) or ())
+    unknown = types - {"full_attention", "sliding_attention"}
+    if unknown or not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        kinds = sorted(unknown) or sorted({type(layer).__name__ for layer in layers})
+        raise UnsupportedError(f"layers of type {', '.join(kinds)} have no KV cache that dynts can compact")
+    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    if not full:
+        raise UnsupportedError(
+            "every layer of this model uses sliding-window attention: its cache is bounded already, "
+            "there is nothing to compress"
+        )
+    return full
+
+
+def check_batch(cache: BudgetCache, batch: int) -> None:
+    """Refuse a batch size other than the one the cache was filled with.
+
+    Raises:
+        DyntsError: names both.
+    """
+    if cache.batch and cache.batch != batch:
+        raise DyntsError(f"the cache holds {cache.batch} rows but the input has {batch}: use a new cache")

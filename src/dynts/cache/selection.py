@@ -1,0 +1,49 @@
+"""The keep rule: which slots survive a compaction (arXiv 2601.18383, section 4). Pure tensor functions, no engine in sight."""
+
+import torch
+
+
+def select(scores: torch.Tensor, pinned: torch.Tensor, live: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """Choose the slots to keep: all pinned ones, then the best-scored others; among equal scores the later slot wins.
+
+    Args:
+        scores: float32 [..., batch, heads, slots]. +inf (an answer token) ranks above every finite score and below the
+            pinned slots; NaN ranks lowest.
+        pinned: bool, broadcastable to `scores`: slots kept whatever their score (question, local window).
+        live: bool, broadcastable to `scores`: False marks slots that hold no token; they are never kept.
+        keep: int64 [batch], how many slots each row keeps; at least the row's pinned ones and at most its live ones.
+
+    Returns:
+        bool, shaped as `scores`.
+    """
+    lowest, highest = torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max
+    ranked = scores.nan_to_num(nan=lowest, posinf=highest, neginf=lowest)
+    ranked = ranked.masked_fill(pinned, float("inf")).masked_fill(~live, float("-inf"))
+    # a stable sort of the flipped slots puts the later one of two equals first, on every device
+    order = ranked.flip(-1).sort(dim=-1, descending=True, stable=True).indices
+    rank = torch.empty_like(order)
+    rank.scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+    return rank.flip(-1) < keep.view(-1, 1, 1)
+
+
+def right_align(kept: torch.Tensor, width: int) -> torch.Tensor:
+    """Slot indices that move the kept slots, in their order, to the end of `width` slots.
+
+    Args:
+        kept: bool [..., slots] with at most `width` True in every row.
+        width: number of slots afterwards.
+
+    Returns:
+        int64 [..., width]. A row with fewer kept slots starts with indices of slots that it did not keep.
+    """
+    return kept.to(torch.uint8).argsort(dim=-1, stable=True)[..., kept.shape[-1] - width :]
+
+
+def live_slots(lengths: torch.Tensor, width: int) -> torch.Tensor:
+    """bool [batch, width]: the slots that hold a token when each row's tokens end at the last slot.
+
+    Args:
+        lengths: int64 [batch], tokens per row.
+        width: number of slots.
+    """
+    return torch.arange(width, device=lengths.device) >= (width - lengths).unsqueeze(1)

@@ -1,0 +1,218 @@
+"""Compress a model's KV cache while it generates: the context manager that users meet first."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+from dynts.attention import observed_attention
+from dynts.cache.cache import BudgetCache, CompactionEvent, full_attention_layers
+from dynts.cache.history import History
+from dynts.config import CompressionConfig
+from dynts.decode.forward import ForwardPass, SlotMasks
+from dynts.decode.stats import Compaction, GenerationStats
+from dynts.decode.support import check_generation, check_model, new_columns
+from dynts.errors import DyntsError
+from dynts.markers import ThinkMarkers, think_markers
+from dynts.methods import Method, Surroundings, resolve_method
+from dynts.methods.full import Full
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dynts.predictor.model import ImportancePredictor
+
+
+def compress(
+    model: PreTrainedModel,
+    method: str | Method = "dynts",
+    config: CompressionConfig | None = None,
+    predictor: "ImportancePredictor | None" = None,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    markers: ThinkMarkers | None = None,
+    record: bool = False,
+) -> "Session":
+    """Decode with a KV cache of fixed size: inside the returned context, `model.generate` evicts as it goes.
+
+    Args:
+        model: a loaded decoder-only transformers model, on any device or several.
+        method: name of a method (`dynts.methods.METHODS`), or a configured one such as `SnapKV(granularity="native")`.
+        config: budget, local window and retention ratio; the default is that of `CompressionConfig`. `full` ignores it.
+        predictor: importance predictor trained for this model; needed by `dynts` and `dynts-bottom`. It is moved to the
+            model's device.
+        tokenizer: tells where thinking ends, and what separators are; the default is the tokenizer saved beside the
+            model's weights, if any. Nothing is downloaded.
+        markers: token ids that open and close the thinking; the default comes from the tokenizer, then from the
+            predictor. Without markers all generated tokens are treated as thinking.
+        record: keep the positions that survive each compaction in `Session.kept_positions`.
+
+    Raises:
+        DyntsError: a wrong setting, a missing or unsuitable predictor.
+        UnsupportedError: the model or its attention implementation cannot be compressed exactly.
+    """
+    chosen = resolve_method(method)
+    check_model(model, chosen)
+    if predictor is not None:
+        predictor.check_model(model)
+    if tokenizer is None:
+        tokenizer = _tokenizer_beside(model)
+    if markers is None and tokenizer is not None:
+        markers = think_markers(tokenizer)
+    if markers is None and predictor is not None:
+        markers = predictor.config.markers
+    session = Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record)
+    session.new_cache()
+    return session
+
+
+class Session:
+    """A model under a budget, between `with` and the end of the block.
+
+    Attributes:
+        stats: one `GenerationStats` per finished generate() call.
+        kept_positions: with `record=True`, for every compaction the logical positions that survived: int64
+            [batch, kept], or [layers, batch, KV heads, kept] with native granularity, -1 for no token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        method: Method,
+        config: CompressionConfig,
+        predictor: "ImportancePredictor | None",
+        tokenizer: "PreTrainedTokenizerBase | None",
+        markers: ThinkMarkers | None,
+        record: bool,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.config = config
+        self.predictor = predictor
+        self.tokenizer = tokenizer
+        self.markers = markers
+        self.record = record
+        self.stats: list[GenerationStats] = []
+        self.kept_positions: list[torch.Tensor] = []
+
+    def __enter__(self) -> Self:
+        model = self.model
+        if "generate" in model.__dict__ and isinstance(getattr(model.generate, "__self__", None), Session):
+            raise DyntsError("this model is compressed already: leave the other dynts context first")
+        if self.predictor is not None:
+            self.predictor.to(model.device)
+        self._undo = ExitStack()
+        self._undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
+        self._generate: Callable[..., Any] = model.generate
+        decoder = model.get_decoder()
+        self._masks = SlotMasks(model)
+        if self.method.observes_attention:
+            self._undo.enter_context(observed_attention(model))
+        # Gemma 2 and 3 ask for a "hybrid" cache by default; a cache that is passed in must not compete with one
+        implementation = model.generation_config.cache_implementation
+        self._undo.callback(setattr, model.generation_config, "cache_implementation", implementation)
+        model.generation_config.cache_implementation = None
+        self._passes: dict[int, ForwardPass] = {}
+        before = decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        after = decoder.register_forward_hook(self._after_forward, with_kwargs=True)
+        self._undo.callback(before.remove)
+        self._undo.callback(after.remove)
+        model.generate = self._compressed_generate
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._undo.close()
+
+    def new_cache(self) -> BudgetCache:
+        """An empty cache for one conversation (batch), to pass to the model as `past_key_values`. generate() makes its own.
+
+        Raises:
+            DyntsError: the method misses something, such as its predictor.
+        """
+        config = self.model.config
+        method = self.method.start(
+            Surroundings(
+                layers=full_attention_layers(config),
+                kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+                local_window=self.config.local_window,
+                predictor=self.predictor,
+                tokenizer=self.tokenizer,
+            )
+        )
+        schedule = None if isinstance(method, Full) else self.config
+        return BudgetCache(config, method, schedule, History(self.markers), self.record)
+
+    def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        check_generation(self.model, kwargs)
+        cache = kwargs.get("past_key_values")
+        if cache is None:
+            cache = kwargs["past_key_values"] = self.new_cache()
+        fed = cache.occupancy.columns
+        coming = new_columns(kwargs, inputs, fed)
+        cache.announced_end = fed + coming
+        if fed:
+            mask = kwargs.get("attention_mask")
+            cache.announced_tokens = [coming] * cache.batch if mask is None else mask[:, -coming:].sum(dim=1).tolist()
+        asked = list(cache.questions)
+        stats = GenerationStats()
+        cache.listener = functools.partial(self._note_compaction, stats)
+        cache.measure_peaks()
+        output = self._generate(inputs, *args, **kwargs)
+        cache.listener = None
+        stats.prompt_tokens = max(
+            now - before for now, before in zip(cache.questions, asked or [0] * cache.batch, strict=True)
+        )
+        stats.generated_tokens = cache.occupancy.columns - cache.turn_end + 1
+        stats.peak_tokens = cache.peak_length
+        stats.peak_bytes = max(cache.peak_bytes, cache.allocated_bytes)
+        self.stats.append(stats)
+        return output
+
+    def _note_compaction(self, stats: GenerationStats, event: CompactionEvent) -> None:
+        stats.compactions.append(Compaction(event.step, event.before, event.after))
+        if event.positions is not None:
+            self.kept_positions.append(event.positions)
+
+    def _before_forward(
+        self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        named = {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}
+        cache = named.get("past_key_values")
+        if not isinstance(cache, BudgetCache):
+            return None
+        running = ForwardPass(self.model, cache, self._masks, named)
+        changed = running.before()
+        self._passes[id(cache)] = running
+        return (), changed
+
+    def _after_forward(
+        self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        running = self._passes.pop(id(kwargs.get("past_key_values")), None)
+        if running is not None:
+            running.after(output[0])
+
+
+def _set_attribute(model: PreTrainedModel, name: str, value: Any) -> None:
+    """Put an attribute of the instance back as it was; None means that it had none."""
+    if value is None:
+        model.__dict__.pop(name, None)
+    else:
+        model.__dict__[name] = value
+
+
+def _tokenizer_beside(model: PreTrainedModel) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer saved with the model's weights, from disk only; None if there is none."""
+    if not model.name_or_path:
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        return None

@@ -1,0 +1,123 @@
+"""What dynts cannot do exactly, refused before anything is computed."""
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation import GenerationMode
+
+from dynts.attention import OBSERVABLE
+from dynts.cache.cache import BudgetCache, full_attention_layers
+from dynts.errors import DyntsError, UnsupportedError
+from dynts.methods.base import Method
+
+FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def check_model(model: PreTrainedModel, method: Method) -> None:
+    """Refuse models whose decoding cannot be compressed exactly.
+
+    Raises:
+        UnsupportedError: names the reason.
+    """
+    name = type(model).__name__
+    if not isinstance(model, PreTrainedModel) or not model.can_generate():
+        raise UnsupportedError(f"{name} is not a transformers model with generate(): load it with AutoModelForCausalLM")
+    if model.config.is_encoder_decoder:
+        raise UnsupportedError(f"{name} is an encoder-decoder model: dynts compresses decoder-only models")
+    if model.config.get_text_config() is not model.config:
+        raise UnsupportedError(f"{name} is a multimodal model: load its text decoder as a causal language model")
+    if not model._supports_attention_backend:
+        raise UnsupportedError(f"{name} does not use transformers' attention interface, so its masks are its own")
+    parameters = inspect.signature(type(model.get_decoder()).forward).parameters
+    if "position_ids" not in parameters or "past_key_values" not in parameters:
+        raise UnsupportedError(f"{name} takes no position_ids and past_key_values: evicted tokens would shift positions")
+    full_attention_layers(model.config)
+    implementation = model.config._attn_implementation
+    if implementation not in (*OBSERVABLE, *FLASH):
+        raise UnsupportedError(
+            f"attention implementation {implementation!r} is not supported: load the model with "
+            f"attn_implementation= one of {', '.join((*OBSERVABLE, *FLASH))}"
+        )
+    if method.observes_attention and implementation not in OBSERVABLE:
+        raise UnsupportedError(
+            f"method {type(method).__name__} looks at queries and keys, which {implementation} does not show: "
+            f"load the model with attn_implementation= one of {', '.join(OBSERVABLE)}"
+        )
+
+
+def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:
+    """Refuse generate() options that a compressed cache cannot honour.
+
+    Args:
+        model: the model.
+        kwargs: keyword arguments of generate().
+
+    Raises:
+        UnsupportedError: names the option and what to do instead.
+    """
+    config = _resolve(model.generation_config, kwargs)
+    mode = config.get_generation_mode(kwargs.get("assistant_model"))
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        raise UnsupportedError(
+            f"generation mode {mode.value} is not supported under a budget: use greedy search or sampling "
+            "(num_beams=1, no assistant model, no prompt lookup)"
+        )
+    if kwargs.get("custom_generate") is not None:
+        raise UnsupportedError("custom_generate is not supported under a budget: its loop may handle the cache itself")
+    if config.use_cache is False:
+        raise UnsupportedError("use_cache=False leaves nothing to compress: drop it")
+    if config.cache_implementation not in (None, "dynamic"):
+        raise UnsupportedError(
+            f"cache_implementation={config.cache_implementation!r} is not supported under a budget: drop it"
+        )
+    cache = kwargs.get("past_key_values")
+    if cache is not None and not isinstance(cache, BudgetCache):
+        raise UnsupportedError(
+            f"past_key_values of type {type(cache).__name__} cannot be compressed: start without a cache, "
+            "or continue with the past_key_values of an earlier generate() call under dynts"
+        )
+
+
+def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -> int:
+    """How many tokens of each row, padding included, a generate() call will feed before it generates.
+
+    Args:
+        kwargs: keyword arguments of generate().
+        inputs: its first positional argument, or None.
+        fed: columns that the cache was fed already.
+
+    Raises:
+        DyntsError: a continuation gives neither the whole conversation nor its whole attention mask.
+    """
+    tokens = inputs if inputs is not None else kwargs.get("input_ids")
+    main = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else tokens
+    if main is None:
+        raise DyntsError("generate() under dynts needs input_ids or inputs_embeds")
+    width: int = main.shape[1]
+    mask = kwargs.get("attention_mask")
+    covered = width if mask is None else mask.shape[1]
+    if covered == fed + width and fed:
+        return width
+    if covered != width:
+        raise DyntsError(
+            f"attention_mask covers {covered} tokens; expected {fed + width}: {fed} in the cache and {width} new ones"
+        )
+    if width <= fed:
+        raise DyntsError(
+            f"the cache has seen {fed} tokens but the input has {width}: to continue a conversation pass all of it "
+            "(the earlier sequences and the new turn), or an attention_mask that covers all of it"
+        )
+    return width - fed
+
+
+def _resolve(defaults: GenerationConfig, kwargs: dict[str, Any]) -> GenerationConfig:
+    """The generation config that generate() will work with, as far as the checks need it."""
+    config = copy.deepcopy(defaults)
+    given = kwargs.get("generation_config")
+    if given is not None:
+        config.update(**{name: value for name, value in given.to_dict().items() if value is not None})
+    config.update(**{name: value for name, value in kwargs.items() if name in config.__dict__})
+    return config

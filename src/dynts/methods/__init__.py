@@ -1,0 +1,61 @@
+"""Compression methods, one file each. A name stands for the method with its default settings."""
+
+from dynts.errors import DyntsError
+from dynts.methods.base import Method, Surroundings
+from dynts.methods.dynts import DynTS
+from dynts.methods.dynts_bottom import DynTSBottom
+from dynts.methods.dynts_random import DynTSRandom
+from dynts.methods.full import Full
+from dynts.methods.h2o import H2O
+from dynts.methods.question_window import QuestionWindow
+from dynts.methods.rkv import RKV
+from dynts.methods.sepllm import SepLLM
+from dynts.methods.snapkv import SnapKV
+from dynts.methods.streaming_llm import StreamingLLM
+from dynts.methods.window import Window
+
+METHODS: dict[str, type[Method]] = {
+    "full": Full,
+    "dynts": DynTS,
+    "dynts-random": DynTSRandom,
+    "dynts-bottom": DynTSBottom,
+    "window": Window,
+    "streaming-llm": StreamingLLM,
+    "question-window": QuestionWindow,
+    "sepllm": SepLLM,
+    "h2o": H2O,
+    "snapkv": SnapKV,
+    "rkv": RKV,
+}
+
+
+def resolve_method(method: str | Method) -> Method:
+    """The method of that name with its defaults, or the given one.
+
+    Raises:
+        DyntsError: there is no method of that name.
+    """
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise DyntsError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}, or pass a method object")
+    return METHODS[method]()
+
+
+__all__ = [
+    "H2O",
+    "METHODS",
+    "RKV",
+    "DynTS",
+    "DynTSBottom",
+    "DynTSRandom",
+    "Full",
+    "Method",
+    "QuestionWindow",
+    "SepLLM",
+    "SnapKV",
+    "StreamingLLM",
+    "Surroundings",
+    "Window",
+    "resolve_method",
+]

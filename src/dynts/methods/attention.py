@@ -1,0 +1,125 @@
+"""What the attention-based methods share: granularity, and the queries of the observation window."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from dynts.cache.selection import right_align
+from dynts.errors import DyntsError
+from dynts.methods.base import Granularity, Method, Surroundings
+
+if TYPE_CHECKING:
+    from dynts.cache.slots import Slots
+
+
+@dataclass
+class AttentionMethod(Method):
+    """A method that scores tokens per layer and KV head.
+
+    Args:
+        granularity: "native" keeps each layer and KV head its own tokens, as published; "shared" averages the scores over
+            layers and KV heads and keeps one set for all, as the DynTS release runs every method.
+        protect_question: keep the question too.
+    """
+
+    granularity: Granularity = "shared"
+    protect_question: bool = False
+    observes_attention: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.granularity not in ("shared", "native"):
+            raise DyntsError(f"granularity must be 'shared' or 'native', got {self.granularity!r}")
+
+    def combine(self, score_layer: Callable[[int], torch.Tensor], device: torch.device) -> torch.Tensor:
+        """Put layers together, as the granularity asks.
+
+        Args:
+            score_layer: gives the scores of a layer, float32 [batch, KV heads, slots].
+            device: where the result goes.
+
+        Returns:
+            [layers, batch, KV heads, slots], or [1, batch, 1, slots] with shared granularity.
+        """
+        layers = range(len(self.layers))
+        if self.granularity == "native":
+            return torch.stack([score_layer(layer).to(device) for layer in layers])
+        mean = torch.stack([score_layer(layer).mean(dim=1).to(device) for layer in layers]).mean(dim=0)
+        return mean[None, :, None]
+
+
+@dataclass
+class ObservationWindowMethod(AttentionMethod):
+    """A method that recomputes, at a compaction, the attention of the last queries to the cached keys.
+
+    Args:
+        window: queries of the observation window. At most `local_window` are used, so that their own tokens always stay.
+        kernel: odd width of the max-pooling along the keys; 1 for none.
+    """
+
+    window: int = 32
+    kernel: int = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.window < 1:
+            raise DyntsError(f"window must be at least 1 query, got {self.window}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise DyntsError(f"kernel must be odd and at least 1, got {self.kernel}")
+
+    def begin(self, surroundings: Surroundings) -> None:
+        """Make room for the queries of every layer."""
+        self.used_window = min(self.window, max(surroundings.local_window, 1))
+        self.queries: list[deque[torch.Tensor]] = [deque(maxlen=self.used_window) for _ in surroundings.layers]
+        self.how: list[dict[str, Any]] = [{} for _ in surroundings.layers]
+
+    def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
+        """Remember the last queries: a reference per decode step, a copy of the last few of a question."""
+        self.how[layer] = {"scaling": how["scaling"], "softcap": how["softcap"]}
+        kept = self.queries[layer]
+        if query.shape[2] == 1:
+            kept.append(query)
+        elif how["live"] is None:
+            kept.extend(query[:, :, -self.used_window :].clone().split(1, dim=2))
+        else:
+            # padding asks nothing: each row remembers its own last queries, as it would alone
+            live = torch.nn.functional.pad(how["live"][:, -query.shape[2] :], (len(kept), 0), value=True)
+            everything = torch.cat([*kept, query], dim=2)
+            index = right_align(live, min(self.used_window, everything.shape[2]))
+            rows = everything.gather(2, index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+            kept.extend(rows.split(1, dim=2))
+
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """Score the keys before the observation window; the window's own tokens rank above all."""
+
+        def score_layer(layer: int) -> torch.Tensor:
+            query = torch.cat(tuple(self.queries[layer]), dim=2)
+            key = slots.keys[layer]
+            live = slots.live.to(key.device)
+            scores = self.score_keys(query, key, live, **self.how[layer])
+            return torch.nn.functional.pad(scores, (0, query.shape[2]), value=torch.finfo(scores.dtype).max)
+
+        return self.combine(score_layer, slots.columns.device)
+
+    def score_keys(
+        self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None
+    ) -> torch.Tensor:
+        """Scores of the keys before the observation window.
+
+        Args:
+            query: [batch, query heads, window, head size].
+            key: [batch, KV heads, slots, head size], the window's own keys last.
+            live: bool [batch, slots].
+            scaling: factor on the dot products.
+            softcap: see `dynts.attention.attention_logits`.
+
+        Returns:
+            float32 [batch, KV heads, slots - window].
+        """
+        raise NotImplementedError
+
+    def pool(self, weights: torch.Tensor) -> torch.Tensor:
+        """Max-pool along the last dimension at the same length. weights: [batch, KV heads, keys], not negative."""
+        return torch.nn.functional.max_pool1d(weights, self.kernel, stride=1, padding=self.kernel // 2)

@@ -1,0 +1,107 @@
+"""The interface of a compression method: score the cached tokens, the best-scored ones stay."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dynts.cache.slots import Slots
+
+Granularity = Literal["shared", "native"]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a method may need to know before it starts.
+
+    Attributes:
+        layers: indices of the full-attention layers, the only ones that are compacted.
+        kv_heads: KV heads of a layer.
+        local_window: tokens that every compaction keeps anyway.
+        predictor: maps hidden states [..., hidden size] to scores [...], or None.
+        tokenizer: the model's tokenizer, or None.
+    """
+
+    layers: list[int]
+    kv_heads: int
+    local_window: int
+    predictor: Callable[[torch.Tensor], torch.Tensor] | None = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+
+
+class Method(ABC):
+    """Scores cached tokens. A subclass is a dataclass of settings; `start` gives a copy with the memory for one cache.
+
+    Attributes:
+        granularity: "shared": one set of kept tokens for all layers and heads; "native": one per layer and KV head.
+        protect_question: whether tokens of questions are kept whatever their score.
+        protect_answer: whether tokens after the end of the thinking rank above all others.
+        observes_attention: whether `observe_attention` must see every layer's queries and keys.
+        needs_predictor: whether the method cannot work without an importance predictor.
+    """
+
+    granularity: Granularity = "shared"
+    protect_question: bool = False
+    protect_answer: ClassVar[bool] = False
+    observes_attention: ClassVar[bool] = False
+    needs_predictor: ClassVar[bool] = False
+
+    kv_heads: int
+    layers: list[int]
+
+    def start(self, surroundings: Surroundings) -> Self:
+        """A copy of this method for one cache, remembering nothing.
+
+        Raises:
+            DyntsError: something that the method needs is missing.
+        """
+        started = copy.copy(self)
+        started.layers = surroundings.layers
+        started.kv_heads = surroundings.kv_heads
+        started.begin(surroundings)
+        return started
+
+    def begin(self, surroundings: Surroundings) -> None:
+        """Set up the memory of a started method."""
+
+    def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
+        """See the last hidden states of the tokens just fed.
+
+        Args:
+            hidden: [batch, new tokens, hidden size].
+            generated: False for tokens of a question or a user turn.
+        """
+
+    def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
+        """See a layer's queries and keys during a forward pass, if `observes_attention`.
+
+        Args:
+            layer: index into the full-attention layers.
+            query: [batch, query heads, new tokens, head size].
+            key: [batch, KV heads, cached + new tokens, head size].
+            how: `scaling` and `softcap` for `dynts.attention.attention_logits`; `live`, bool [batch, cached + new tokens]
+                or None if all keys are tokens; `generated`, False for tokens of a question or a user turn.
+        """
+
+    @abstractmethod
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """Score the cached tokens; higher stays longer, and among equals the later token does.
+
+        Returns:
+            float32, broadcastable to [groups, batch, heads, slots] (see `Slots`). NaN ranks lowest.
+        """
+
+    def compact(self, index: torch.Tensor, before: int) -> None:
+        """Follow the slots when they move, if the method remembers something per slot.
+
+        Args:
+            index: int64 [groups, batch, heads, slots afterwards]: where each slot comes from. With shared granularity,
+                or when all heads move alike, there is one group and one head.
+            before: slots before.
+        """

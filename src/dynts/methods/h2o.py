@@ -1,0 +1,67 @@
+"""H2O: heavy hitters, the tokens that received most attention so far (arXiv 2306.14048)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dynts.attention import attention_weights
+from dynts.methods.attention import AttentionMethod
+from dynts.methods.base import Surroundings
+
+if TYPE_CHECKING:
+    from dynts.cache.slots import Slots
+
+
+@dataclass
+class H2O(AttentionMethod):
+    """Attention received, summed over all decode steps, per KV head (mean over its query heads).
+
+    Each step's row is computed from that step's query. An evicted token's sum goes with it. Reading a question or a user
+    turn adds nothing.
+    """
+
+    def begin(self, surroundings: Surroundings) -> None:
+        """Start the sums, [batch, KV heads, slots] per layer."""
+        self.sums: list[torch.Tensor | None] = [None] * len(surroundings.layers)
+
+    def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
+        """Add a decode step's attention row."""
+        if not how["generated"]:
+            return
+        live = how["live"]
+        visible = None if live is None else live[:, None, None, None]
+        row = attention_weights(query, key, how["scaling"], how["softcap"], visible).mean(dim=2)[:, :, 0]
+        sums = self._grow(layer, *row.shape, device=row.device)
+        sums[:, :, : row.shape[-1]] += row
+
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """The sums."""
+
+        def score_layer(layer: int) -> torch.Tensor:
+            key = slots.keys[layer]
+            return self._grow(layer, *key.shape[:3], device=key.device)[:, :, : key.shape[2]]
+
+        return self.combine(score_layer, slots.columns.device)
+
+    def compact(self, index: torch.Tensor, before: int) -> None:
+        """Keep the sums of the kept slots, and start the freed ones from zero."""
+        for layer in range(len(self.sums)):
+            sums = self.sums[layer]
+            if sums is None:
+                continue
+            sums = self._grow(layer, sums.shape[0], sums.shape[1], before, sums.device)
+            kept = index[layer if index.shape[0] > 1 else 0].to(sums.device).expand(-1, sums.shape[1], -1)
+            gathered = sums.gather(-1, kept)
+            sums.zero_()
+            sums[:, :, : gathered.shape[-1]] = gathered
+
+    def _grow(self, layer: int, batch: int, heads: int, slots: int, device: torch.device) -> torch.Tensor:
+        """The layer's sums, with room for that many slots."""
+        sums = self.sums[layer]
+        if sums is None or sums.shape[-1] < slots:
+            grown = torch.zeros(batch, heads, slots + max(64, slots // 8), device=device)
+            if sums is not None:
+                grown[:, :, : sums.shape[-1]] = sums
+            self.sums[layer] = sums = grown
+        return sums

@@ -1,0 +1,29 @@
+"""SnapKV at decode time: attention from the last queries, pooled along the keys (arXiv 2404.14469)."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dynts.attention import attention_weights
+from dynts.methods.attention import ObservationWindowMethod
+
+
+@dataclass
+class SnapKV(ObservationWindowMethod):
+    """Mean attention of the last `window` queries to the keys before them, per KV head, max-pooled.
+
+    SnapKV itself compresses prompts. This is the decode-time form used in R-KV's comparison: the softmax runs over the
+    keys before the window, and query heads of a KV group are averaged.
+    """
+
+    def score_keys(
+        self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None
+    ) -> torch.Tensor:
+        """float32 [batch, KV heads, slots - window]; arguments as in the base class."""
+        candidates = key.shape[2] - query.shape[2]
+        visible, asking = live[:, :candidates], live[:, candidates:]
+        weights = attention_weights(query, key[:, :, :candidates], scaling, softcap, visible[:, None, None, None])
+        asking = asking[:, None, None, :, None]
+        # rows that did not have so many tokens yet average over the queries they have
+        mean = (weights * asking).sum(dim=(2, 3)) / (asking.sum(dim=(2, 3)) * weights.shape[2]).clamp(min=1)
+        return self.pool(mean)

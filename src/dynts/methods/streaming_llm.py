@@ -1,0 +1,34 @@
+"""StreamingLLM: keep the first tokens, the attention sinks, and the most recent ones (arXiv 2309.17453)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dynts.errors import DyntsError
+from dynts.methods.base import Method
+
+if TYPE_CHECKING:
+    from dynts.cache.slots import Slots
+
+
+@dataclass
+class StreamingLLM(Method):
+    """Attention sinks and the latest tokens, at their original positions (the paper re-assigns positions in the cache).
+
+    Args:
+        n_sink: how many first tokens stay.
+        protect_question: keep the question too.
+    """
+
+    n_sink: int = 4
+    protect_question: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_sink < 0:
+            raise DyntsError(f"n_sink must not be negative, got {self.n_sink}")
+
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """The position, with the sinks above all."""
+        positions = slots.positions
+        return positions.float().masked_fill(positions < self.n_sink, float("inf"))

@@ -1,0 +1,75 @@
+"""Run dynts beside the reference: a predictor that needs no training, and conversations of one or several rows."""
+
+from dataclasses import dataclass
+
+import torch
+from tiny import VOCAB_SIZE
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import dynts
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.model import ImportancePredictor
+
+TOLERANCE = 2e-5
+"""Largest float32 difference of logits that rounding explains."""
+
+
+def random_predictor(hidden_size: int = 32, seed: int = 0, think: tuple[int, int] | None = None) -> ImportancePredictor:
+    """An untrained predictor whose scores spread."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        markers = {} if think is None else {"think_start": [think[0]], "think_end": [think[1]]}
+        predictor = ImportancePredictor(PredictorConfig(hidden_size=hidden_size, **markers))
+        with torch.no_grad():
+            for parameter in predictor.parameters():
+                parameter.copy_(torch.randn_like(parameter) / parameter.shape[1] ** 0.5)
+    return predictor.eval()
+
+
+def random_tokens(count: int, seed: int) -> list[int]:
+    """Ordinary tokens of the tiny models' vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(8, VOCAB_SIZE, (count,), generator=generator).tolist()
+
+
+@dataclass
+class Talk:
+    """What a batch generated: per turn, tokens [batch][new] and the logits [batch, new, vocab] that chose them."""
+
+    tokens: list[list[list[int]]]
+    logits: list[Tensor]
+    session: dynts.Session
+
+
+def converse(
+    model: PreTrainedModel,
+    turns: list[tuple[list[list[int]], int]],
+    method: str | dynts.methods.Method,
+    config: dynts.CompressionConfig,
+    **options: object,
+) -> Talk:
+    """Generate several turns of a left-padded batch on one cache; each turn is (tokens of each row, new tokens)."""
+    talk = Talk([], [], dynts.compress(model, method, config, random_predictor(), record=True, **options))
+    with talk.session:
+        ids = torch.empty(len(turns[0][0]), 0, dtype=torch.long)
+        mask, cache = ids, None
+        for rows, new_tokens in turns:
+            width = max(map(len, rows))
+            ids = torch.cat([ids, torch.tensor([[0] * (width - len(row)) + row for row in rows])], dim=1)
+            ones = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+            mask = torch.cat([mask, torch.tensor(ones)], dim=1)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+            talk.tokens.append(out.sequences[:, ids.shape[1] :].tolist())
+            talk.logits.append(torch.stack(out.logits, dim=1))
+            ids, cache = out.sequences, out.past_key_values
+            mask = torch.cat([mask, torch.ones(len(rows), new_tokens, dtype=torch.long)], dim=1)
+    return talk

@@ -1,0 +1,551 @@
+"""A slow, independent reference of decoding with evictions, without any cache.
+
+Every decode step is one full forward over the whole token sequence so far, evicted tokens included, under a mask that
+lets each token see exactly what was cached when it was fed. Nothing here comes from the package under test.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+ATTENTION_NAME = "reference_masked"
+
+PROTECTING = frozenset({"dynts", "dynts-random", "dynts-bottom", "question-window"})
+PREDICTED = frozenset({"dynts", "dynts-random", "dynts-bottom"})
+OBSERVING = frozenset({"h2o", "snapkv", "rkv"})
+POSITIONAL = frozenset({"window", "question-window", "streaming-llm", "sepllm"})
+METHODS = PREDICTED | OBSERVING | POSITIONAL | {"full"}
+DEFAULT_WINDOW = {"snapkv": 32, "rkv": 8}
+
+# Above any position: separates the ranks of the purely positional methods.
+TIER = 1_000_000
+
+
+@dataclass
+class Turn:
+    """Tokens to feed in one prefill, then the number of tokens to generate."""
+
+    tokens: list[int]
+    new_tokens: int
+
+
+@dataclass
+class ReferenceRun:
+    """What a run generated and evicted.
+
+    `compactions` holds (step, before, after) over all turns, `step` counting from 0 in each. `kept_positions` has
+    shape [kept] (shared) or [full-attention layers, KV heads, kept] (native), ascending. `margins` is, per compaction,
+    the smallest gap between a token kept by its score and a token evicted (inf if nothing was contested): a difference
+    from another implementation with a margin near rounding is no error.
+    """
+
+    tokens: list[list[int]] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    compactions: list[tuple[int, int, int]] = field(default_factory=list)
+    kept_positions: list[Tensor] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masked attention
+
+
+@dataclass
+class LayerRecord:
+    """What one layer computed in the last forward, over the whole sequence T.
+
+    queries [heads, T, d] and keys [kv_heads, T, d] after RoPE; weights [heads, T, T].
+    """
+
+    queries: Tensor
+    keys: Tensor
+    weights: Tensor
+    scaling: float
+    softcap: float | None
+
+
+@dataclass
+class Pass:
+    """One forward's masks (full-attention layers: [kv_heads, T, T], True where visible) and its records."""
+
+    visible: dict[int, Tensor]
+    windows: list[int | None]
+    records: dict[int, LayerRecord] = field(default_factory=dict)
+
+
+_CURRENT: list[Pass] = []
+
+
+@contextmanager
+def _current(this: Pass) -> Iterator[Pass]:
+    _CURRENT.append(this)
+    try:
+        yield this
+    finally:
+        _CURRENT.pop()
+
+
+def attention_logits(queries: Tensor, keys: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """The logits as the model's softmax gets them: scaled, and soft-capped where the model does that."""
+    logits = queries.float() @ keys.float().transpose(-1, -2) * scaling
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits
+
+
+def masked_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Plain attention under the current pass's masks; the mask made by transformers is not looked at."""
+    this = _CURRENT[-1]
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    length, group = query.shape[2], query.shape[1] // key.shape[1]
+    window = this.windows[layer]
+    if window is None:
+        visible = this.visible[layer].repeat_interleave(group, dim=0)
+    else:
+        at = torch.arange(length, device=query.device)
+        distance = at[:, None] - at[None, :]
+        visible = ((distance >= 0) & (distance < window))[None]
+    keys = key[0].repeat_interleave(group, dim=0)
+    values = value[0].repeat_interleave(group, dim=0)
+    logits = attention_logits(query[0], keys, scaling, softcap)
+    weights = torch.softmax(logits.masked_fill(~visible, -math.inf), dim=-1)
+    output = weights @ values.float()
+    this.records[layer] = LayerRecord(query[0], key[0], weights, scaling, softcap)
+    return output.transpose(0, 1)[None].to(query.dtype), weights[None]
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The masks come from the current pass."""
+
+
+AttentionInterface.register(ATTENTION_NAME, masked_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, _no_mask)
+
+
+def layer_windows(config: Any) -> list[int | None]:
+    """The sliding window of each layer, None for full attention."""
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        return [window] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def replica(model: PreTrainedModel) -> PreTrainedModel:
+    """A float32 copy with the reference attention.
+
+    Built afresh rather than deep-copied, so that no hook that someone put on `model` comes along.
+    """
+    with torch.random.fork_rng(devices=[]):
+        twin = type(model)(copy.deepcopy(model.config))
+    twin.to(device=model.device, dtype=torch.float32)
+    twin.load_state_dict(model.state_dict())
+    twin.set_attn_implementation(ATTENTION_NAME)
+    return twin.eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads only slow matrices of this size down, on a busy machine by a factor of ten."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.no_grad()
+def masked_forward(model: PreTrainedModel, tokens: Sequence[int], this: Pass) -> tuple[Tensor, Tensor]:
+    """Logits [T, vocab] and last hidden states after the final norm [T, d] of one forward without a cache."""
+    hidden: list[Tensor] = []
+    handle = model.base_model.register_forward_hook(lambda _m, _i, output: hidden.append(output.last_hidden_state))
+    ids = torch.tensor([list(tokens)], device=model.device)
+    positions = torch.arange(len(tokens), device=model.device)[None]
+    try:
+        with _current(this):
+            logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+    finally:
+        handle.remove()
+    return logits[0].float(), hidden[0][0].float()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scores, for one KV head with n cached tokens, in cache order
+
+
+def max_pool(scores: Tensor, kernel: int) -> Tensor:
+    """Maximum over the `kernel` neighbours centred on each entry, cut off at the ends."""
+    if kernel % 2 == 0:
+        raise ValueError(f"same padding needs an odd kernel, got {kernel}")
+    half = kernel // 2
+    pooled = [scores[max(0, j - half) : j + half + 1].max() for j in range(len(scores))]
+    return torch.stack(pooled) if pooled else scores
+
+
+def snapkv_scores(logits: Tensor, kernel: int) -> Tensor:
+    """SnapKV: logits [group, w, n - w] of the last w queries on the keys before them -> scores [n - w]."""
+    return max_pool(torch.softmax(logits.float(), dim=-1).mean(dim=(0, 1)), kernel)
+
+
+def rkv_attention(logits: Tensor, kernel: int) -> Tensor:
+    """R-KV's A: logits [group, w, n - w] -> [n - w]; the maximum over the group comes before the softmax."""
+    return max_pool(torch.softmax(logits.float().amax(dim=0), dim=-1).mean(dim=0), kernel)
+
+
+def rkv_similarity(keys: Tensor) -> Tensor:
+    """Cosine similarities [n, n] of keys [n, d]: zero diagonal, and row by row the last one above 0.5 exempted."""
+    unit = keys.float() / keys.float().norm(dim=-1, keepdim=True)
+    similarity = unit @ unit.T
+    for i in range(len(keys)):
+        similarity[i, i] = 0.0
+    for i in range(len(keys)):
+        above = [j for j in range(len(keys)) if similarity[i, j] > 0.5]
+        if above:
+            similarity[i, above[-1]] = 0.0
+    return similarity
+
+
+def rkv_redundancy(keys: Tensor) -> Tensor:
+    """R-KV's R over all n cached keys [n, d] -> [n]."""
+    return torch.softmax(rkv_similarity(keys).mean(dim=0), dim=-1)
+
+
+def rkv_scores(logits: Tensor, keys: Tensor, kernel: int, mix: float) -> Tensor:
+    """R-KV: logits [group, w, n - w], all n keys [n, d] -> scores [n - w]."""
+    attention = rkv_attention(logits, kernel)
+    return mix * attention - (1 - mix) * rkv_redundancy(keys)[: len(attention)]
+
+
+def positional_score(
+    method: str, position: int, token: int, n_sink: int, n_initial: int, separators: Collection[int]
+) -> float:
+    """Score of the methods that look at the position and the identity of a token only."""
+    if method == "streaming-llm":
+        return position + TIER * (position < n_sink)
+    if method == "sepllm":
+        if position < n_initial:
+            return position + 2 * TIER
+        return position + TIER * (token in separators)
+    return position
+
+
+def select(
+    scores: dict[int, float], target: int, local_window: int, protected: Collection[int]
+) -> tuple[list[int], float]:
+    """The `target` positions that stay, ascending, and the margin of the choice.
+
+    The last `local_window` cached and the protected ones stay in any case; the other places go by score, the later
+    token first among equals.
+    """
+    cached = sorted(scores)
+    certain = set(cached[len(cached) - local_window :]) if local_window else set()
+    certain |= set(protected) & set(cached)
+    contested = sorted((p for p in cached if p not in certain), key=lambda p: (scores[p], p), reverse=True)
+    places = target - len(certain)
+    if places < 0:
+        raise ValueError(f"{len(certain)} tokens must stay but there is room for {target}")
+    chosen, dropped = contested[:places], contested[places:]
+    margin = math.inf
+    if chosen and dropped and scores[chosen[-1]] != math.inf:
+        margin = scores[chosen[-1]] - scores[dropped[0]]
+    elif chosen and dropped:
+        margin = 0.0 if scores[dropped[0]] == math.inf else math.inf
+    return sorted([*certain, *chosen]), margin
+
+
+def answer_flags(stream: Sequence[int], fed: int, think_start: Sequence[int], think_end: Sequence[int]) -> list[bool]:
+    """Which tokens of one turn's stream (its first `fed` were fed, the rest generated) belong to the answer."""
+
+    def completed(at: int, marker: Sequence[int]) -> bool:
+        return len(marker) > 0 and list(stream[: at + 1][-len(marker) :]) == list(marker)
+
+    flags = []
+    last_start = last_end = -1
+    for i in range(len(stream)):
+        # The markers as of the tokens strictly before this one.
+        flags.append(i >= fed and last_end > last_start)
+        if completed(i, think_start):
+            last_start = i
+        if completed(i, think_end):
+            last_end = i
+    return flags
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Decoding
+
+
+class _Run:
+    """State of one run. A "head" is a (layer, KV head) pair of a full-attention layer."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        method: str,
+        budget: int,
+        local_window: int,
+        retention_ratio: float,
+        granularity: str,
+        protect_question: bool,
+        window: int | None,
+        kernel: int,
+        mix: float,
+        n_sink: int,
+        n_initial: int,
+        predictor: Callable[[Tensor], Tensor] | None,
+        random_scores: Tensor | Sequence[float] | None,
+        think_start: Sequence[int],
+        think_end: Sequence[int],
+        separators: Collection[int],
+    ) -> None:
+        if method not in METHODS:
+            raise ValueError(f"unknown method {method!r}")
+        if granularity not in ("shared", "native"):
+            raise ValueError(f"unknown granularity {granularity!r}")
+        if method in ("dynts", "dynts-bottom") and predictor is None:
+            raise ValueError(f"{method} needs a predictor")
+        if method == "dynts-random" and random_scores is None:
+            raise ValueError("dynts-random needs random_scores")
+        self.model = replica(model)
+        self.method, self.granularity = method, granularity
+        self.budget, self.local_window, self.retention_ratio = budget, local_window, retention_ratio
+        self.protect = protect_question or method in PROTECTING
+        self.observed = min(window or DEFAULT_WINDOW.get(method, 1), max(local_window, 1))
+        self.kernel, self.mix = kernel, mix
+        self.n_sink, self.n_initial, self.separators = n_sink, n_initial, separators
+        self.predictor, self.random_scores = predictor, random_scores
+        self.think_start, self.think_end = think_start, think_end
+
+        self.windows = layer_windows(model.config)
+        self.layers = [i for i, size in enumerate(self.windows) if size is None]
+        if not self.layers:
+            raise ValueError("the model has no full-attention layer")
+        self.kv_heads = int(model.config.num_key_value_heads)
+        self.heads = [(layer, head) for layer in self.layers for head in range(self.kv_heads)]
+
+        self.tokens: list[int] = []
+        self.question: set[int] = set()
+        self.answer: set[int] = set()
+        self.cached: dict[tuple[int, int], list[int]] = {h: [] for h in self.heads}
+        self.visible = {layer: torch.zeros(self.kv_heads, 0, 0, dtype=torch.bool) for layer in self.layers}
+        self.received: dict[tuple[int, int], dict[int, float]] = {h: {} for h in self.heads}
+        self.predicted: list[float] = []
+        self.records: dict[int, LayerRecord] = {}
+        self.result = ReferenceRun()
+
+    @property
+    def count(self) -> int:
+        """Cached tokens: the same number in every layer and head."""
+        counts = {len(positions) for positions in self.cached.values()}
+        assert len(counts) == 1
+        return counts.pop()
+
+    def feed(self, new: Sequence[int], *, decoding: bool) -> Tensor:
+        """Append tokens, run the whole sequence, update the scores; returns the last token's logits."""
+        first = len(self.tokens)
+        self.tokens += new
+        total = len(self.tokens)
+        # Earlier rows never change: a token goes on seeing what it saw when it was fed.
+        self.visible = {i: nn.functional.pad(mask, (0, total - first) * 2) for i, mask in self.visible.items()}
+        for layer, head in self.heads:
+            for position in range(first, total):
+                self.cached[layer, head].append(position)
+                self.visible[layer][head, position, self.cached[layer, head]] = True
+        this = Pass({i: mask.to(self.model.device) for i, mask in self.visible.items()}, self.windows)
+        logits, hidden = masked_forward(self.model, self.tokens, this)
+        self.records = this.records
+
+        if self.predictor is not None:
+            with torch.no_grad():
+                self.predicted += self.predictor(hidden[first:]).float().tolist()
+        if decoding:
+            for layer, head in self.heads:
+                row = self._group(self.records[layer].weights, head)[:, -1].mean(dim=0)
+                sums = self.received[layer, head]
+                for position in self.cached[layer, head]:
+                    sums[position] = sums.get(position, 0.0) + float(row[position])
+        return logits[-1]
+
+    def _group(self, tensor: Tensor, head: int) -> Tensor:
+        """The query heads that share KV head `head`."""
+        size = tensor.shape[0] // self.kv_heads
+        return tensor[head * size : (head + 1) * size]
+
+    def _head_scores(self, layer: int, head: int) -> list[float]:
+        """Scores of what one KV head has cached, in cache order."""
+        positions = self.cached[layer, head]
+        if self.method == "h2o":
+            # Tokens of a prefill that no decode step has looked at yet have received nothing.
+            return [self.received[layer, head].get(p, 0.0) for p in positions]
+        if self.method in ("snapkv", "rkv"):
+            record = self.records[layer]
+            before = max(len(positions) - self.observed, 0)
+            if before == 0:
+                return [math.inf] * len(positions)
+            keys = record.keys[head][positions]
+            queries = self._group(record.queries, head)[:, positions[before:]]
+            logits = attention_logits(queries, keys[:before], record.scaling, record.softcap)
+            if self.method == "snapkv":
+                scores = snapkv_scores(logits, self.kernel)
+            else:
+                scores = rkv_scores(logits, keys, self.kernel, self.mix)
+            return scores.tolist() + [math.inf] * (len(positions) - before)
+        return [self._token_score(p) for p in positions]
+
+    def _token_score(self, position: int) -> float:
+        """Scores that are the same in every layer and head."""
+        if self.method in PREDICTED:
+            if position in self.answer:
+                return math.inf
+            if self.method == "dynts-random":
+                assert self.random_scores is not None
+                return float(self.random_scores[position])
+            score = self.predicted[position]
+            return -score if self.method == "dynts-bottom" else score
+        return positional_score(
+            self.method, position, self.tokens[position], self.n_sink, self.n_initial, self.separators
+        )
+
+    def compact(self, target: int, step: int) -> None:
+        """Evict all but `target` tokens in every layer and head."""
+        before = self.count
+        scores = {h: self._head_scores(*h) for h in self.heads}
+        if self.granularity == "shared":
+            # Added up one head after another: tokens that tie in each head then tie exactly in the mean too.
+            mean = [sum(column) / len(self.heads) for column in zip(*scores.values(), strict=True)]
+            scores = dict.fromkeys(self.heads, mean)
+        margins = []
+        for h in self.heads:
+            by_position = dict(zip(self.cached[h], scores[h], strict=True))
+            protected = self.question if self.protect else set()
+            self.cached[h], margin = select(by_position, target, self.local_window, protected)
+            self.received[h] = {p: s for p, s in self.received[h].items() if p in set(self.cached[h])}
+            margins.append(margin)
+        kept = torch.tensor([self.cached[h] for h in self.heads])
+        if self.granularity == "shared":
+            self.result.kept_positions.append(kept[0])
+        else:
+            self.result.kept_positions.append(kept.view(len(self.layers), self.kv_heads, -1))
+        self.result.margins.append(min(margins))
+        self.result.compactions.append((step, before, self.count))
+
+    def _selected(self) -> int:
+        """k, the places that go by score, for the question tokens fed so far."""
+        room = self.budget - self.local_window - len(self.question)
+        if room < 1:
+            raise ValueError(f"question and local window leave no place in a budget of {self.budget}")
+        return math.floor(self.retention_ratio * room)
+
+    def _compact_if_full(self, step: int) -> None:
+        if self.method == "full":
+            return
+        if self.count > self.budget:
+            raise ValueError(f"{self.count} cached tokens exceed the budget of {self.budget}")
+        if self.count == self.budget:
+            self.compact(len(self.question) + self._selected() + self.local_window, step)
+
+    def turn(self, turn: Turn, pending: int | None, forced: Sequence[int] | None) -> int | None:
+        """Run one turn; `pending` is the last turn's unfed token. Returns this turn's unfed token."""
+        fed = [*([] if pending is None else [pending]), *turn.tokens]
+        if not fed:
+            raise ValueError("a turn needs a token to feed")
+        if forced is not None and len(forced) != turn.new_tokens:
+            raise ValueError(f"{len(forced)} forced tokens for a turn of {turn.new_tokens}")
+        old = len(self.question)
+        self.question |= set(range(len(self.tokens), len(self.tokens) + len(fed)))
+        if self.method != "full" and self.count > 0 and self.count + len(fed) > self.budget:
+            self.compact(min(self.count, old + self._selected() + self.local_window), step=0)
+
+        first = len(self.tokens)
+        logits = self.feed(fed, decoding=False)
+        self._compact_if_full(step=0)
+        generated: list[int] = []
+        rows: list[Tensor] = []
+        for step in range(turn.new_tokens):
+            if step > 0:
+                # Known before the forward, because only the tokens before it count.
+                if answer_flags([*fed, *generated], len(fed), self.think_start, self.think_end)[-1]:
+                    self.answer.add(first + len(fed) + len(generated) - 1)
+                logits = self.feed(generated[-1:], decoding=True)
+                self._compact_if_full(step)
+            rows.append(logits)
+            generated.append(int(logits.argmax()) if forced is None else int(forced[step]))
+        self.result.tokens.append(generated)
+        self.result.logits.append(torch.stack(rows).cpu() if rows else torch.empty(0, logits.shape[-1]))
+        return generated[-1] if generated else None
+
+
+def reference_generate(
+    model: PreTrainedModel,
+    turns: list[Turn],
+    *,
+    method: str,
+    budget: int,
+    local_window: int,
+    retention_ratio: float,
+    granularity: str = "shared",
+    protect_question: bool = False,
+    window: int | None = None,
+    kernel: int = 7,
+    mix: float = 0.1,
+    n_sink: int = 4,
+    n_initial: int = 4,
+    predictor: Callable[[Tensor], Tensor] | None = None,
+    random_scores: Tensor | Sequence[float] | None = None,
+    think_start: Sequence[int] = (),
+    think_end: Sequence[int] = (),
+    separators: Collection[int] = (),
+    forced: list[list[int]] | None = None,
+) -> ReferenceRun:
+    """Decode one unpadded sequence over several turns, greedily or along `forced` tokens, evicting by `method`.
+
+    `predictor` maps last hidden states [n, d] to scores [n]; `random_scores` is indexed by position. The model is
+    left untouched. End tokens are not looked at: every turn runs to its length.
+    """
+    run = _Run(
+        model,
+        method=method,
+        budget=budget,
+        local_window=local_window,
+        retention_ratio=retention_ratio,
+        granularity=granularity,
+        protect_question=protect_question,
+        window=window,
+        kernel=kernel,
+        mix=mix,
+        n_sink=n_sink,
+        n_initial=n_initial,
+        predictor=predictor,
+        random_scores=random_scores,
+        think_start=think_start,
+        think_end=think_end,
+        separators=separators,
+    )
+    if forced is not None and len(forced) != len(turns):
+        raise ValueError(f"{len(forced)} forced lists for {len(turns)} turns")
+    pending: int | None = None
+    with _one_thread():
+        for index, turn in enumerate(turns):
+            pending = run.turn(turn, pending, None if forced is None else forced[index])
+    return run.result
