@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from tiny import VOCAB_SIZE
 from torch import Tensor
 from transformers import PreTrainedModel
 
 import dynts
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
+from tiny import VOCAB_SIZE
 
 TOLERANCE = 2e-5
 """Largest float32 difference of logits that rounding explains."""

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from decoding import TOLERANCE, Talk, converse, random_predictor, random_tokens
-from reference import ReferenceRun, Turn, reference_generate
-from tiny import TINY_NAMES, tiny_model
 
 import dynts
+from decoding import TOLERANCE, Talk, converse, random_predictor, random_tokens
 from dynts.methods import H2O, RKV, DynTSRandom, QuestionWindow, SepLLM, SnapKV, StreamingLLM, Window
 from dynts.methods.base import Method
 from dynts.methods.dynts_random import random_scores
+from reference import ReferenceRun, Turn, reference_generate
+from tiny import TINY_NAMES, tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)
 SEPARATORS = (10, 20, 30, 40)
@@ -165,7 +165,7 @@ def test_answer_tokens_are_protected(name: str) -> None:
     end = plain.tokens[0][0][20]
     markers = dynts.ThinkMarkers(start=(1,), end=(end,))
     talk = converse(model, [([prompt], 120)], METHODS[name][0], CONFIG, markers=markers)
-    method, options = METHODS[name]
+    options = METHODS[name][1]
     run = reference_generate(
         model,
         [Turn(prompt, 120)],

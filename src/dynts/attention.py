@@ -101,7 +101,7 @@ def observed_attention(model: PreTrainedModel) -> Iterator[None]:
 
 def _observing(implementation: str) -> Callable[..., Any]:
     def attention(
-        module: torch.nn.Module,
+        module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
@@ -113,10 +113,10 @@ def _observing(implementation: str) -> Callable[..., Any]:
             if kwargs.get("s_aux") is not None:
                 raise UnsupportedError("attention sinks (s_aux) take part in the softmax and dynts does not know them")
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            attention_observer(module.layer_idx, query, key, scaling, kwargs.get("softcap"))
+            attention_observer(int(module.layer_idx), query, key, scaling, kwargs.get("softcap"))
         # eager attention has no registered name: each modeling file brings its own function
-        own_eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        forward = own_eager if implementation == "eager" else AttentionInterface()[implementation]
+        own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+        forward = AttentionInterface().get_interface(implementation, own_eager)
         return forward(module, query, key, value, attention_mask, **kwargs)
 
     return attention

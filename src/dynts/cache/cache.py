@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache, PreTrainedConfig
@@ -68,7 +69,7 @@ class BudgetCache(Cache):
         record: bool = False,
     ) -> None:
         self.occupancy = Occupancy(capacity=schedule.budget if schedule else None)
-        layers = DynamicCache(config=model_config).layers
+        layers: list[Any] = DynamicCache(config=model_config).layers
         self.full_layers = full_attention_layers(model_config)
         self.budget_layers = [BudgetLayer(self.occupancy) for _ in self.full_layers]
         for index, layer in zip(self.full_layers, self.budget_layers, strict=True):
@@ -104,10 +105,9 @@ class BudgetCache(Cache):
     @property
     def allocated_bytes(self) -> int:
         """Bytes of all allocated key and value tensors, sliding-window layers included."""
-        sliding = (layer for layer in self.layers if not isinstance(layer, BudgetLayer) and layer.is_initialized)
-        return sum(layer.allocated_bytes for layer in self.budget_layers) + sum(
-            layer.keys.nbytes + layer.values.nbytes for layer in sliding
-        )
+        sliding = (layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer))
+        tensors = [tensor for layer in sliding for tensor in (layer.keys, layer.values) if tensor is not None]
+        return sum(layer.allocated_bytes for layer in self.budget_layers) + sum(tensor.nbytes for tensor in tensors)
 
     def measure_peaks(self) -> None:
         """Start measuring `peak_length` and `peak_bytes` anew."""
@@ -115,8 +115,8 @@ class BudgetCache(Cache):
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Where queries stand for causal masks: at the next slot, or at the next column for sliding-window layers."""
-        layer = self.layers[layer_idx]
-        return self.occupancy.length if isinstance(layer, BudgetLayer) else layer.get_seq_length()
+        sliding = isinstance(self.layers[layer_idx], DynamicSlidingWindowLayer)
+        return self.get_seq_length(layer_idx) if sliding else self.occupancy.length
 
     def reset(self) -> None:
         """Refused: start a new cache instead."""
@@ -167,9 +167,7 @@ class BudgetCache(Cache):
         self.turn_end = start + columns
         if self.schedule is not None:
             self.schedule.check_question(max(self.questions))
-            rows = [
-                length + new > self.schedule.budget for length, new in zip(self.lengths, new_tokens, strict=True)
-            ]
+            rows = [length + new > self.schedule.budget for length, new in zip(self.lengths, new_tokens, strict=True)]
             if any(rows):
                 self._compact(rows, coming=new_tokens, device=device)
         turns = self.history.turns

@@ -35,6 +35,8 @@ class BudgetLayer(CacheLayerMixin):
     """Slots `keys` and `values`, each [batch, KV heads, allocated slots, head size], of which `occupancy.length` are used."""
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, occupancy: Occupancy) -> None:
         super().__init__()

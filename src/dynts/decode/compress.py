@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
@@ -66,9 +66,7 @@ def compress(
         markers = think_markers(tokenizer)
     if markers is None and predictor is not None:
         markers = predictor.config.markers
-    session = Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record)
-    session.new_cache()
-    return session
+    return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record)
 
 
 class Session:
@@ -97,6 +95,16 @@ class Session:
         self.tokenizer = tokenizer
         self.markers = markers
         self.record = record
+        self._surroundings = Surroundings(
+            layers=full_attention_layers(model.config),
+            kv_heads=getattr(model.config, "num_key_value_heads", None) or model.config.num_attention_heads,
+            local_window=config.local_window,
+            predictor=predictor,
+            tokenizer=tokenizer,
+        )
+        # started once here, so that what is missing shows at once and what is looked up is looked up once
+        self._started = method.start(self._surroundings)
+        self._parameters = tuple(inspect.signature(model.get_decoder().forward).parameters)
         self.stats: list[GenerationStats] = []
         self.kept_positions: list[torch.Tensor] = []
 
@@ -106,23 +114,23 @@ class Session:
             raise DyntsError("this model is compressed already: leave the other dynts context first")
         if self.predictor is not None:
             self.predictor.to(model.device)
-        self._undo = ExitStack()
-        self._undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
-        self._generate: Callable[..., Any] = model.generate
-        decoder = model.get_decoder()
-        self._masks = SlotMasks(model)
-        if self.method.observes_attention:
-            self._undo.enter_context(observed_attention(model))
-        # Gemma 2 and 3 ask for a "hybrid" cache by default; a cache that is passed in must not compete with one
-        implementation = model.generation_config.cache_implementation
-        self._undo.callback(setattr, model.generation_config, "cache_implementation", implementation)
-        model.generation_config.cache_implementation = None
-        self._passes: dict[int, ForwardPass] = {}
-        before = decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True)
-        after = decoder.register_forward_hook(self._after_forward, with_kwargs=True)
-        self._undo.callback(before.remove)
-        self._undo.callback(after.remove)
-        model.generate = self._compressed_generate
+        with ExitStack() as undo:
+            undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
+            self._generate = cast(Callable[..., Any], model.generate)
+            self._masks = SlotMasks(model)
+            self._passes: dict[int, ForwardPass] = {}
+            if self.method.observes_attention:
+                undo.enter_context(observed_attention(model))
+            # Gemma 2 and 3 ask for a "hybrid" cache by default; a cache that is passed in must not compete with one
+            undo.callback(
+                setattr, model.generation_config, "cache_implementation", model.generation_config.cache_implementation
+            )
+            model.generation_config.cache_implementation = None
+            decoder = model.get_decoder()
+            undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
+            undo.callback(decoder.register_forward_hook(self._after_forward, with_kwargs=True).remove)
+            model.__dict__["generate"] = self._compressed_generate
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
@@ -131,23 +139,13 @@ class Session:
         self._undo.close()
 
     def new_cache(self) -> BudgetCache:
-        """An empty cache for one conversation (batch), to pass to the model as `past_key_values`. generate() makes its own.
+        """An empty cache for one conversation (batch), to pass to the model as `past_key_values`.
 
-        Raises:
-            DyntsError: the method misses something, such as its predictor.
+        generate() makes its own.
         """
-        config = self.model.config
-        method = self.method.start(
-            Surroundings(
-                layers=full_attention_layers(config),
-                kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
-                local_window=self.config.local_window,
-                predictor=self.predictor,
-                tokenizer=self.tokenizer,
-            )
-        )
+        method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
-        return BudgetCache(config, method, schedule, History(self.markers), self.record)
+        return BudgetCache(self.model.config, method, schedule, History(self.markers), self.record)
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         check_generation(self.model, kwargs)
@@ -183,7 +181,7 @@ class Session:
     def _before_forward(
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        named = {**dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)), **kwargs}
+        named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         cache = named.get("past_key_values")
         if not isinstance(cache, BudgetCache):
             return None

@@ -143,9 +143,7 @@ class ForwardPass:
             return start + torch.arange(self.count, device=self.device)
         return start + (new.long().cumsum(dim=1) - 1).clamp(min=0)
 
-    def _check_positions(
-        self, given: torch.Tensor | None, expected: torch.Tensor, new: torch.Tensor | None
-    ) -> None:
+    def _check_positions(self, given: torch.Tensor | None, expected: torch.Tensor, new: torch.Tensor | None) -> None:
         if given is None:
             return
         wrong = given != expected if new is None else (given != expected) & new
@@ -165,7 +163,12 @@ class ForwardPass:
                 "sliding-window layers need an attention_mask that covers the whole conversation once rows differ in length"
             )
         shape = torch.empty((self.batch, self.count, 0), dtype=self.masks.dtype, device=self.device)
-        common = {"config": config, "inputs_embeds": shape, "past_key_values": self.cache, "position_ids": None}
+        common: dict[str, Any] = {
+            "config": config,
+            "inputs_embeds": shape,
+            "past_key_values": self.cache,
+            "position_ids": None,
+        }
         return {
             "full_attention": create_causal_mask(attention_mask=slots, **common),
             "sliding_attention": create_sliding_window_causal_mask(attention_mask=logical, **common),

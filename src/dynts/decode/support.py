@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.generation import GenerationMode
+from transformers.generation.configuration_utils import GenerationMode
 
 from dynts.attention import OBSERVABLE
 from dynts.cache.cache import BudgetCache, full_attention_layers
@@ -33,7 +33,9 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
         raise UnsupportedError(f"{name} does not use transformers' attention interface, so its masks are its own")
     parameters = inspect.signature(type(model.get_decoder()).forward).parameters
     if "position_ids" not in parameters or "past_key_values" not in parameters:
-        raise UnsupportedError(f"{name} takes no position_ids and past_key_values: evicted tokens would shift positions")
+        raise UnsupportedError(
+            f"{name} takes no position_ids and past_key_values: evicted tokens would shift positions"
+        )
     full_attention_layers(model.config)
     implementation = model.config._attn_implementation
     if implementation not in (*OBSERVABLE, *FLASH):

@@ -31,16 +31,17 @@ class H2O(AttentionMethod):
             return
         live = how["live"]
         visible = None if live is None else live[:, None, None, None]
+        batch, heads, slots, _ = key.shape
         row = attention_weights(query, key, how["scaling"], how["softcap"], visible).mean(dim=2)[:, :, 0]
-        sums = self._grow(layer, *row.shape, device=row.device)
-        sums[:, :, : row.shape[-1]] += row
+        sums = self._grow(layer, batch, heads, slots, row.device)
+        sums[:, :, :slots] += row
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """The sums."""
 
         def score_layer(layer: int) -> torch.Tensor:
-            key = slots.keys[layer]
-            return self._grow(layer, *key.shape[:3], device=key.device)[:, :, : key.shape[2]]
+            batch, heads, used, _ = slots.keys[layer].shape
+            return self._grow(layer, batch, heads, used, slots.keys[layer].device)[:, :, :used]
 
         return self.combine(score_layer, slots.columns.device)
 

@@ -21,7 +21,7 @@ def separator_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """Ids of the tokens whose text is one of `SEPARATORS`, white space around it aside, and of the BOS token."""
     ids = {tokenizer.bos_token_id} if tokenizer.bos_token_id is not None else set()
     for token in tokenizer.get_vocab().values():
-        text = tokenizer.decode([token])
+        text = str(tokenizer.decode([token]))
         if text.strip() in SEPARATORS or ("\n" in text and not text.strip()):
             ids.add(token)
     return tuple(sorted(ids))

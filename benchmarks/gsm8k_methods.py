@@ -1,0 +1,150 @@
+"""Answer GSM8K questions with every method under one budget: writes a table, its raw numbers and a figure.
+
+    python benchmarks/gsm8k_methods.py --model DIR --gguf-file FILE --predictor DIR --questions FILE --out docs/results
+
+Questions are decoded greedily in one left-padded batch. Time includes prefill, scoring and compaction; tokens that a finished
+row was fed do not count. SmolLM2-135M is no reasoning model: the table shows that every method runs, and what it costs.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dynts
+from dynts.methods import METHODS
+from dynts.models import load_model
+from dynts.prompts import chat_prompt
+from dynts.training.grading import is_correct
+
+
+def main() -> None:
+    """Parse arguments, run all methods, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("model", "predictor", "questions", "out"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--gguf-file")
+    parser.add_argument("--future-predictor", help="a second predictor, trained on the future label")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--max-new-tokens", type=int, default=400)
+    parser.add_argument("--budget", type=int, default=240)
+    parser.add_argument("--local-window", type=int, default=48)
+    parser.add_argument("--retention-ratio", type=float, default=0.4)
+    parser.add_argument("--figure-tokens", type=int, default=1000, help="length of the run behind the figure")
+    arguments = parser.parse_args()
+
+    rows = [json.loads(line) for line in Path(arguments.questions).read_text().splitlines() if line.strip()]
+    rows = rows[: arguments.count]
+    model, tokenizer = load_model(arguments.model, gguf_file=arguments.gguf_file)
+    tokenizer.padding_side = "left"
+    prompts = [chat_prompt(tokenizer, row["question"]) for row in rows]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    config = dynts.CompressionConfig(arguments.budget, arguments.local_window, arguments.retention_ratio)
+    predictors = {"answer": dynts.ImportancePredictor.from_pretrained(arguments.predictor)}
+    if arguments.future_predictor:
+        predictors["future"] = dynts.ImportancePredictor.from_pretrained(arguments.future_predictor)
+
+    results = []
+    for label, method, predictor in _runs(predictors):
+        with dynts.compress(model, method, config, predictor, tokenizer=tokenizer) as session:
+            started = time.perf_counter()
+            output = model.generate(**inputs, max_new_tokens=arguments.max_new_tokens, do_sample=False)
+            seconds = time.perf_counter() - started
+        results.append(_row(label, output, inputs["input_ids"].shape[1], rows, tokenizer, seconds, session.stats[-1]))
+        print(json.dumps({name: value for name, value in results[-1].items() if name != "compactions"}), flush=True)
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "questions": len(rows),
+        "max_new_tokens": arguments.max_new_tokens,
+        "budget": config.budget,
+        "local_window": config.local_window,
+        "retention_ratio": config.retention_ratio,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    (out / "gsm8k_methods.json").write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
+    (out / "gsm8k_methods.md").write_text(_table(settings, results))
+    _draw(model, tokenizer, prompts[0], config, predictors["answer"], arguments.figure_tokens, out / "cache_length.svg")
+
+
+def _runs(predictors: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    runs: list[tuple[str, Any, Any]] = [(name, name, predictors["answer"]) for name in METHODS]
+    if "future" in predictors:
+        runs.insert(2, ("dynts, future label", "dynts", predictors["future"]))
+    native = [(f"{name}, native", METHODS[name](granularity="native"), None) for name in ("h2o", "snapkv", "rkv")]
+    return runs + native
+
+
+def _row(
+    label: str, output: Any, prompt: int, rows: list[Any], tokenizer: Any, seconds: float, stats: Any
+) -> dict[str, Any]:
+    generated = output[:, prompt:]
+    ended = generated == tokenizer.eos_token_id
+    lengths = [int(row.float().argmax()) + 1 if row.any() else len(row) for row in ended]
+    texts = [
+        tokenizer.decode(row[:length], skip_special_tokens=True) for row, length in zip(generated, lengths, strict=True)
+    ]
+    correct = [bool(is_correct(text, row["answer"])) for text, row in zip(texts, rows, strict=True)]
+    return {
+        "method": label,
+        "correct": sum(correct),
+        "mean_length": sum(lengths) / len(lengths),
+        "truncated": sum(not bool(row.any()) for row in ended),
+        "peak_tokens": stats.peak_tokens,
+        "peak_mib": stats.peak_bytes / 2**20,
+        "compaction_count": len(stats.compactions),
+        "tokens_per_second": sum(lengths) / seconds,
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "compactions": stats.compactions,
+    }
+
+
+def _table(settings: dict[str, Any], results: list[dict[str, Any]]) -> str:
+    lines = [
+        "| method | correct | mean length | truncated | peak tokens | peak KV, MiB | compactions | tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['method']} | {row['correct']} / {settings['questions']} | {row['mean_length']:.0f} | {row['truncated']} "
+        f"| {row['peak_tokens']} | {row['peak_mib']:.1f} | {row['compaction_count']} | {row['tokens_per_second']:.1f} |"
+        for row in results
+    ]
+    return "\n".join([*lines, "", ", ".join(f"{name} {value}" for name, value in settings.items()), ""])
+
+
+def _draw(model: Any, tokenizer: Any, prompt: str, config: Any, predictor: Any, new_tokens: int, path: Path) -> None:
+    """Cached tokens against generated tokens for one question, its end token suppressed so that both runs are long."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "dynts"
+    from matplotlib import pyplot
+
+    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    figure, axes = pyplot.subplots(figsize=(7, 3))
+    for method, label in (("full", "full cache"), ("dynts", "DynTS")):
+        with dynts.compress(model, method, config, predictor, tokenizer=tokenizer) as session:
+            model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
+        stats = session.stats[-1]
+        steps, lengths = [0], [stats.prompt_tokens]
+        for step, before, after in stats.compactions:
+            steps += [step, step]
+            lengths += [before, after]
+        last = stats.generated_tokens - 1
+        lengths.append(lengths[-1] + last - steps[-1])
+        axes.plot([*steps, last], lengths, label=f"{label}, {stats.peak_bytes / 2**20:.1f} MiB at most")
+    axes.axhline(config.budget, color="grey", linewidth=0.8, linestyle="--", label=f"budget {config.budget}")
+    axes.set_xlabel("tokens generated")
+    axes.set_ylabel("cached tokens")
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""`dynts generate`: answer questions with a model under a KV cache budget."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from dynts.methods import Method
+
+
+def generate(
+    question: Annotated[str | None, typer.Argument(help="The question, or - to read it from standard input.")] = None,
+    *,
+    model: Annotated[str, typer.Option(help="A folder or the id of a Hub repository.")],
+    questions: Annotated[
+        Path | None, typer.Option(help="Instead of a question: JSON Lines with `question` and an optional `id`.")
+    ] = None,
+    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")] = None,
+    predictor: Annotated[
+        str | None, typer.Option(help="Importance predictor: a folder or the id of a Hub repository.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="What to keep; `full` keeps everything.")] = "dynts",
+    budget: Annotated[int, typer.Option(help="Most cached tokens, question included.")] = 5000,
+    local_window: Annotated[int, typer.Option(help="Most recent tokens that every compaction keeps.")] = 2000,
+    retention_ratio: Annotated[
+        float, typer.Option(help="Share of the remaining room that selected tokens keep at a compaction.")
+    ] = 0.4,
+    granularity: Annotated[
+        Literal["shared", "native"] | None,
+        typer.Option(help="h2o, snapkv, rkv: one set of tokens for all heads (default), or one per layer and KV head."),
+    ] = None,
+    protect_question: Annotated[
+        bool, typer.Option(help="Keep the question even where the method as published would not.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 16_384,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 decodes greedily.")] = 0.6,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this probability.")] = 0.95,
+    top_k: Annotated[int, typer.Option(help="Sample from this many tokens.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling, for each question anew.")] = 0,
+    open_thinking: Annotated[
+        bool, typer.Option(help="Open the thinking in the prompt where the chat template leaves that to the model.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per question and nothing else.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cuda or cpu; auto spreads over all devices (default: cpu).")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="Attention implementation, such as sdpa (default: the model's).")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+) -> None:
+    """Answer a question while the KV cache stays within a budget; print the text, then what it cost."""
+    from dynts.config import CompressionConfig
+    from dynts.decode.answer import Sampling, answer_questions, read_questions
+    from dynts.decode.compress import compress
+    from dynts.errors import DyntsError
+    from dynts.methods import resolve_method
+    from dynts.models import load_model
+    from dynts.predictor.model import ImportancePredictor
+
+    if (question is None) == (questions is None):
+        raise DyntsError("give either a question (or - for standard input) or --questions FILE")
+    config = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
+    chosen = _configure(resolve_method(method), granularity, protect_question)
+    if chosen.needs_predictor and predictor is None:
+        raise DyntsError(f"method {method!r} needs --predictor: train one with `dynts label` and `dynts train`")
+    sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
+    if questions is not None:
+        asked = read_questions(questions)
+    else:
+        text = sys.stdin.read() if question == "-" else str(question)
+        if not text.strip():
+            raise DyntsError("the question is empty")
+        asked = [("question", text)]
+    loaded_predictor = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
+    loaded, tokenizer = load_model(
+        model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
+    )
+    with compress(loaded, chosen, config, loaded_predictor, tokenizer=tokenizer) as session:
+        answers = answer_questions(session, tokenizer, asked, sampling, open_thinking, stream=not json)
+        for answer in answers:
+            answer.print_json() if json else answer.print_stats()
+
+
+def _configure(method: "Method", granularity: str | None, protect_question: bool) -> "Method":
+    """The method with the options given on the command line.
+
+    Raises:
+        DyntsError: the method has no such option.
+    """
+    import dataclasses
+
+    from dynts.errors import DyntsError
+
+    changes: dict[str, Any] = {}
+    if granularity is not None:
+        changes["granularity"] = granularity
+    if protect_question:
+        changes["protect_question"] = True
+    fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
+    for name in set(changes) - fields:
+        raise DyntsError(f"method {type(method).__name__} has no option {name}: drop it")
+    return dataclasses.replace(method, **changes)  # type: ignore[type-var]

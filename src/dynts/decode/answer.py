@@ -1,0 +1,173 @@
+"""Answer questions one after another within a session, and say what each cost."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase, TextStreamer, set_seed
+
+from dynts.decode.compress import Session
+from dynts.decode.stats import GenerationStats
+from dynts.errors import DyntsError
+from dynts.prompts import chat_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw tokens; the defaults are the paper's (section 4).
+
+    Args:
+        max_new_tokens: when to stop.
+        temperature: 0 decodes greedily.
+        top_p: sample from the smallest set of tokens with this probability.
+        top_k: sample from this many tokens.
+        seed: set anew for each question, so that an answer does not depend on the questions before.
+
+    Raises:
+        DyntsError: a value is outside its range.
+    """
+
+    max_new_tokens: int = 16_384
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise DyntsError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise DyntsError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise DyntsError(f"top_p must lie above 0 and be at most 1, got {self.top_p}")
+        if self.top_k < 1:
+            raise DyntsError(f"top_k must be at least 1, got {self.top_k}")
+
+    def options(self) -> dict[str, object]:
+        """Keyword arguments for generate()."""
+        if self.temperature == 0:
+            # None takes back what the model's own generation config may say about sampling
+            plain = {"temperature": None, "top_p": None, "top_k": None}
+            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **plain}
+        chosen = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": True, **chosen}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answered question.
+
+    Attributes:
+        id: the question's id.
+        question: its text.
+        text: what the model generated, special tokens left out.
+        finished: whether the model ended its turn before `max_new_tokens`.
+        seconds: wall time, prefill, scoring and eviction included.
+        stats: the generation's statistics.
+        method: the method's name.
+    """
+
+    id: str
+    question: str
+    text: str
+    finished: bool
+    seconds: float
+    stats: GenerationStats
+    method: str
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens over wall time."""
+        return self.stats.generated_tokens / self.seconds
+
+    def print_json(self) -> None:
+        """One JSON object on one line of standard output."""
+        row = asdict(self)
+        stats = row.pop("stats")
+        stats["compactions"] = [compaction._asdict() for compaction in self.stats.compactions]
+        print(json.dumps({**row, **stats, "tokens_per_second": self.tokens_per_second}, ensure_ascii=False), flush=True)
+
+    def print_stats(self) -> None:
+        """A few lines for people."""
+        stats = self.stats
+        end = "ended its turn" if self.finished else "stopped at the limit of new tokens"
+        print(f"\n[{self.id}] {self.method}: {end}")
+        print(
+            f"  {stats.prompt_tokens} prompt + {stats.generated_tokens} generated tokens "
+            f"in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s, eviction included)"
+        )
+        print(
+            f"  peak cache {stats.peak_tokens} tokens, {stats.peak_bytes / 2**20:.1f} MiB; "
+            f"{len(stats.compactions)} compactions",
+            flush=True,
+        )
+
+
+def read_questions(path: str | Path) -> list[tuple[str, str]]:
+    """Ids and questions from JSON Lines: objects with `question` and an optional `id`; blank lines are skipped.
+
+    Raises:
+        DyntsError: the file is missing or empty, or a line is malformed; the message names file and line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DyntsError(f"cannot read the questions in {path}: {error}") from error
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DyntsError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
+        text = row.get("question") if isinstance(row, dict) else None
+        if not isinstance(text, str) or not text.strip():
+            raise DyntsError(f"{path}, line {number}: expected an object with a non-empty string 'question'")
+        questions.append((str(row.get("id", f"line {number}")), text))
+    if not questions:
+        raise DyntsError(f"{path} holds no questions: it needs one JSON object per line with 'question'")
+    return questions
+
+
+def answer_questions(
+    session: Session,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Iterable[tuple[str, str]],
+    sampling: Sampling,
+    open_thinking: bool = False,
+    stream: bool = False,
+) -> Iterator[Answer]:
+    """Answer questions in the session's context, one by one.
+
+    Args:
+        session: an entered `compress` context.
+        tokenizer: the model's tokenizer.
+        questions: pairs of id and text.
+        sampling: how to draw tokens.
+        open_thinking: open the thinking in the prompt where the chat template does not.
+        stream: write the text to standard output as it comes.
+    """
+    model = session.model
+    for identity, question in questions:
+        prompt = chat_prompt(tokenizer, question, open_thinking)
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
+        set_seed(sampling.seed)
+        started = time.perf_counter()
+        output = model.generate(**inputs, **sampling.options(), streamer=streamer)
+        seconds = time.perf_counter() - started
+        generated = output[0, inputs["input_ids"].shape[1] :]
+        text = tokenizer.decode(generated, skip_special_tokens=True)
+        finished = bool(torch.isin(generated[-1], _end_ids(session)))
+        name = type(session.method).__name__
+        yield Answer(identity, question, str(text), finished, seconds, session.stats[-1], name)
+
+
+def _end_ids(session: Session) -> torch.Tensor:
+    ends = session.model.generation_config.eos_token_id
+    ids = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    return torch.tensor(ids, dtype=torch.long, device=session.model.device)
