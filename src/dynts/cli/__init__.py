@@ -1,7 +1,9 @@
 """The `dynts` command. Heavy imports happen inside the commands, so that `dynts --help` answers at once."""
 
+import functools
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +19,29 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(generate)
-app.command()(label)
-app.command()(train)
+
+
+def _friendly(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors that a user can act on end in one line on stderr and exit code 2, an interruption in exit code 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from dynts.errors import DyntsError
+
+        try:
+            command(*args, **kwargs)
+        except DyntsError as error:
+            print(f"dynts: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            print("dynts: interrupted; run the same command again to continue", file=sys.stderr)
+            raise typer.Exit(130) from error
+
+    return run
+
+
+for _command in (generate, label, train):
+    app.command()(_friendly(_command))
 
 
 def _version(wanted: bool) -> None:
@@ -38,19 +60,5 @@ def _callback(
 
 
 def main() -> None:
-    """Run the command line; errors that a user can act on end in one line on stderr and exit code 2."""
-    from dynts.errors import DyntsError
-
-    try:
-        app()
-    except DyntsError as error:
-        print(f"dynts: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("dynts: interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        print(f"dynts: {error}", file=sys.stderr)
-        sys.exit(2)
+    """Run the command line."""
+    app()

@@ -44,9 +44,7 @@ def generate(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per question and nothing else.")] = False,
     dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cuda or cpu; auto spreads over all devices (default: cpu).")
-    ] = None,
+    device: Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")] = "auto",
     attention: Annotated[
         str | None, typer.Option(help="Attention implementation, such as sdpa (default: the model's).")
     ] = None,

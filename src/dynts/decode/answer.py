@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer, set_seed
@@ -158,7 +159,7 @@ def answer_questions(
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
         set_seed(sampling.seed)
         started = time.perf_counter()
-        output = model.generate(**inputs, **sampling.options(), streamer=streamer)
+        output = cast(Any, model).generate(**inputs, **sampling.options(), streamer=streamer)
         seconds = time.perf_counter() - started
         generated = output[0, inputs["input_ids"].shape[1] :]
         text = tokenizer.decode(generated, skip_special_tokens=True)

@@ -1,0 +1,6 @@
+"""The importance predictor and its checkpoints."""
+
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.model import ImportancePredictor
+
+__all__ = ["ImportancePredictor", "PredictorConfig"]

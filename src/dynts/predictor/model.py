@@ -1,0 +1,165 @@
+"""The importance predictor: a small MLP on the base model's last hidden state (arXiv 2601.18383, section 4.1)."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from dynts.errors import DyntsError
+from dynts.predictor.card import model_card
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.fingerprint import check_fingerprint, fingerprint
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class ImportancePredictor(nn.Module, ModelHubMixin):
+    """Scores the importance of a token from its last hidden state, after the final norm.
+
+    `Linear(d, 2d), Softplus, Linear(2d, d/2), Softplus, Linear(d/2, 1), Softplus`, without biases.
+
+    Raises:
+        DyntsError: `config.hidden_size` is not at least 2.
+    """
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 2:
+            raise DyntsError(f"a predictor's hidden_size must be that of its base model, at least 2, got {size!r}")
+        self.config = config
+        self.layers = nn.Sequential(
+            nn.Linear(size, 2 * size, bias=False),
+            nn.Softplus(),
+            nn.Linear(2 * size, size // 2, bias=False),
+            nn.Softplus(),
+            nn.Linear(size // 2, 1, bias=False),
+            nn.Softplus(),
+        )
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel, **fields: Any) -> Self:
+        """An untrained predictor for `model`; `fields` are further `PredictorConfig` fields."""
+        known = {
+            "hidden_size": model.config.get_text_config().hidden_size,
+            "base_model": model.name_or_path,
+            "fingerprint": fingerprint(model),
+        }
+        return cls(PredictorConfig(**{**known, **fields}))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores [...] in float32, not negative, for hidden states [..., d] of any floating dtype."""
+        weight = next(self.parameters())
+        return self.layers(hidden.to(weight.device, weight.dtype)).squeeze(-1).float()
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Refuse a model that this predictor was not trained for.
+
+        Raises:
+            DyntsError: another hidden size, shape or set of embeddings.
+        """
+        size = model.config.get_text_config().hidden_size
+        if size != self.config.hidden_size:
+            raise DyntsError(
+                f"the predictor reads hidden states of size {self.config.hidden_size}, this model's have size {size}: "
+                f"use a predictor trained for this model (this one is for {self.config.base_model or 'another'})"
+            )
+        check_fingerprint(self.config.fingerprint, model, self.config.base_model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **model_kwargs: Any,
+    ) -> Self:
+        """Load from a folder or from any repository on the Hub, in evaluation mode, on the CPU, in float32.
+
+        Args:
+            pretrained_model_name_or_path: folder, or repository id.
+            force_download: download again even if cached.
+            token: Hub token for private repositories.
+            cache_dir: where downloads are kept.
+            local_files_only: take a repository from the cache only.
+            revision: branch, tag or commit of a repository.
+            model_kwargs: accepts nothing; the configuration comes from the checkpoint.
+
+        Raises:
+            DyntsError: missing, damaged or not a predictor.
+        """
+        if model_kwargs:
+            raise DyntsError(f"from_pretrained does not take {', '.join(model_kwargs)}")
+        name = str(pretrained_model_name_or_path)
+        folder = Path(name)
+        if not folder.is_dir():
+            try:
+                folder = Path(
+                    snapshot_download(
+                        name,
+                        revision=revision,
+                        cache_dir=cache_dir,
+                        force_download=force_download,
+                        token=token,
+                        local_files_only=local_files_only,
+                        allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                    )
+                )
+            except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+                raise DyntsError(
+                    f"predictor {name!r} is neither a folder nor a Hub repository that can be read: {error}"
+                ) from error
+        predictor = cls(_read_config(folder / CONFIG_FILE))
+        _load_weights(predictor, folder / WEIGHTS_FILE)
+        return predictor.eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        partial = save_directory / f".{WEIGHTS_FILE}.partial"
+        save_file(weights, partial, metadata={"format": "pt"})
+        os.replace(partial, save_directory / WEIGHTS_FILE)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The text of `README.md`, written by `save_pretrained` and `push_to_hub`."""
+        return model_card(self.config)
+
+
+def _read_config(path: Path) -> PredictorConfig:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DyntsError(f"{path} does not exist: {path.parent} is not a predictor saved by dynts") from error
+    except (OSError, ValueError) as error:
+        raise DyntsError(f"{path} is damaged ({error}): download or train the predictor again") from error
+    if not isinstance(values, dict):
+        raise DyntsError(f"{path} does not hold a JSON object: {path.parent} is not a predictor saved by dynts")
+    return PredictorConfig.from_dict(values)
+
+
+def _load_weights(predictor: ImportancePredictor, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise DyntsError(f"{path} does not exist: download or train the predictor again") from error
+    except (OSError, SafetensorError) as error:
+        raise DyntsError(f"{path} is damaged ({error}): download or train the predictor again") from error
+    try:
+        predictor.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DyntsError(
+            f"{path} does not fit {CONFIG_FILE} beside it (hidden_size {predictor.config.hidden_size}): "
+            "one of the two comes from another predictor; download or train it again"
+        ) from error

@@ -1,0 +1,132 @@
+"""How important each thinking token is: one teacher-forced pass, without ever holding an L x L attention matrix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from dynts.attention import attention_weights, observed_attention
+from dynts.cache.cache import full_attention_layers
+from dynts.errors import DyntsError, UnsupportedError
+from dynts.training.tokens import TokenizedTrace
+
+LABELS = ("answer", "future")
+FUTURE_WINDOW = 32
+_PREFIX_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTrace:
+    """Hidden states [L, d] of the thinking tokens in the model's dtype, and float32 labels [L] by name."""
+
+    hidden: torch.Tensor
+    labels: dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def label_trace(
+    model: PreTrainedModel,
+    trace: TokenizedTrace,
+    labels: Sequence[str] = LABELS,
+    *,
+    chunk: int = 128,
+    future_window: int = FUTURE_WINDOW,
+) -> LabelledTrace:
+    """Label the L thinking tokens of one trace (arXiv 2601.18383, section 3).
+
+    With alpha[i -> j] the attention weight of token i on token j, averaged over full-attention layers and query heads
+    (sliding-window layers evict by themselves, so they do not count):
+
+    - "answer": the mean of alpha[i -> j] over the answer tokens i.
+    - "future": the maximum of alpha[i -> j] over all later tokens i with i - j > `future_window`, in thinking, closing
+      marker or answer. NaN where there is no such token.
+
+    Args:
+        model: a causal language model with "sdpa" or "eager" attention.
+        trace: token ids and their spans.
+        labels: which of `LABELS`.
+        chunk: rows of attention held at a time; memory is O(chunk x N) per layer. Does not change the result.
+        future_window: the local window that "future" leaves out, in tokens.
+
+    Raises:
+        DyntsError: unknown label, or a chunk or window that is not positive.
+        UnsupportedError: no layer has full attention, or its weights cannot be observed.
+    """
+    check_labels(labels, future_window)
+    if chunk < 1:
+        raise DyntsError(f"chunk must be at least 1 token, got {chunk}")
+    total = len(trace.ids)
+    rows = _RowMean(frozenset(full_attention_layers(model.config.get_text_config())))
+    answer = torch.zeros(total)
+    future = torch.full((total,), -torch.inf)
+    # the question's rows are never needed, and without the future label neither are those of the thinking
+    observed_from = trace.question_end if "future" in labels else trace.answer_start
+    bounds = [*range(0, observed_from, _PREFIX_CHUNK), *range(observed_from, total, chunk), total]
+    cache = DynamicCache(config=model.config)
+    decoder = model.get_decoder()
+    ids = torch.tensor([trace.ids], device=model.device)
+    hidden = []
+    with observed_attention(model):
+        for start, end in pairwise(bounds):
+            observer = rows if start >= observed_from else None
+            output = decoder(
+                input_ids=ids[:, start:end], past_key_values=cache, use_cache=True, attention_observer=observer
+            )
+            first, last = max(trace.question_end - start, 0), max(trace.thinking_end - start, 0)
+            hidden.append(output.last_hidden_state[0, first:last])
+            if observer is None:
+                continue
+            weights = rows.take()
+            answer[:end] += weights[max(trace.answer_start - start, 0) :].sum(dim=0)
+            distance = torch.arange(start, end)[:, None] - torch.arange(end)
+            far = weights.masked_fill(distance <= future_window, -torch.inf)
+            future[:end] = torch.maximum(future[:end], far.amax(dim=0))
+    values = {
+        "answer": answer / (total - trace.answer_start),
+        "future": future.masked_fill(future.isneginf(), torch.nan),
+    }
+    thinking = slice(trace.question_end, trace.thinking_end)
+    return LabelledTrace(
+        hidden=torch.cat(hidden),
+        labels={name: values[name][thinking].clone() for name in labels},
+    )
+
+
+def check_labels(labels: Sequence[str], future_window: int) -> None:
+    """Refuse unknown labels and windows.
+
+    Raises:
+        DyntsError: names the choice.
+    """
+    unknown = [name for name in labels if name not in LABELS]
+    if unknown or not labels:
+        raise DyntsError(f"unknown label {unknown[0] if unknown else ''!r}: choose from {', '.join(LABELS)}")
+    if future_window < 1:
+        raise DyntsError(f"future_window must be at least 1 token, got {future_window}")
+
+
+@dataclass(slots=True)
+class _RowMean:
+    """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads."""
+
+    layers: frozenset[int]
+    total: torch.Tensor | None = field(default=None, init=False)
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
+    ) -> None:
+        if layer not in self.layers:
+            return
+        rows, keys = query.shape[2], key.shape[2]
+        causal = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)
+        mean = attention_weights(query, key, scaling, softcap, causal)[0].mean(dim=(0, 1))
+        # layers may lie on different devices
+        self.total = mean if self.total is None else self.total + mean.to(self.total.device)
+
+    def take(self) -> torch.Tensor:
+        if self.total is None:
+            raise UnsupportedError("this model's decoder does not hand attention_observer= to its attention layers")
+        mean, self.total = self.total / len(self.layers), None
+        return mean.cpu()

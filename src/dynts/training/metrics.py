@@ -1,0 +1,44 @@
+"""How well predicted scores order the tokens of a trace."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import kendalltau, spearmanr
+
+METRICS = ("mse", "kendall_tau", "spearman", "top20_overlap", "top30_overlap")
+
+
+def trace_metrics(predicted: npt.ArrayLike, target: npt.ArrayLike) -> dict[str, float]:
+    """`METRICS` of one trace; tokens whose target is NaN do not count.
+
+    A constant score or target orders nothing, so its correlations are 0.
+
+    Args:
+        predicted: scores [L].
+        target: transformed labels [L].
+    """
+    scores, labels = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    known = ~np.isnan(labels)
+    scores, labels = scores[known], labels[known]
+    orders = len(labels) > 1 and np.ptp(scores) > 0 and np.ptp(labels) > 0
+    return {
+        "mse": float(np.mean((scores - labels) ** 2)),
+        "kendall_tau": float(kendalltau(scores, labels).statistic) if orders else 0.0,
+        "spearman": float(spearmanr(scores, labels).statistic) if orders else 0.0,
+        "top20_overlap": top_overlap(scores, labels, 0.2),
+        "top30_overlap": top_overlap(scores, labels, 0.3),
+    }
+
+
+def top_overlap(scores: npt.ArrayLike, labels: npt.ArrayLike, share: float) -> float:
+    """Share of the top tokens by label that are also top by score; the first of equal tokens counts as higher."""
+    size = max(1, round(share * np.size(labels)))
+    best = (set(np.argsort(-np.asarray(values), kind="stable")[:size].tolist()) for values in (scores, labels))
+    return len(set.intersection(*best)) / size
+
+
+def average(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the traces, every trace counting alike."""
+    rows = list(metrics)
+    return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}

@@ -1,0 +1,193 @@
+"""Labelled traces on disk: a folder with a manifest and one safetensors file per trace.
+
+A shard is written under a temporary name and renamed, so a file that carries its final name is whole; a checksum finds
+the ones that were damaged later. The shard's name is the trace's place in the trace file, which the manifest pins by
+its hash, so running the same command again does the missing traces and no other.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dynts.errors import DyntsError
+
+MANIFEST_FILE = "manifest.json"
+_AGAIN = "run the same command again to continue"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One labelled trace of L thinking tokens.
+
+    Args:
+        hidden: hidden states [T, d] of the stored tokens.
+        rows: int64 [T], which of the L tokens these are.
+        ids: int64 [L], token ids.
+        labels: float32 [L] by label name.
+        info: strings; "id", "question" (its key), "correct".
+    """
+
+    hidden: torch.Tensor
+    rows: torch.Tensor
+    ids: torch.Tensor
+    labels: dict[str, torch.Tensor]
+    info: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFolder:
+    """A folder of shards; `create` or `open` it."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> "ShardFolder":
+        """Start a folder, or continue one with the same settings.
+
+        Args:
+            path: the folder.
+            settings: what determines the shards; must match on resuming.
+            facts: what the manifest records besides (versions, counts); "indices" says which shards make it complete.
+
+        Raises:
+            DyntsError: the folder holds other things, or other settings; the differing fields are named.
+        """
+        path = Path(path)
+        # through JSON, so that tuples compare equal to the lists that are read back
+        manifest = json.loads(json.dumps({"settings": dict(settings), **facts}))
+        if (path / MANIFEST_FILE).exists():
+            old = cls.open(path).manifest["settings"]
+            new = manifest["settings"]
+            if differing := sorted(name for name in {*old, *new} if old.get(name) != new.get(name)):
+                details = "; ".join(
+                    f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} now" for name in differing
+                )
+                raise DyntsError(
+                    f"{path} was labelled with other settings ({details}): repeat those, or choose another folder"
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise DyntsError(f"{path} exists and is no folder of shards: choose a new or empty folder")
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            for partial in path.glob(".*.partial"):
+                partial.unlink()
+            _replace(path / MANIFEST_FILE, lambda partial: partial.write_text(json.dumps(manifest, indent=2) + "\n"))
+        return cls(path, manifest)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "ShardFolder":
+        """Open an existing folder.
+
+        Raises:
+            DyntsError: no manifest, or a damaged one.
+        """
+        path = Path(path)
+        try:
+            manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DyntsError(f"{path} holds no {MANIFEST_FILE}: give a folder written by `dynts label`") from error
+        except (OSError, ValueError) as error:
+            raise DyntsError(f"{path / MANIFEST_FILE} is damaged ({error}): label into a new folder") from error
+        kinds = {"settings": dict, "indices": list}
+        if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key), kinds[key]) for key in kinds):
+            raise DyntsError(
+                f"{path / MANIFEST_FILE} is not a manifest of shards: give a folder written by `dynts label`"
+            )
+        return cls(path, manifest)
+
+    def file(self, index: int) -> Path:
+        """Where the shard of the index-th trace of the trace file lies."""
+        return self.path / f"{index:06d}.safetensors"
+
+    def is_whole(self, index: int) -> bool:
+        """Whether that shard exists and its checksum is right."""
+        try:
+            with safe_open(self.file(index), framework="pt") as stored:
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                return bool(stored.metadata()["checksum"] == _checksum(tensors))
+        except (OSError, SafetensorError, KeyError, TypeError):
+            return False
+
+    def write(self, index: int, shard: Shard) -> None:
+        """Write a shard, all or nothing.
+
+        Raises:
+            DyntsError: the disk is full or not writable.
+        """
+        tensors = {"hidden": shard.hidden, "rows": shard.rows, "ids": shard.ids}
+        tensors |= {f"label.{name}": values for name, values in shard.labels.items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {**shard.info, "checksum": _checksum(tensors)}
+        with _writing(self.path):
+            _replace(self.file(index), lambda partial: save_file(tensors, partial, metadata=metadata))
+
+    def read(self, index: int) -> Shard:
+        """Read a shard; the file is memory-mapped, not loaded whole first.
+
+        Raises:
+            DyntsError: missing or damaged.
+        """
+        try:
+            with safe_open(self.file(index), framework="pt") as stored:
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                info = dict(stored.metadata())
+            labels = {
+                name.removeprefix("label."): tensors.pop(name) for name in list(tensors) if name.startswith("label.")
+            }
+            return Shard(**tensors, labels=labels, info=info)
+        except (OSError, SafetensorError, TypeError) as error:
+            raise DyntsError(
+                f"{self.file(index)} is missing or damaged ({error}): run the `dynts label` command that made "
+                f"{self.path} again, it redoes missing and damaged shards"
+            ) from error
+
+    @property
+    def indices(self) -> list[int]:
+        """The shards of the complete folder."""
+        return list(self.manifest["indices"])
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise DyntsError(
+            f"cannot write to {path} ({error}): make room or choose another folder, then {_AGAIN}"
+        ) from error
+
+
+def _replace(path: Path, write: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
+    value = 0
+    for name in sorted(tensors):
+        # numpy knows no bfloat16, but every dtype has bytes
+        value = zlib.crc32(
+            tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), value)
+        )
+    return f"{value:08x}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,80 @@
+"""Turn a trace into the token ids that the model would have read and written: question, thinking and answer."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from dynts.errors import DyntsError
+from dynts.markers import END, START
+from dynts.prompts import chat_prompt, render_chat, user_message
+from dynts.training.traces import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedTrace:
+    """Token ids of a trace: question [0, M), thinking [M, M+L), closing marker, answer [A, N).
+
+    The closing marker belongs to neither side: it is no answer token (the paper averages over the tokens after it), and
+    it gets no label because a decode stops scoring there. A token that merges the marker with text around it counts as
+    marker.
+
+    Args:
+        ids: all N token ids.
+        question_end: M, the length of the prompt, opening marker included.
+        thinking_end: M+L, the end of the thinking tokens.
+        answer_start: A, the first token after the closing marker.
+    """
+
+    ids: tuple[int, ...]
+    question_end: int
+    thinking_end: int
+    answer_start: int
+
+
+def split_response(response: str) -> tuple[str, str]:
+    """The text before and after the closing think marker; an opening marker at the very start is dropped."""
+    thinking, _, answer = response.partition(END)
+    if thinking.lstrip().startswith(START):
+        thinking = thinking.lstrip().removeprefix(START)
+    return thinking, answer
+
+
+def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> TokenizedTrace:
+    """Tokenize prompt and response apart, as in generation, and append the token that ends the model's turn.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        trace: must hold a closing think marker.
+
+    Raises:
+        DyntsError: the chat template fails, or the tokenizer does not report character offsets.
+    """
+    if not tokenizer.is_fast:
+        raise DyntsError(
+            f"{type(tokenizer).__name__} does not report character offsets, which locate the end of the thinking: "
+            "use the fast tokenizer of this model"
+        )
+    prompt = tokenizer.encode(chat_prompt(tokenizer, trace.question, open_thinking=True), add_special_tokens=False)
+    thinking, answer = split_response(trace.response)
+    encoded = tokenizer(thinking + END + answer, add_special_tokens=False, return_offsets_mapping=True)
+    # by character, not by id: the text around the marker can change how it is tokenized
+    marker_start, marker_end = len(thinking), len(thinking) + len(END)
+    offsets = encoded["offset_mapping"]
+    thinking_end = next((i for i, (_, end) in enumerate(offsets) if end > marker_start), len(offsets))
+    answer_start = next((i for i, (start, _) in enumerate(offsets) if start >= marker_end), len(offsets))
+    return TokenizedTrace(
+        ids=(*prompt, *encoded["input_ids"], *_end_of_turn(tokenizer)),
+        question_end=len(prompt),
+        thinking_end=len(prompt) + thinking_end,
+        answer_start=len(prompt) + answer_start,
+    )
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What the model writes last: not always `eos_token` (Gemma 3 ends a turn with <end_of_turn>)."""
+    answer = "ANSWER"
+    turn = render_chat(tokenizer, [user_message("question"), {"role": "assistant", "content": answer}])
+    closing = tokenizer.encode(turn.rpartition(answer)[2].lstrip(), add_special_tokens=False)[:1]
+    if closing and closing[0] in tokenizer.added_tokens_decoder:
+        return tuple(closing)
+    return () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)

@@ -1,0 +1,85 @@
+"""Reasoning traces in JSON Lines: one object with `question`, `response`, `answer` and an optional `id` per line."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynts.errors import DyntsError
+
+FIELDS = ("question", "response", "answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One solved question.
+
+    Args:
+        id: unique within its file.
+        question: what the model was asked.
+        response: what it wrote, from just after the opening think marker, closing marker and answer included.
+        answer: the gold answer, as text or LaTeX.
+    """
+
+    id: str
+    question: str
+    response: str
+    answer: str
+
+
+def read_traces(path: str | Path) -> list[Trace]:
+    """Read a JSON Lines file of traces; blank lines are skipped.
+
+    A trace without an id gets one made from its content, so that it stays the same when the file is reordered.
+
+    Raises:
+        DyntsError: the file is missing, empty or not UTF-8, or a line is malformed; the message names file and line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DyntsError(f"cannot read the traces in {path}: {error}") from error
+    traces: list[Trace] = []
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        trace = _parse(line, f"{path}, line {number}")
+        if trace.id in line_of:
+            raise DyntsError(f"{path}, line {number}: id {trace.id!r} was already used in line {line_of[trace.id]}")
+        line_of[trace.id] = number
+        traces.append(trace)
+    if not traces:
+        raise DyntsError(f"{path} holds no traces: it needs one JSON object per line with {', '.join(FIELDS)}")
+    return traces
+
+
+def question_key(question: str) -> str:
+    """A hash that is equal for questions that differ only in white space."""
+    return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()
+
+
+def _parse(line: str, where: str) -> Trace:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DyntsError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise DyntsError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    values = {}
+    for field in FIELDS:
+        value = row.get(field)
+        # gold answers are often written as JSON numbers
+        if field == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            problem = "is missing" if field not in row else f"must be a string, got {type(value).__name__}"
+            raise DyntsError(f"{where}: field {field!r} {problem}")
+        if not value.strip():
+            raise DyntsError(f"{where}: field {field!r} is empty")
+        values[field] = value
+    identity = row.get("id")
+    if identity is None:
+        identity = hashlib.sha256(json.dumps([values[field] for field in FIELDS]).encode()).hexdigest()[:16]
+    return Trace(id=str(identity), **values)

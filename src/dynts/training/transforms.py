@@ -1,0 +1,54 @@
+"""Scale the labels of a trace for training.
+
+Raw labels are tiny and heavy-tailed. Decoding uses only their order, so any strictly increasing transform is
+legitimate; these are relative to the trace itself and need no constant per model.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from dynts.errors import DyntsError
+
+Array = npt.NDArray[np.float64]
+
+
+def rank(labels: Array) -> Array:
+    """Rank within the trace over its length, in (0, 1]; ties share their mean rank."""
+    return np.asarray(rankdata(labels), dtype=np.float64) / len(labels)
+
+
+def power(labels: Array) -> Array:
+    """`(label / mean) ** 0.3`."""
+    return (labels / _mean(labels)) ** 0.3
+
+
+def log(labels: Array) -> Array:
+    """`log(1 + label / mean)`."""
+    return np.log1p(labels / _mean(labels))
+
+
+TRANSFORMS: dict[str, Callable[[Array], Array]] = {"rank": rank, "power": power, "log": log}
+
+
+def transform_labels(labels: npt.ArrayLike, transform: str) -> Array:
+    """Apply a transform to the labels [L] of one trace; NaN labels stay NaN and do not count.
+
+    Raises:
+        DyntsError: no such transform.
+    """
+    if transform not in TRANSFORMS:
+        raise DyntsError(f"unknown transform {transform!r}: choose from {', '.join(TRANSFORMS)}")
+    values = np.asarray(labels, dtype=np.float64)
+    result = np.full_like(values, np.nan)
+    known = ~np.isnan(values)
+    if known.any():
+        result[known] = TRANSFORMS[transform](values[known])
+    return result
+
+
+def _mean(labels: Array) -> float:
+    # a trace that nothing attends to has labels of zero, and stays at zero
+    return float(labels.mean()) or 1.0

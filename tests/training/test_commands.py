@@ -1,0 +1,64 @@
+"""The commands, end to end, on a model saved to disk."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from transformers import PreTrainedModel
+from typer.testing import CliRunner
+
+from dynts.cli.label import label
+from dynts.cli.train import train
+from dynts.errors import DyntsError
+from dynts.predictor import ImportancePredictor
+
+app = typer.Typer()
+app.command()(label)
+app.command()(train)
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.quick
+def test_from_traces_to_a_predictor(saved_model: Path, model: PreTrainedModel, traces: Path, tmp_path: Path) -> None:
+    shards, out = tmp_path / "shards", tmp_path / "predictor"
+    label_command = ("label", "--model", saved_model, "--traces", traces, "--out", shards, "--future-window", 4)
+    assert "12 of 12 traces labelled" in run(*label_command)
+    assert "12 of 12 traces labelled" in run(*label_command)
+    train_command = ("train", "--shards", shards, "--out", out, "--epochs", 2, "--label", "future")
+    printed = run(*train_command, "--compare-transforms")
+    for row in ("token identity", "position only", "random", "rank", "power", "log", "10 training and 2 held-out"):
+        assert row in printed
+    predictor = ImportancePredictor.from_pretrained(out)
+    predictor.check_model(model)
+    assert predictor.config.label == "future"
+    assert predictor.config.base_model == str(saved_model)
+    with pytest.raises(DyntsError, match="already holds a predictor"):
+        run(*train_command)
+    run(*train_command, "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--labels", "answer,past"), "unknown label 'past'"),
+        (("--store-dtype", "float7"), "'float7' is not a floating point dtype"),
+        (("--tokens-per-trace", 0), "tokens_per_trace must be at least 1"),
+        (("--limit", 0), "limit must be at least 1"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(
+    saved_model: Path, traces: Path, tmp_path: Path, options: tuple[object, ...], problem: str
+) -> None:
+    with pytest.raises(DyntsError, match=problem):
+        run("label", "--model", saved_model, "--traces", traces, "--out", tmp_path / "shards", *options)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_a_limit_labels_the_first_traces(saved_model: Path, traces: Path, tmp_path: Path) -> None:
+    run("label", "--model", saved_model, "--traces", traces, "--out", tmp_path / "shards", "--limit", 3)
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) == 3

@@ -1,0 +1,112 @@
+"""Labels equal those computed from the full attention matrix, which the library never builds."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from dynts.errors import DyntsError, UnsupportedError
+from dynts.training.labels import label_trace
+from dynts.training.tokens import TokenizedTrace
+from tiny_traces import ARCHITECTURES, build_model
+
+QUESTION, THINKING, MARKER, ANSWER = 9, 40, 3, 14
+
+
+def random_trace(seed: int = 0) -> TokenizedTrace:
+    total = QUESTION + THINKING + MARKER + ANSWER
+    ids = torch.randint(300, (total,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return TokenizedTrace(tuple(ids), QUESTION, QUESTION + THINKING, QUESTION + THINKING + MARKER)
+
+
+@torch.no_grad()
+def reference(model: PreTrainedModel, trace: TokenizedTrace, future_window: int) -> tuple[torch.Tensor, ...]:
+    """Hidden states and both labels by their definition, token by token, from eager attention."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        output = model.get_decoder()(input_ids=torch.tensor([trace.ids]), output_attentions=True)
+    finally:
+        model.set_attn_implementation(implementation)
+    types = getattr(model.config, "layer_types", None) or ["full_attention"] * len(output.attentions)
+    full = [weights[0] for weights, kind in zip(output.attentions, types, strict=True) if kind == "full_attention"]
+    alpha = torch.stack(full).mean(dim=(0, 1))
+    total, answer, future = len(trace.ids), [], []
+    for j in range(trace.question_end, trace.thinking_end):
+        answer.append(alpha[trace.answer_start :, j].mean())
+        later = [alpha[i, j] for i in range(j + future_window + 1, total)]
+        future.append(torch.stack(later).max() if later else torch.tensor(torch.nan))
+    hidden = output.last_hidden_state[0, trace.question_end : trace.thinking_end]
+    return hidden, torch.stack(answer), torch.stack(future)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
+@pytest.mark.parametrize("future_window", [4, 32])
+def test_labels_equal_the_full_attention_matrix(any_model: PreTrainedModel, chunk: int, future_window: int) -> None:
+    trace = random_trace()
+    hidden, answer, future = reference(any_model, trace, future_window)
+    labelled = label_trace(any_model, trace, chunk=chunk, future_window=future_window)
+    torch.testing.assert_close(labelled.hidden, hidden, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(labelled.labels["answer"], answer, atol=1e-5, rtol=0)
+    torch.testing.assert_close(labelled.labels["future"], future, atol=1e-5, rtol=0, equal_nan=True)
+
+
+def test_thinking_tokens_without_a_distant_query_have_no_future_label(model: PreTrainedModel) -> None:
+    window = ANSWER + MARKER + 5
+    future = label_trace(model, random_trace(), future_window=window).labels["future"]
+    # the last query is `window` or less away from the last six thinking tokens
+    assert future.isnan().sum() == 6
+    assert future[-6:].isnan().all()
+
+
+def test_answer_label_alone_is_the_same(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = label_trace(model, random_trace())
+    # several chunks of prefix
+    monkeypatch.setattr("dynts.training.labels._PREFIX_CHUNK", 16)
+    alone = label_trace(model, random_trace(), ("answer",), chunk=5)
+    assert set(alone.labels) == {"answer"}
+    torch.testing.assert_close(alone.labels["answer"], both.labels["answer"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone.hidden, both.hidden, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_of_a_bfloat16_model_are_float32_and_hidden_states_keep_its_dtype() -> None:
+    labelled = label_trace(build_model("llama").to(torch.bfloat16), random_trace())
+    assert labelled.hidden.dtype == torch.bfloat16
+    assert {values.dtype for values in labelled.labels.values()} == {torch.float32}
+
+
+def test_the_model_is_left_as_it_was(model: PreTrainedModel) -> None:
+    label_trace(model, random_trace())
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_no_row_by_row_matrix_of_the_whole_trace(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynts.training import labels
+
+    rows = []
+
+    def counted(query: torch.Tensor, *args: object) -> torch.Tensor:
+        rows.append(query.shape[2])
+        return original(query, *args)
+
+    original = labels.attention_weights
+    monkeypatch.setattr(labels, "attention_weights", counted)
+    label_trace(model, random_trace(), chunk=8)
+    assert max(rows) == 8
+
+
+def test_bad_settings_are_refused(model: PreTrainedModel) -> None:
+    with pytest.raises(DyntsError, match=r"'importance'.*answer, future"):
+        label_trace(model, random_trace(), ("importance",))
+    with pytest.raises(DyntsError, match="chunk must be at least 1"):
+        label_trace(model, random_trace(), chunk=0)
+    with pytest.raises(DyntsError, match="future_window must be at least 1"):
+        label_trace(model, random_trace(), future_window=0)
+
+
+def test_a_model_without_full_attention_is_refused() -> None:
+    config = ARCHITECTURES["gemma3"].__class__(**ARCHITECTURES["gemma3"].to_dict())
+    config.layer_types = ["sliding_attention"] * config.num_hidden_layers
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with pytest.raises(UnsupportedError, match="sliding-window"):
+        label_trace(model, random_trace())

@@ -1,0 +1,227 @@
+"""Labelling into shards: complete, resumable, and never half-written."""
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dynts.errors import DyntsError
+from dynts.training import labelling, shards
+from dynts.training.filters import select_traces
+from dynts.training.labelling import label_traces
+from dynts.training.labels import label_trace
+from dynts.training.shards import ShardFolder
+from dynts.training.traces import read_traces
+from tiny_traces import build_model, make_row
+
+
+def contents(path: Path) -> dict[str, object]:
+    """What every file of the folder says; safetensors does not fix the order of its metadata, so not its bytes."""
+    folder = ShardFolder.open(path)
+    done = sorted(int(file.stem) for file in path.glob("*.safetensors"))
+    assert all(folder.is_whole(index) for index in done)
+    shards = {index: folder.read(index).info for index in done}
+    return {"manifest": folder.manifest, "files": sorted(file.name for file in path.iterdir()), **shards}
+
+
+def test_shards_hold_the_labels_of_every_fit_trace(
+    shards: ShardFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path
+) -> None:
+    selected, _ = select_traces(read_traces(traces), tokenizer)
+    assert shards.indices == list(range(12))
+    assert len(selected) == 12
+    for index, chosen in enumerate(selected):
+        shard = shards.read(index)
+        expected = label_trace(model, chosen.tokens, future_window=4)
+        assert shard.info["id"] == chosen.trace.id
+        torch.testing.assert_close(shard.hidden, expected.hidden, rtol=0, atol=0)
+        for name, values in expected.labels.items():
+            torch.testing.assert_close(shard.labels[name], values, rtol=0, atol=0, equal_nan=True)
+        span = slice(chosen.tokens.question_end, chosen.tokens.thinking_end)
+        assert tuple(shard.ids.tolist()) == chosen.tokens.ids[span]
+
+
+def test_an_interrupted_run_continues_to_the_same_end(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    traces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    labelled: list[int] = []
+    original = labelling.label_trace
+    monkeypatch.setattr(labelling, "label_trace", lambda *a, **k: labelled.append(1) or original(*a, **k))
+    label_traces(model, tokenizer, traces, tmp_path / "whole")
+    labelled.clear()
+    with pytest.raises(KeyboardInterrupt):
+        label_traces(model, tokenizer, traces, tmp_path / "resumed", progress=interrupt)
+    label_traces(model, tokenizer, traces, tmp_path / "resumed")
+    assert len(labelled) == 12, "no trace may be labelled twice or left out"
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+
+
+def test_a_killed_process_leaves_only_whole_shards(
+    saved_model: Path, write_traces: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = [make_row(index, steps=60) for index in range(40)]
+    traces, out = write_traces(rows), tmp_path / "shards"
+    program = (
+        "from dynts.cli.label import label; from pathlib import Path; import sys, torch; torch.set_num_threads(1);"
+        "label(model=sys.argv[1], traces=Path(sys.argv[2]), out=Path(sys.argv[3]))"
+    )
+    command = [sys.executable, "-c", program, str(saved_model), str(traces), str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while len(list(out.glob("*.safetensors"))) < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    folder = ShardFolder.open(out)
+    done = sorted(path.name for path in out.glob("*.safetensors"))
+    assert 3 <= len(done) < 40
+    assert all(folder.is_whole(index) for index in range(len(done)))
+    times = {name: (out / name).stat().st_mtime_ns for name in done}
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    assert "40 of 40 traces labelled" in finished.stdout
+    assert {name: (out / name).stat().st_mtime_ns for name in done} == times
+    assert len([path for path in out.iterdir() if path.name != "manifest.json"]) == 40
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "emptied", "deleted"])
+def test_a_damaged_shard_is_redone(
+    shards: ShardFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, damage: str
+) -> None:
+    before = contents(shards.path)
+    path = shards.file(3)
+    data = path.read_bytes()
+    if damage == "deleted":
+        path.unlink()
+    else:
+        middle = len(data) // 2
+        path.write_bytes(
+            {
+                "truncated": data[:-8],
+                "flipped bit": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+                "emptied": b"",
+            }[damage]
+        )
+    assert not shards.is_whole(3)
+    label_traces(model, tokenizer, traces, shards.path, future_window=4)
+    assert contents(shards.path) == before
+
+
+def test_other_settings_are_refused_by_name(
+    shards: ShardFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path
+) -> None:
+    before = contents(shards.path)
+    with pytest.raises(DyntsError, match="future_window: 4 there, 5 now"):
+        label_traces(model, tokenizer, traces, shards.path, future_window=5)
+    with pytest.raises(DyntsError, match="fingerprint"):
+        label_traces(build_model("llama", seed=1), tokenizer, traces, shards.path, future_window=4)
+    with traces.open("a") as stream:
+        stream.write(json.dumps(make_row(100)) + "\n")
+    with pytest.raises(DyntsError, match="traces_sha256"):
+        label_traces(model, tokenizer, traces, shards.path, future_window=4)
+    assert contents(shards.path) == before
+
+
+def test_a_folder_of_other_things_is_refused(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(DyntsError, match="no folder of shards"):
+        label_traces(model, tokenizer, traces, tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
+    with pytest.raises(DyntsError, match="no folder of shards"):
+        label_traces(model, tokenizer, traces, traces)
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    traces: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full_disk(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shards, "save_file", full_disk)
+    with pytest.raises(DyntsError, match=r"No space left.*run the same command again"):
+        label_traces(model, tokenizer, traces, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    monkeypatch.undo()
+    folder = label_traces(model, tokenizer, traces, tmp_path / "out")
+    assert all(folder.is_whole(index) for index in range(12))
+
+
+def test_a_subset_of_tokens_is_stored_with_whole_labels(
+    shards: ShardFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path
+) -> None:
+    folder = label_traces(
+        model, tokenizer, traces, tmp_path / "few", future_window=4, tokens_per_trace=5, store_dtype=torch.bfloat16
+    )
+    thin, whole = folder.read(0), shards.read(0)
+    assert thin.hidden.shape == (5, 32)
+    assert thin.hidden.dtype == torch.bfloat16
+    torch.testing.assert_close(thin.hidden, whole.hidden[thin.rows].bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(thin.labels["answer"], whole.labels["answer"], rtol=0, atol=0)
+    assert folder.is_whole(0)
+
+
+def test_a_trace_that_grades_differently_next_time_shifts_no_other(
+    shards: ShardFolder,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    traces: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verdicts = iter([None, *[True] * 11])
+    monkeypatch.setattr("dynts.training.filters.is_correct", lambda *args: next(verdicts))
+    again = label_traces(model, tokenizer, traces, shards.path, future_window=4)
+    assert again.indices == list(range(1, 12))
+    assert [again.read(index).info["id"] for index in again.indices] == [f"trace-{index}" for index in range(1, 12)]
+
+
+def test_the_manifest_records_what_was_dropped(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, write_traces: Callable[..., Path], tmp_path: Path
+) -> None:
+    traces = write_traces([{**make_row(1), "answer": "1000"}, make_row(0), {**make_row(2), "response": "cut off"}])
+    manifest = label_traces(model, tokenizer, traces, tmp_path / "out").manifest
+    assert (manifest["traces"], manifest["indices"]) == (3, [1])
+    assert manifest["dropped"]["wrong_answer"] == manifest["dropped"]["unfinished"] == 1
+
+
+def test_hidden_states_that_overflow_are_refused(
+    tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path
+) -> None:
+    model = build_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.inf)
+    with pytest.raises(DyntsError, match=r"trace-0.*not finite"):
+        label_traces(model, tokenizer, traces, tmp_path / "out")
+
+
+def test_damaged_manifest_and_missing_folder(shards: ShardFolder, tmp_path: Path) -> None:
+    with pytest.raises(DyntsError, match=r"no manifest\.json"):
+        ShardFolder.open(tmp_path / "absent")
+    (shards.path / "manifest.json").write_text('{"settings": ')
+    with pytest.raises(DyntsError, match="damaged"):
+        ShardFolder.open(shards.path)
+    (shards.path / "manifest.json").write_text('{"settings": {}}')
+    with pytest.raises(DyntsError, match="not a manifest"):
+        ShardFolder.open(shards.path)

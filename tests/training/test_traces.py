@@ -1,0 +1,139 @@
+"""Reading, filtering and grading of traces."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from dynts.errors import DyntsError
+from dynts.training.filters import REASONS, select_traces
+from dynts.training.grading import is_correct
+from dynts.training.traces import Trace, read_traces
+from tiny_traces import make_row
+
+DATA = Path(__file__).parents[2] / "../shared/data/traces/r1-distill-qwen-1.5b-gsm8k.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{not json", "not valid JSON"),
+        ("[1, 2]", "expected a JSON object, got list"),
+        ('{"question": "a", "response": "b"}', "field 'answer' is missing"),
+        ('{"question": "a", "response": 3, "answer": "c"}', "field 'response' must be a string, got int"),
+        ('{"question": "a", "response": "b", "answer": null}', "field 'answer' must be a string, got NoneType"),
+        ('{"question": " ", "response": "b", "answer": "c"}', "field 'question' is empty"),
+        ('{"question": "a", "response": "", "answer": "c"}', "field 'response' is empty"),
+        ('{"id": "trace-0", "question": "a", "response": "b", "answer": "c"}', "'trace-0' was already used in line 1"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(make_row(0)) + "\n\n" + line + "\n")
+    with pytest.raises(DyntsError) as caught:
+        read_traces(path)
+    assert problem in str(caught.value)
+    assert f"{path}, line 3" in str(caught.value)
+
+
+def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DyntsError, match=r"cannot read .*absent\.jsonl"):
+        read_traces(tmp_path / "absent.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(DyntsError, match="holds no traces"):
+        read_traces(tmp_path / "empty.jsonl")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DyntsError, match="cannot read"):
+        read_traces(tmp_path / "binary.jsonl")
+
+
+def test_ids_are_made_from_the_content_when_absent(write_traces: Callable[..., Path]) -> None:
+    rows = [{key: value for key, value in make_row(index).items() if key != "id"} for index in range(3)]
+    forward, backward = read_traces(write_traces(rows)), read_traces(write_traces(rows[::-1]))
+    assert len({trace.id for trace in forward}) == 3
+    assert [trace.id for trace in forward] == [trace.id for trace in backward][::-1]
+
+
+def test_line_separators_inside_a_string_do_not_split_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "traces.jsonl"
+    path.write_text(json.dumps({**make_row(0), "question": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_traces(path)[0].question == "a\u2028b"
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "expected"),
+    [
+        (r"so \boxed{18}", "18", True),
+        (r"first \boxed{1}, then \boxed{18}.", "18", True),
+        (r"first \boxed{18}, then \boxed{1}.", "18", False),
+        (r"\boxed{\frac{1}{2}}", "0.5", True),
+        (r"\boxed{\$245,\!000}", "245000", True),
+        (r"\boxed{x^2 + 2x + 1}", "$(x+1)^2$", True),
+        (r"\boxed{3}", "4", False),
+        ("the answer is 18", "18", None),
+        (r"\boxed{}", "18", None),
+    ],
+)
+def test_the_last_boxed_answer_is_graded(text: str, gold: str, expected: bool | None) -> None:
+    assert is_correct(text, gold) is expected
+
+
+def test_grading_works_outside_the_main_thread() -> None:
+    found: list[bool | None] = []
+    thread = threading.Thread(target=lambda: found.append(is_correct(r"\boxed{18}", "18")))
+    thread.start()
+    thread.join()
+    assert found == [True]
+
+
+def test_a_failing_grader_means_ungradable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> bool:
+        raise RecursionError
+
+    monkeypatch.setattr("dynts.training.grading.verify", broken)
+    assert is_correct(r"\boxed{18}", "18") is None
+
+
+def test_every_reason_to_drop_a_trace_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+    good = make_row(0, steps=3)
+    bad = {
+        "unfinished": {"response": "a = 1 ."},
+        "think_markers": {"response": good["response"] + "</think>"},
+        "no_thinking": {"response": " \n</think> \\boxed{1}"},
+        "no_answer": {"response": "a = 1 </think>\n"},
+        "ungradable": {"response": "a = 1 </think> 18"},
+        "wrong_answer": {"answer": "1000"},
+        "too_long": {"response": "a " * 90 + good["response"]},
+    }
+    rows = [{**good, **change, "id": reason, "question": f"a = {reason}"} for reason, change in bad.items()]
+    rows.append({**good, "id": "opened twice", "question": "c", "response": f"<think> a <think> {good['response']}"})
+    rows += [good, {**good, "id": "again", "question": good["question"] + " "}]
+    kept, dropped = select_traces([Trace(**row) for row in rows], tokenizer, max_tokens=80)
+    assert [selected.trace.id for selected in kept] == [good["id"]]
+    assert dropped == {**dict.fromkeys(REASONS, 1), "think_markers": 2}
+
+
+def test_a_good_trace_is_kept_when_a_wrong_one_for_its_question_came_first(tokenizer: PreTrainedTokenizerFast) -> None:
+    good = make_row(0)
+    wrong = {**good, "id": "wrong", "response": "a = 1 </think> \\boxed{1000}"}
+    kept, _ = select_traces([Trace(**wrong), Trace(**good)], tokenizer)
+    assert [selected.trace.id for selected in kept] == [good["id"]]
+    kept, dropped = select_traces([Trace(**wrong), Trace(**good)], tokenizer, keep_incorrect=True)
+    assert [(selected.trace.id, selected.correct) for selected in kept] == [("wrong", False)]
+    assert dropped["duplicate_question"] == 1
+
+
+def test_nothing_left_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(DyntsError, match="no trace is fit for training; dropped: wrong_answer 1"):
+        select_traces([Trace(**{**make_row(0), "answer": "1000"})], tokenizer)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the shared R1 traces are not beside this checkout")
+def test_real_traces(tokenizer: PreTrainedTokenizerFast) -> None:
+    kept, dropped = select_traces(read_traces(DATA), tokenizer)
+    assert dropped["unfinished"] == 31
+    assert len(kept) + sum(dropped.values()) == 500
+    assert len(kept) > 350
