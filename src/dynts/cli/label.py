@@ -51,9 +51,7 @@ def label(
     from dynts.models import load_model, parse_dtype
     from dynts.training.labelling import label_traces
     from dynts.training.traces import read_traces
-    from dynts.training.traces import read_traces
 
-    read_traces(traces)  # a malformed file shows before a large model is loaded
     stored = None if store_dtype is None else parse_dtype(store_dtype)
     read_traces(traces)  # a malformed line should not cost the loading of a model first
     loaded, tokenizer = load_model(model, gguf_file=gguf_file, dtype=dtype, device=device, revision=revision)
