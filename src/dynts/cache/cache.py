@@ -46,6 +46,7 @@ class BudgetCache(Cache):
         method: a started method (`Method.start`), which belongs to this cache alone.
         schedule: the budget and what a compaction keeps; None never evicts.
         history: an empty history.
+        device: where the inputs are, and the bookkeeping; each layer's slots live on the layer's own device.
         record: whether to report the surviving positions of every compaction.
 
     Attributes:
@@ -66,6 +67,7 @@ class BudgetCache(Cache):
         method: Method,
         schedule: CompressionConfig | None,
         history: History,
+        device: torch.device,
         record: bool = False,
     ) -> None:
         self.occupancy = Occupancy(capacity=schedule.budget if schedule else None)
@@ -80,6 +82,7 @@ class BudgetCache(Cache):
         self.history = history
         self.record = record
         self.listener: Callable[[CompactionEvent], None] | None = None
+        self.device = device
         self.lengths: list[int] = []
         self.questions: list[int] = []
         self.next_positions: list[int] = []
@@ -122,9 +125,9 @@ class BudgetCache(Cache):
         """Refused: start a new cache instead."""
         raise UnsupportedError("a compressed cache cannot be reset: start a new one")
 
-    def live(self, device: torch.device) -> torch.Tensor:
+    def live(self) -> torch.Tensor:
         """bool [batch, slots in use]: slots that hold a token."""
-        return live_slots(torch.tensor(self.lengths, device=device), self.occupancy.length)
+        return live_slots(torch.tensor(self.lengths, device=self.device), self.occupancy.length)
 
     def drop_padding(self, attention_mask: torch.Tensor) -> None:
         """Forget cached tokens that the attention mask of a new turn hides (rows that had ended before others).
@@ -138,7 +141,7 @@ class BudgetCache(Cache):
         shown = attention_mask.sum(dim=1).tolist()
         if shown == self.next_positions:
             return
-        slots = self._slots(attention_mask.device)
+        slots = self._slots()
         kept = slots.lookup(attention_mask) & slots.live[:, None]
         counts = kept.sum(dim=-1)
         if not bool((counts == counts[:1, :, :1]).all()):
@@ -149,13 +152,12 @@ class BudgetCache(Cache):
         self._keep(kept, counts[0, :, 0].tolist())
         self.next_positions = shown
 
-    def start_turn(self, new_tokens: list[int], columns: int, device: torch.device) -> None:
+    def start_turn(self, new_tokens: list[int], columns: int) -> None:
         """Protect the coming tokens as a question, and make room for them.
 
         Args:
             new_tokens: tokens of each row's question or user turn, padding excluded.
             columns: columns of the turn, padding included.
-            device: where the bookkeeping lives.
 
         Raises:
             DyntsError: the budget is too small for the questions so far.
@@ -169,19 +171,18 @@ class BudgetCache(Cache):
             self.schedule.check_question(max(self.questions))
             rows = [length + new > self.schedule.budget for length, new in zip(self.lengths, new_tokens, strict=True)]
             if any(rows):
-                self._compact(rows, coming=new_tokens, device=device)
+                self._compact(rows, coming=new_tokens)
         turns = self.history.turns
         if turns and turns[-1][1] == start:  # a question fed in several chunks
             start = turns.pop()[0]
         turns.append((start, self.turn_end))
 
-    def place(self, new_live: torch.Tensor | None, tokens: int, device: torch.device) -> None:
+    def place(self, new_live: torch.Tensor | None, tokens: int) -> None:
         """Decide where the new tokens of a forward pass go.
 
         Args:
             new_live: bool [batch, tokens], False for padding; None when there is none.
             tokens: columns of the forward pass.
-            device: where the bookkeeping lives.
         """
         used = self.occupancy
         used.skip, used.arrangement = 0, None
@@ -194,7 +195,7 @@ class BudgetCache(Cache):
         if used.length == 0 and only_in_front:
             used.skip = tokens - self._width
         else:
-            used.arrangement = right_align(torch.cat([self.live(device), new_live], dim=1), self._width)
+            used.arrangement = right_align(torch.cat([self.live(), new_live], dim=1), self._width)
 
     def commit(self, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
         """Take note of a finished forward pass, and compact if the budget is reached.
@@ -205,11 +206,10 @@ class BudgetCache(Cache):
             hidden: [batch, new tokens, hidden size], the decoder's last hidden state.
         """
         used = self.occupancy
-        device = hidden.device
         arrangement, start = used.arrangement, used.columns
         if arrangement is not None or used.skip:
-            arrived = torch.arange(start, start + tokens.shape[1], device=device)
-            columns = torch.cat([self._slot_columns(device), self._as_columns(arrived)], dim=-1)
+            arrived = torch.arange(start, start + tokens.shape[1], device=self.device)
+            columns = torch.cat([self._slot_columns(), self._as_columns(arrived)], dim=-1)
             if arrangement is None:
                 columns = columns[..., used.skip :]
             else:
@@ -228,9 +228,9 @@ class BudgetCache(Cache):
             self._measured_at = self.budget_layers[0].keys.shape[2]
             self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
         if self.schedule is not None and used.length >= self.schedule.budget:
-            self._compact([length >= self.schedule.budget for length in self.lengths], None, device)
+            self._compact([length >= self.schedule.budget for length in self.lengths])
 
-    def _compact(self, rows: list[bool], coming: list[int] | None, device: torch.device) -> None:
+    def _compact(self, rows: list[bool], coming: list[int] | None = None) -> None:
         """Evict in the given rows; `coming` counts tokens of a question that is about to be fed."""
         assert self.schedule is not None
         before = self.occupancy.length
@@ -239,18 +239,18 @@ class BudgetCache(Cache):
             min(length, self.schedule.kept_tokens(question) - new) if row else length
             for row, length, question, new in zip(rows, self.lengths, self.questions, arriving, strict=True)
         ]
-        slots = self._slots(device)
-        recent = torch.arange(before, device=device) >= before - self.schedule.local_window
+        slots = self._slots()
+        recent = torch.arange(before, device=self.device) >= before - self.schedule.local_window
         pinned = (recent & slots.live)[:, None]
         if self.method.protect_question:
             pinned = pinned | slots.question
         scores = self.method.score(slots).expand(slots.columns.shape)
         if self.method.protect_answer:
             scores = scores.masked_fill(slots.answer, float("inf"))
-        kept = select(scores, pinned, slots.live[:, None], torch.tensor(keep, device=device))
+        kept = select(scores, pinned, slots.live[:, None], torch.tensor(keep, device=self.device))
         self._keep(kept, keep)
         if self.listener is not None:
-            positions = self._slots(device).positions.cpu() if self.record else None
+            positions = self._slots().positions.cpu() if self.record else None
             if positions is not None and not self.native:
                 positions = positions[0, :, 0]
             step = self.occupancy.columns - self.turn_end if coming is None else 0
@@ -262,7 +262,7 @@ class BudgetCache(Cache):
         index = right_align(kept, width)
         moved = (index != torch.arange(width, device=index.device)).flatten(0, -2).any(dim=0)
         first = int(torch.where(moved.any(), moved.to(torch.uint8).argmax(), width))
-        self._columns = self._slot_columns(index.device).gather(-1, index)
+        self._columns = self._slot_columns().gather(-1, index)
         on_device: dict[torch.device, torch.Tensor] = {}
         for group, layer in enumerate(self.budget_layers):
             device = layer.keys.device
@@ -273,16 +273,16 @@ class BudgetCache(Cache):
         self.lengths = lengths
         self.occupancy.length = width
 
-    def _slots(self, device: torch.device) -> Slots:
+    def _slots(self) -> Slots:
         used = self.occupancy.length
         keys = [layer.keys[:, :, :used] for layer in self.budget_layers]
-        return Slots(self._slot_columns(device), self.live(device), self.history, keys)
+        return Slots(self._slot_columns(), self.live(), self.history, keys)
 
-    def _slot_columns(self, device: torch.device) -> torch.Tensor:
+    def _slot_columns(self) -> torch.Tensor:
         """int64 [groups, batch, heads, slots in use]; tokens since the latest compaction lie in consecutive columns."""
         known = self._columns.shape[-1] if self._columns is not None else 0
         fresh = self.occupancy.length - known
-        arrived = self._as_columns(torch.arange(fresh, device=device) + (self.occupancy.columns - fresh))
+        arrived = self._as_columns(torch.arange(fresh, device=self.device) + (self.occupancy.columns - fresh))
         return arrived if self._columns is None else torch.cat([self._columns, arrived], dim=-1)
 
     def _as_columns(self, columns: torch.Tensor) -> torch.Tensor:

@@ -145,7 +145,7 @@ class Session:
         """
         method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
-        return BudgetCache(self.model.config, method, schedule, History(self.markers), self.record)
+        return BudgetCache(self.model.config, method, schedule, History(self.markers), self.model.device, self.record)
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         check_generation(self.model, kwargs)

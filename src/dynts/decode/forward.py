@@ -54,7 +54,7 @@ class ForwardPass:
         self.kwargs = kwargs
         main = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         self.batch, self.count = main.shape[:2]
-        self.device = main.device
+        self.device = cache.device
         check_batch(cache, self.batch)
 
     def before(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class ForwardPass:
         fed = cache.occupancy.columns
         self.generated = self.count == 1 and fed >= cache.announced_end and fed > 0
         if self.generated:
-            cache.place(None, 1, self.device)
+            cache.place(None, 1)
             kwargs["attention_mask"] = None
             self.live = None
             if cache.ragged:
@@ -84,8 +84,8 @@ class ForwardPass:
             self.live = None
             if new is not None or cache.ragged:
                 new = new if new is not None else torch.ones_like(expected, dtype=torch.bool)
-                self.live = torch.cat([cache.live(self.device), new], dim=1)
-            cache.place(new, self.count, self.device)
+                self.live = torch.cat([cache.live(), new], dim=1)
+            cache.place(new, self.count)
             kwargs["attention_mask"] = None if self.live is None else self._for_layers(self.live, mask)
         if kwargs.get("position_ids") is None:
             kwargs["position_ids"] = self._expected_positions(None) if expected is None else expected
@@ -100,7 +100,7 @@ class ForwardPass:
         tokens = self.kwargs.get("input_ids")
         if tokens is None:
             tokens = torch.full((self.batch, self.count), -1, device=self.device)
-        self.cache.commit(tokens, self.positions, hidden)
+        self.cache.commit(tokens.to(self.device), self.positions.to(self.device), hidden)
 
     @torch.no_grad()
     def _observe(
@@ -116,11 +116,11 @@ class ForwardPass:
         """Tell the cache of a question, whole even if this is only its first chunk."""
         cache = self.cache
         if cache.announced_tokens is not None:
-            cache.start_turn(cache.announced_tokens, cache.announced_end - fed, self.device)
+            cache.start_turn(cache.announced_tokens, cache.announced_end - fed)
             cache.announced_tokens = None
         elif fed >= cache.turn_end:
             counts = [self.count] * self.batch if new is None else new.sum(dim=1).tolist()
-            cache.start_turn(counts, self.count, self.device)
+            cache.start_turn(counts, self.count)
 
     def _split(self, mask: torch.Tensor | None, fed: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """The mask of the new tokens (None: no padding) and of the columns fed before (None: not given)."""

@@ -49,12 +49,13 @@ class DynTS(Method):
             self.unscored.append(hidden)
         else:
             self._score_buffer()
-            self.scores.append(torch.zeros(hidden.shape[:2], device=hidden.device))
+            self.scores.append(torch.zeros(hidden.shape[:2]))
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """The predictor's scores."""
         self._score_buffer()
-        self.scores = [torch.cat(self.scores, dim=1)]
+        # layers, and so hidden states, may lie on another device than the bookkeeping
+        self.scores = [torch.cat([scores.to(slots.columns.device) for scores in self.scores], dim=1)]
         return slots.lookup(self.scores[0])
 
     def _score_buffer(self) -> None:
