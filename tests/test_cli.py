@@ -133,7 +133,7 @@ def test_generate_reads_standard_input(
         (("--predictor", "no/such/folder", "a b"), "no/such/folder"),
         (("--method", "window", "--gguf-file", "missing.gguf", "a b"), "missing.gguf"),
         (("--method", "window", "--dtype", "float7", "a b"), "float7"),
-        (("--method", "window", "--questions", "missing.jsonl"), "cannot read the questions in missing.jsonl"),
+        (("--method", "window", "--questions", "missing.jsonl"), "cannot read missing.jsonl"),
     ],
 )
 def test_bad_input_exits_with_2(

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, TextStreamer, set_seed
 from dynts.decode.compress import Session
 from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
+from dynts.jsonlines import read_objects
 from dynts.prompts import chat_prompt
 
 
@@ -113,21 +114,11 @@ def read_questions(path: str | Path) -> list[tuple[str, str]]:
     Raises:
         DyntsError: the file is missing or empty, or a line is malformed; the message names file and line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DyntsError(f"cannot read the questions in {path}: {error}") from error
     questions = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DyntsError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-        text = row.get("question") if isinstance(row, dict) else None
+    for number, row in read_objects(path):
+        text = row.get("question")
         if not isinstance(text, str) or not text.strip():
-            raise DyntsError(f"{path}, line {number}: expected an object with a non-empty string 'question'")
+            raise DyntsError(f"{path}, line {number}: field 'question' must be a string that is not empty")
         questions.append((str(row.get("id", f"line {number}")), text))
     if not questions:
         raise DyntsError(f"{path} holds no questions: it needs one JSON object per line with 'question'")

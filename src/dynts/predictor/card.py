@@ -14,9 +14,11 @@ matter ({meaning}). The Python library dynts uses the scores to evict unimportan
 model reasons, after *Dynamic Thinking-Token Selection* ([arXiv 2601.18383](https://arxiv.org/abs/2601.18383)).
 
 ```python
-from dynts.predictor import ImportancePredictor
+import dynts
 
-predictor = ImportancePredictor.from_pretrained("path/or/repo-id")
+predictor = dynts.ImportancePredictor.from_pretrained("path/or/repo-id")
+with dynts.compress(model, method="dynts", config=dynts.CompressionConfig(), predictor=predictor) as session:
+    out = model.generate(**inputs, max_new_tokens=16384)
 ```
 
 It works with this base model only (other dtypes, quantisations and light fine-tunes of it included).

@@ -4,8 +4,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dynts.errors import DyntsError
+from dynts.jsonlines import read_objects
 
 FIELDS = ("question", "response", "answer")
 
@@ -35,17 +37,10 @@ def read_traces(path: str | Path) -> list[Trace]:
     Raises:
         DyntsError: the file is missing, empty or not UTF-8, or a line is malformed; the message names file and line.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DyntsError(f"cannot read the traces in {path}: {error}") from error
     traces: list[Trace] = []
     line_of: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        trace = _parse(line, f"{path}, line {number}")
+    for number, row in read_objects(path):
+        trace = _parse(row, f"{path}, line {number}")
         if trace.id in line_of:
             raise DyntsError(f"{path}, line {number}: id {trace.id!r} was already used in line {line_of[trace.id]}")
         line_of[trace.id] = number
@@ -60,13 +55,7 @@ def question_key(question: str) -> str:
     return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()
 
 
-def _parse(line: str, where: str) -> Trace:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DyntsError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise DyntsError(f"{where}: expected a JSON object, got {type(row).__name__}")
+def _parse(row: dict[str, Any], where: str) -> Trace:
     values = {}
     for field in FIELDS:
         value = row.get(field)
