@@ -122,7 +122,7 @@ def test_generate_reads_standard_input(
         (("a b",), "needs --predictor"),
         ((), "either a question"),
         (("--method", "nonsense", "a b"), "unknown method 'nonsense'"),
-        (("--method", "window", "--budget", 0, "a b"), "budget must be at least 2"),
+        (("--method", "window", "--budget", 0, "a b"), "budget must be a whole number of at least 2"),
         (("--method", "window", "--budget", 30, "--local-window", 30, "a b"), "must be smaller than the budget"),
         (("--method", "window", "--budget", 25, "--local-window", 16, "a b c d"), "is too small for a question of"),
         (("--method", "window", "--retention-ratio", 1, "a b"), "retention_ratio must lie between"),

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, check_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,8 @@ class CompressionConfig:
     retention_ratio: float = 0.4
 
     def __post_init__(self) -> None:
-        for name in ("budget", "local_window"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise DyntsError(f"{name} must be a whole number of tokens, got {value!r}")
-        if self.budget < 2:
-            raise DyntsError(f"budget must be at least 2 tokens, got {self.budget}")
-        if self.local_window < 0:
-            raise DyntsError(f"local_window must not be negative, got {self.local_window}")
+        check_count("budget", self.budget, least=2)
+        check_count("local_window", self.local_window)
         if self.local_window >= self.budget:
             raise DyntsError(
                 f"local_window ({self.local_window}) must be smaller than the budget ({self.budget}): "
@@ -59,7 +53,10 @@ class CompressionConfig:
         """
         if self.selected_tokens(question_tokens) >= 1:
             return
-        smallest = question_tokens + self.local_window + math.ceil(1 / self.retention_ratio)
+        room = max(1, math.ceil(1 / self.retention_ratio) - 1)
+        while math.floor(self.retention_ratio * room) < 1:  # 1 / r rounds either way
+            room += 1
+        smallest = question_tokens + self.local_window + room
         raise DyntsError(
             f"budget {self.budget} is too small for a question of {question_tokens} tokens, a local window of "
             f"{self.local_window} and one selected token at retention ratio {self.retention_ratio}: "

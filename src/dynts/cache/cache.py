@@ -1,13 +1,15 @@
 """A KV cache with a budget: it knows which token sits in which slot, and compacts itself when the budget is reached."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicSlidingWindowLayer
 
+from dynts.cache.architecture import full_attention_layers
+from dynts.cache.event import CompactionEvent
+from dynts.cache.fixed_rows import FixedRowsCache
 from dynts.cache.history import History
 from dynts.cache.layer import BudgetLayer, Occupancy
 from dynts.cache.selection import live_slots, right_align, select
@@ -17,25 +19,7 @@ from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.base import Method
 
 
-@dataclass(frozen=True, slots=True)
-class CompactionEvent:
-    """Told to the cache's listener after every compaction.
-
-    Attributes:
-        step: tokens generated and fed back since the latest question (0: room was made for a new user turn).
-        before: slots in use before.
-        after: slots in use after.
-        positions: int64, the logical positions that survived, -1 for no token: [batch, after], or
-            [layers, batch, KV heads, after] with native granularity. None unless the cache records.
-    """
-
-    step: int
-    before: int
-    after: int
-    positions: torch.Tensor | None
-
-
-class BudgetCache(Cache):
+class BudgetCache(FixedRowsCache):
     """Cache of one conversation (batch): full-attention layers share a budget, sliding-window layers stay as they are.
 
     Rows are compacted on their own schedule: a row's tokens, budget and evictions are what they would be without the
@@ -121,10 +105,6 @@ class BudgetCache(Cache):
         sliding = isinstance(self.layers[layer_idx], DynamicSlidingWindowLayer)
         return self.get_seq_length(layer_idx) if sliding else self.occupancy.length
 
-    def reset(self) -> None:
-        """Refused: start a new cache instead."""
-        raise UnsupportedError("a compressed cache cannot be reset: start a new one")
-
     def live(self) -> torch.Tensor:
         """bool [batch, slots in use]: slots that hold a token."""
         return live_slots(torch.tensor(self.lengths, device=self.device), self.occupancy.length)
@@ -152,6 +132,28 @@ class BudgetCache(Cache):
         self._keep(kept, counts[0, :, 0].tolist())
         self.next_positions = shown
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse a number of rows other than that of the first forward pass.
+
+        Raises:
+            DyntsError: names both.
+        """
+        if self.batch not in (0, rows):
+            raise DyntsError(f"the cache holds {self.batch} rows but the input has {rows}: use a new cache")
+
+    def check_turn(self, new_tokens: list[int]) -> list[int]:
+        """Question tokens of each row, those of a coming turn included.
+
+        Raises:
+            DyntsError: the budget is too small for them, or the cache holds another number of rows.
+        """
+        self.check_rows(len(new_tokens))
+        before = self.questions or [0] * len(new_tokens)
+        questions = [old + new for old, new in zip(before, new_tokens, strict=True)]
+        if self.schedule is not None:
+            self.schedule.check_question(max(questions))
+        return questions
+
     def start_turn(self, new_tokens: list[int], columns: int) -> None:
         """Protect the coming tokens as a question, and make room for them.
 
@@ -163,12 +165,12 @@ class BudgetCache(Cache):
             DyntsError: the budget is too small for the questions so far.
         """
         start = self.occupancy.columns
+        questions = self.check_turn(new_tokens)
         if not self.lengths:
-            self.lengths, self.questions, self.next_positions = ([0] * len(new_tokens) for _ in range(3))
-        self.questions = [old + new for old, new in zip(self.questions, new_tokens, strict=True)]
+            self.lengths, self.next_positions = [0] * len(new_tokens), [0] * len(new_tokens)
+        self.questions = questions
         self.turn_end = start + columns
         if self.schedule is not None:
-            self.schedule.check_question(max(self.questions))
             rows = [length + new > self.schedule.budget for length, new in zip(self.lengths, new_tokens, strict=True)]
             if any(rows):
                 self._compact(rows, coming=new_tokens)
@@ -185,7 +187,7 @@ class BudgetCache(Cache):
             tokens: columns of the forward pass.
         """
         used = self.occupancy
-        used.skip, used.arrangement = 0, None
+        used.placed, used.skip, used.arrangement = tokens, 0, None
         self._coming = [tokens] * self.batch if new_live is None else new_live.sum(dim=1).tolist()
         self._width = used.length + tokens
         if new_live is None or bool(new_live.all()):
@@ -216,7 +218,7 @@ class BudgetCache(Cache):
                 columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
                 self.method.compact(arrangement[None, :, None], before=used.length + tokens.shape[1])
             self._columns = columns
-        used.skip, used.arrangement = 0, None
+        used.placed, used.skip, used.arrangement = 0, 0, None
         used.length = self._width
         used.columns += tokens.shape[1]
         self.lengths = [old + new for old, new in zip(self.lengths, self._coming, strict=True)]
@@ -290,34 +292,3 @@ class BudgetCache(Cache):
         if self.native:
             groups, heads = len(self.budget_layers), self.method.kv_heads
         return columns.expand(groups, self.batch, heads, -1)
-
-
-def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
-    """Indices of the layers whose cache grows with the sequence.
-
-    Raises:
-        UnsupportedError: the model has layers of another type than full and sliding-window attention, or only the latter.
-    """
-    layers = DynamicCache(config=model_config).layers
-    types = set(getattr(model_config, "layer_types", None) or ())
-    unknown = types - {"full_attention", "sliding_attention"}
-    if unknown or not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
-        kinds = sorted(unknown) or sorted({type(layer).__name__ for layer in layers})
-        raise UnsupportedError(f"layers of type {', '.join(kinds)} have no KV cache that dynts can compact")
-    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
-    if not full:
-        raise UnsupportedError(
-            "every layer of this model uses sliding-window attention: its cache is bounded already, "
-            "there is nothing to compress"
-        )
-    return full
-
-
-def check_batch(cache: BudgetCache, batch: int) -> None:
-    """Refuse a batch size other than the one the cache was filled with.
-
-    Raises:
-        DyntsError: names both.
-    """
-    if cache.batch and cache.batch != batch:
-        raise DyntsError(f"the cache holds {cache.batch} rows but the input has {batch}: use a new cache")

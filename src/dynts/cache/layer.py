@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
-from dynts.errors import UnsupportedError
+from dynts.errors import DyntsError
 
 
 @dataclass(slots=True)
@@ -19,6 +19,7 @@ class Occupancy:
         length: slots in use.
         columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
         capacity: the most slots ever used (the budget), or None for no limit.
+        placed: new tokens that the running forward pass was announced to bring; 0 between passes.
         skip: leading padding columns of the running forward pass that no row needs and no slot stores.
         arrangement: int64 [batch, slots afterwards], or None. Set when the running forward pass brings padding that
             does not lie in front: where each slot comes from, in (slots in use, new tokens).
@@ -27,6 +28,7 @@ class Occupancy:
     length: int = 0
     columns: int = 0
     capacity: int | None = None
+    placed: int = 0
     skip: int = 0
     arrangement: torch.Tensor | None = None
 
@@ -56,10 +58,18 @@ class BudgetLayer(CacheLayerMixin):
         Args:
             key_states: [batch, KV heads, new tokens, head size].
             value_states: likewise.
+
+        Raises:
+            DyntsError: nobody announced these tokens, as a dynts context does for every forward pass.
         """
+        used = self.occupancy
+        if used.placed != key_states.shape[2]:
+            raise DyntsError(
+                "this cache evicts tokens, and works only within a dynts.compress context of the model that filled it: "
+                "enter one, or start without this cache"
+            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        used = self.occupancy
         if used.arrangement is not None:
             return self._rearrange(key_states, value_states, used.arrangement)
         if used.length == 0:
@@ -102,22 +112,6 @@ class BudgetLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         """-1: there is no limit on the logical length."""
         return -1
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused: an evicted token cannot be brought back."""
-        raise UnsupportedError("a compressed cache cannot be cropped: evicted tokens cannot be brought back")
-
-    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Refused: beams would have to share one set of evicted tokens."""
-        raise UnsupportedError("a compressed cache does not do beam search: use num_beams=1")
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Refused: the rows of a compressed cache are fixed by its first forward pass."""
-        raise UnsupportedError("the rows of a compressed cache cannot be repeated: repeat the inputs instead")
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Refused: the rows of a compressed cache are fixed by its first forward pass."""
-        raise UnsupportedError("the rows of a compressed cache cannot be selected: start a new cache")
 
     def _rearrange(
         self, key_states: torch.Tensor, value_states: torch.Tensor, index: torch.Tensor

@@ -11,12 +11,14 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from dynts.attention import observed_attention
-from dynts.cache.cache import BudgetCache, CompactionEvent, full_attention_layers
+from dynts.cache.architecture import full_attention_layers
+from dynts.cache.cache import BudgetCache
+from dynts.cache.event import CompactionEvent
 from dynts.cache.history import History
 from dynts.config import CompressionConfig
 from dynts.decode.forward import ForwardPass, SlotMasks
 from dynts.decode.stats import Compaction, GenerationStats
-from dynts.decode.support import check_generation, check_model, new_columns
+from dynts.decode.support import check_generation, check_model, dynamic_cache, new_columns, new_tokens
 from dynts.errors import DyntsError
 from dynts.markers import ThinkMarkers, think_markers
 from dynts.methods import Method, Surroundings, resolve_method
@@ -148,22 +150,25 @@ class Session:
         return BudgetCache(self.model.config, method, schedule, History(self.markers), self.model.device, self.record)
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        # generation_config and others may come by position, after inputs
+        kwargs |= dict(zip(list(inspect.signature(self._generate).parameters)[1:], args, strict=False))
         check_generation(self.model, kwargs)
         cache = kwargs.get("past_key_values")
         if cache is None:
-            cache = kwargs["past_key_values"] = self.new_cache()
+            cache = self.new_cache()
         fed = cache.occupancy.columns
         coming = new_columns(kwargs, inputs, fed)
-        cache.announced_end = fed + coming
-        if fed:
-            mask = kwargs.get("attention_mask")
-            cache.announced_tokens = [coming] * cache.batch if mask is None else mask[:, -coming:].sum(dim=1).tolist()
+        counts = new_tokens(self.model, kwargs, inputs, coming)
+        cache.check_turn(counts)
         asked = list(cache.questions)
         stats = GenerationStats()
+        cache.announced_end, cache.announced_tokens = fed + coming, counts if fed else None
         cache.listener = functools.partial(self._note_compaction, stats)
         cache.measure_peaks()
-        output = self._generate(inputs, *args, **kwargs)
-        cache.listener = None
+        try:
+            output = self._generate(inputs, **{**kwargs, **dynamic_cache(kwargs), "past_key_values": cache})
+        finally:
+            cache.announced_end, cache.announced_tokens, cache.listener = 0, None, None
         stats.prompt_tokens = max(
             now - before for now, before in zip(cache.questions, asked or [0] * cache.batch, strict=True)
         )
@@ -185,6 +190,11 @@ class Session:
         cache = named.get("past_key_values")
         if not isinstance(cache, BudgetCache):
             return None
+        if cache.method.observes_attention and not self.method.observes_attention:
+            raise DyntsError(
+                f"this cache was filled by {type(cache.method).__name__}, which looks at attention: "
+                "continue it in a context of the same method"
+            )
         running = ForwardPass(self.model, cache, self._masks, named)
         changed = running.before()
         self._passes[id(cache)] = running

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from dynts.cache.cache import BudgetCache, check_batch
+from dynts.cache.cache import BudgetCache
 from dynts.errors import DyntsError, UnsupportedError
 
 
@@ -55,7 +55,6 @@ class ForwardPass:
         main = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         self.batch, self.count = main.shape[:2]
         self.device = cache.device
-        check_batch(cache, self.batch)
 
     def before(self) -> dict[str, Any]:
         """Keyword arguments for the decoder."""
@@ -65,6 +64,7 @@ class ForwardPass:
             raise UnsupportedError("attention_mask must be 2D (1 for tokens, 0 for padding) under a budget")
         fed = cache.occupancy.columns
         self.generated = self.count == 1 and fed >= cache.announced_end and fed > 0
+        cache.check_rows(self.batch)
         if self.generated:
             cache.place(None, 1)
             kwargs["attention_mask"] = None

@@ -9,7 +9,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
 from dynts.attention import OBSERVABLE
-from dynts.cache.cache import BudgetCache, full_attention_layers
+from dynts.cache.architecture import full_attention_layers
+from dynts.cache.cache import BudgetCache
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.base import Method
 
@@ -100,6 +101,8 @@ def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -
         raise DyntsError("generate() under dynts needs input_ids or inputs_embeds")
     width: int = main.shape[1]
     mask = kwargs.get("attention_mask")
+    if mask is not None and mask.ndim != 2:
+        raise UnsupportedError(f"attention_mask must be 2D (1 for tokens, 0 for padding), got {mask.ndim}D")
     covered = width if mask is None else mask.shape[1]
     if covered == fed + width and fed:
         return width
@@ -113,6 +116,34 @@ def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -
             "(the earlier sequences and the new turn), or an attention_mask that covers all of it"
         )
     return width - fed
+
+
+def new_tokens(model: PreTrainedModel, kwargs: dict[str, Any], inputs: torch.Tensor | None, columns: int) -> list[int]:
+    """Tokens of each row among the columns that a generate() call will feed, padding excluded.
+
+    Without an attention mask transformers may take pad tokens for padding; so they are not counted.
+    """
+    config = _resolve(model.generation_config, kwargs)
+    tokens: Any = inputs if inputs is not None else kwargs.get("input_ids")
+    embeds: Any = kwargs.get("inputs_embeds")
+    mask = kwargs.get("attention_mask")
+    if mask is None and embeds is None and config.pad_token_id is not None:
+        mask = tokens != config.pad_token_id
+    rows = len(tokens if embeds is None else embeds)
+    counts = [columns] * rows if mask is None else mask[:, -columns:].sum(dim=1).tolist()
+    return [int(count) for count in counts for _ in range(config.num_return_sequences or 1)]
+
+
+def dynamic_cache(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Changes to keyword arguments of generate() that ask for the default cache by its name, which a given one excludes."""
+    changes: dict[str, Any] = {}
+    if "cache_implementation" in kwargs:
+        changes["cache_implementation"] = None
+    config = kwargs.get("generation_config")
+    if config is not None and config.cache_implementation is not None:
+        changes["generation_config"] = copy.deepcopy(config)
+        changes["generation_config"].cache_implementation = None
+    return changes
 
 
 def _resolve(defaults: GenerationConfig, kwargs: dict[str, Any]) -> GenerationConfig:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from dynts.cache.selection import right_align
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, check_count
 from dynts.methods.base import Granularity, Method, Surroundings
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class ObservationWindowMethod(AttentionMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.window < 1:
-            raise DyntsError(f"window must be at least 1 query, got {self.window}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise DyntsError(f"kernel must be odd and at least 1, got {self.kernel}")
+        check_count("window", self.window, least=1)
+        check_count("kernel", self.kernel, least=1)
+        if self.kernel % 2 == 0:
+            raise DyntsError(f"kernel must be odd, got {self.kernel}")
 
     def begin(self, surroundings: Surroundings) -> None:
         """Make room for the queries of every layer."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from dynts.errors import check_count
 from dynts.methods.base import Method
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ class DynTSRandom(Method):
     seed: int = 0
     protect_question: bool = True
     protect_answer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed)
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """The random scores."""

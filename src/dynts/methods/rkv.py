@@ -26,8 +26,8 @@ class RKV(ObservationWindowMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.mix <= 1.0:
-            raise DyntsError(f"mix must lie between 0 and 1, got {self.mix}")
+        if not isinstance(self.mix, int | float) or not 0.0 <= self.mix <= 1.0:
+            raise DyntsError(f"mix must lie between 0 and 1, got {self.mix!r}")
 
     def score_keys(
         self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None

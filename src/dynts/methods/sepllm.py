@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, check_count
 from dynts.methods.base import Method, Surroundings
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class SepLLM(Method):
     separators: tuple[int, ...] | None = None
     n_initial: int = 4
     protect_question: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("n_initial", self.n_initial)
+        for token in self.separators or ():
+            check_count("separators: a token id", token)
 
     def begin(self, surroundings: Surroundings) -> None:
         """Find the separators.

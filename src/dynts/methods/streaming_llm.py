@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dynts.errors import DyntsError
+from dynts.errors import check_count
 from dynts.methods.base import Method
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ class StreamingLLM(Method):
     protect_question: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_sink < 0:
-            raise DyntsError(f"n_sink must not be negative, got {self.n_sink}")
+        check_count("n_sink", self.n_sink)
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """The position, with the sinks above all."""

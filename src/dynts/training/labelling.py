@@ -11,7 +11,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts import __version__
-from dynts.cache.cache import full_attention_layers
+from dynts.cache.architecture import full_attention_layers
 from dynts.errors import DyntsError
 from dynts.markers import think_markers
 from dynts.predictor.fingerprint import fingerprint

@@ -8,7 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from dynts.attention import attention_weights, observed_attention
-from dynts.cache.cache import full_attention_layers
+from dynts.cache.architecture import full_attention_layers
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.training.tokens import TokenizedTrace
 
