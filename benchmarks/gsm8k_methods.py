@@ -28,12 +28,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--gguf-file")
     parser.add_argument("--future-predictor", help="a second predictor, trained on the future label")
-    parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--max-new-tokens", type=int, default=400)
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=300)
     parser.add_argument("--budget", type=int, default=240)
     parser.add_argument("--local-window", type=int, default=48)
     parser.add_argument("--retention-ratio", type=float, default=0.4)
-    parser.add_argument("--figure-tokens", type=int, default=1000, help="length of the run behind the figure")
+    parser.add_argument("--figure-tokens", type=int, default=600, help="length of the run behind the figure")
     arguments = parser.parse_args()
 
     rows = [json.loads(line) for line in Path(arguments.questions).read_text().splitlines() if line.strip()]

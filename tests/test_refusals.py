@@ -429,15 +429,26 @@ def test_changes_of_a_cache(architecture: str, change: Callable[[BudgetCache], N
 
 
 @pytest.mark.quick
-def test_a_cache_outside_its_context(model: PreTrainedModel) -> None:
-    with dynts.compress(model, "window", CONFIG):
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_cache_outside_its_context(architecture: str) -> None:
+    model = tiny_model(architecture)
+    with dynts.compress(model, "window", CONFIG) as session:
         sequences, cache = first_turn(model)
-    longer = torch.cat([sequences, sequences[:, :3]], dim=1)
+        longer = torch.cat([sequences, sequences[:, :3]], dim=1)
+        expected = model.generate(longer, past_key_values=cache, **GREEDY)
+        sequences, cache = first_turn(model)
+    layers = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
     # without the session nobody tells the cache of new tokens: it would go wrong without a word
-    with pytest.raises(DyntsError):
+    with pytest.raises(DyntsError, match=r"dynts\.compress context"):
         model.generate(longer, past_key_values=cache, **GREEDY)
-    with pytest.raises(DyntsError):
+    with pytest.raises(DyntsError, match=r"dynts\.compress context"):
         model(input_ids=sequences[:, -1:], past_key_values=cache)
+    # no layer has been touched, sliding-window ones included, and the conversation can go on in a context
+    for layer, (keys, values) in zip(cache.layers, layers, strict=True):
+        assert torch.equal(layer.keys, keys)
+        assert torch.equal(layer.values, values)
+    with session:
+        assert torch.equal(model.generate(longer, past_key_values=cache, **GREEDY), expected)
 
 
 @pytest.mark.quick

@@ -464,6 +464,29 @@ def test_peaks_are_those_of_each_call(model: PreTrainedModel, ids: Tensor) -> No
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("name", ["dynts", "h2o"])
+def test_without_a_mask_end_tokens_that_pad_are_tokens(name: str) -> None:
+    # many models pad with their end token, and transformers then takes none of them for padding
+    model = tiny_model("llama")
+    model.generation_config.pad_token_id = model.generation_config.eos_token_id = 2
+    prompts = [torch.tensor([[9, 2, 10, 11, 2, 2]]), torch.tensor([[2, 2, 12]])]
+    runs = []
+    for masked in (True, False):
+        with compress(model, name, record=True) as session:
+            sequences, cache = torch.empty(1, 0, dtype=torch.long), None
+            for prompt in prompts:
+                sequences = torch.cat([sequences, prompt], dim=1)
+                mask = {"attention_mask": torch.ones_like(sequences)} if masked else {}
+                output = model.generate(
+                    sequences, past_key_values=cache, return_dict_in_generate=True, **mask, **GREEDY
+                )
+                sequences, cache = output.sequences, output.past_key_values
+        runs.append((sequences.tolist(), session.stats, [kept.tolist() for kept in session.kept_positions]))
+    assert runs[0] == runs[1]
+    assert runs[1][1][1].prompt_tokens == 4
+
+
+@pytest.mark.quick
 def test_padding_is_inferred_as_transformers_does(model: PreTrainedModel) -> None:
     batch = padded(random_tokens(4, 1), random_tokens(8, 2))
     with compress(model, record=True) as session:
@@ -653,7 +676,7 @@ def test_bfloat16(architecture: str, name: str) -> None:
     assert {layer.keys.dtype for layer in full} == {layer.values.dtype for layer in full} == {torch.bfloat16}
     # half of float32; Gemma 2 has one sliding-window layer beside its two full ones
     slots = 47 + max(16, 47 // 16) if name == "full" else 24
-    sliding = (SLIDING_WINDOW - 1) * (architecture == "gemma2")
+    sliding = SLIDING_WINDOW * (architecture == "gemma2")
     assert session.stats[0].peak_bytes <= (2 * slots + sliding) * 2 * 2 * 2 * 8 * 2
 
 
@@ -685,3 +708,26 @@ def test_settings_of_a_method_survive_its_runs(model: PreTrainedModel, ids: Tens
     assert vars(method) == {"seed": 4, "protect_question": True}
     with dynts.compress(model, DynTSRandom(seed=5), CONFIG):
         assert not torch.equal(model.generate(ids, **GREEDY), first)
+
+
+@pytest.mark.quick
+def test_a_failed_forward_pass_leaves_the_cache_as_it_was() -> None:
+    model = tiny_model("llama")
+    ids = torch.tensor([random_tokens(8, 1)])
+    with compress(model, "window") as session:
+        cache = session.new_cache()
+        model(input_ids=ids, past_key_values=cache)
+        handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(input_ids=ids[:, :1], past_key_values=cache)
+        handle.remove()
+        resumed = model(input_ids=ids[:, :1], past_key_values=cache).logits
+        fresh = session.new_cache()
+        model(input_ids=ids, past_key_values=fresh)
+        assert torch.equal(resumed, model(input_ids=ids[:, :1], past_key_values=fresh).logits)
+        handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(input_ids=ids[:, :1], past_key_values=cache)
+        handle.remove()
+    with pytest.raises(dynts.DyntsError, match=r"dynts\.compress context"):
+        model(input_ids=ids[:, :1], past_key_values=cache)

@@ -77,7 +77,6 @@ class BudgetCache(FixedRowsCache):
         self.peak_bytes = 0
         self.native = method.granularity == "native"
         self._columns: torch.Tensor | None = None
-        self._measured_at = 0
 
     @property
     def batch(self) -> int:
@@ -94,11 +93,27 @@ class BudgetCache(FixedRowsCache):
         """Bytes of all allocated key and value tensors, sliding-window layers included."""
         sliding = (layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer))
         tensors = [tensor for layer in sliding for tensor in (layer.keys, layer.values) if tensor is not None]
-        return sum(layer.allocated_bytes for layer in self.budget_layers) + sum(tensor.nbytes for tensor in tensors)
+        held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)  # a view keeps all of its storage
+        return held + sum(layer.allocated_bytes for layer in self.budget_layers)
 
     def measure_peaks(self) -> None:
         """Start measuring `peak_length` and `peak_bytes` anew."""
         self.peak_length, self.peak_bytes = self.occupancy.length, self.allocated_bytes
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store one layer's new keys and values, [batch, KV heads, new tokens, head size], and return those to attend to.
+
+        Raises:
+            DyntsError: nobody announced these tokens, as a dynts context does for every forward pass.
+        """
+        if self.occupancy.placed != key_states.shape[2]:
+            raise DyntsError(
+                "this cache evicts tokens, and works only within a dynts.compress context of the model that filled it: "
+                "enter one, or start without this cache"
+            )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Where queries stand for causal masks: at the next slot, or at the next column for sliding-window layers."""
@@ -226,8 +241,7 @@ class BudgetCache(FixedRowsCache):
         self.history.append(tokens, positions)
         self.method.observe_hidden(hidden, generated=start >= self.turn_end)
         self.peak_length = max(self.peak_length, used.length)
-        if used.length > self._measured_at:
-            self._measured_at = self.budget_layers[0].keys.shape[2]
+        if tokens.shape[1] > 1:  # sliding-window layers hold a whole prompt for a moment; all others only grow
             self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
         if self.schedule is not None and used.length >= self.schedule.budget:
             self._compact([length >= self.schedule.budget for length in self.lengths])

@@ -6,8 +6,6 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
-from dynts.errors import DyntsError
-
 
 @dataclass(slots=True)
 class Occupancy:
@@ -58,16 +56,8 @@ class BudgetLayer(CacheLayerMixin):
         Args:
             key_states: [batch, KV heads, new tokens, head size].
             value_states: likewise.
-
-        Raises:
-            DyntsError: nobody announced these tokens, as a dynts context does for every forward pass.
         """
         used = self.occupancy
-        if used.placed != key_states.shape[2]:
-            raise DyntsError(
-                "this cache evicts tokens, and works only within a dynts.compress context of the model that filled it: "
-                "enter one, or start without this cache"
-            )
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         if used.arrangement is not None:
@@ -99,7 +89,9 @@ class BudgetLayer(CacheLayerMixin):
     @property
     def allocated_bytes(self) -> int:
         """Bytes of the allocated slots, used or not."""
-        return self.keys.nbytes + self.values.nbytes if self.is_initialized else 0
+        if not self.is_initialized:
+            return 0
+        return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
 
     def get_seq_length(self) -> int:
         """Tokens fed so far, evicted ones included, so that positions stay logical."""

@@ -130,7 +130,8 @@ class Session:
             model.generation_config.cache_implementation = None
             decoder = model.get_decoder()
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
-            undo.callback(decoder.register_forward_hook(self._after_forward, with_kwargs=True).remove)
+            after = decoder.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True)
+            undo.callback(after.remove)
             model.__dict__["generate"] = self._compressed_generate
             self._undo = undo.pop_all()
         return self
@@ -147,7 +148,9 @@ class Session:
         """
         method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
-        return BudgetCache(self.model.config, method, schedule, History(self.markers), self.model.device, self.record)
+        cache = BudgetCache(self.model.config, method, schedule, History(self.markers), self.model.device, self.record)
+        cache.listener = self._note_positions
+        return cache
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         # generation_config and others may come by position, after inputs
@@ -168,7 +171,7 @@ class Session:
         try:
             output = self._generate(inputs, **{**kwargs, **dynamic_cache(kwargs), "past_key_values": cache})
         finally:
-            cache.announced_end, cache.announced_tokens, cache.listener = 0, None, None
+            cache.announced_end, cache.announced_tokens, cache.listener = 0, None, self._note_positions
         stats.prompt_tokens = max(
             now - before for now, before in zip(cache.questions, asked or [0] * cache.batch, strict=True)
         )
@@ -180,6 +183,9 @@ class Session:
 
     def _note_compaction(self, stats: GenerationStats, event: CompactionEvent) -> None:
         stats.compactions.append(Compaction(event.step, event.before, event.after))
+        self._note_positions(event)
+
+    def _note_positions(self, event: CompactionEvent) -> None:
         if event.positions is not None:
             self.kept_positions.append(event.positions)
 
@@ -204,7 +210,11 @@ class Session:
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         running = self._passes.pop(id(kwargs.get("past_key_values")), None)
-        if running is not None:
+        if running is None:
+            return
+        if output is None:  # the pass failed
+            running.abandon()
+        else:
             running.after(output[0])
 
 

@@ -100,7 +100,11 @@ class ForwardPass:
         tokens = self.kwargs.get("input_ids")
         if tokens is None:
             tokens = torch.full((self.batch, self.count), -1, device=self.device)
-        self.cache.commit(tokens.to(self.device), self.positions.to(self.device), hidden)
+        self.cache.commit(_own(tokens.to(self.device)), _own(self.positions.to(self.device)), hidden)
+
+    def abandon(self) -> None:
+        """Forget a pass that failed; its keys lie in slots that are not in use."""
+        self.cache.occupancy.placed = 0
 
     @torch.no_grad()
     def _observe(
@@ -173,6 +177,11 @@ class ForwardPass:
             "full_attention": create_causal_mask(attention_mask=slots, **common),
             "sliding_attention": create_sliding_window_causal_mask(attention_mask=logical, **common),
         }
+
+
+def _own(tokens: torch.Tensor) -> torch.Tensor:
+    """The same values without keeping a longer tensor alive, of which these are a view."""
+    return tokens.clone() if tokens._is_view() else tokens
 
 
 def live_columns(mask: torch.Tensor) -> torch.Tensor:

@@ -121,14 +121,15 @@ def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -
 def new_tokens(model: PreTrainedModel, kwargs: dict[str, Any], inputs: torch.Tensor | None, columns: int) -> list[int]:
     """Tokens of each row among the columns that a generate() call will feed, padding excluded.
 
-    Without an attention mask transformers may take pad tokens for padding; so they are not counted.
+    Without an attention mask transformers takes pad tokens for padding, unless they end a sequence too.
     """
     config = _resolve(model.generation_config, kwargs)
     tokens: Any = inputs if inputs is not None else kwargs.get("input_ids")
     embeds: Any = kwargs.get("inputs_embeds")
     mask = kwargs.get("attention_mask")
-    if mask is None and embeds is None and config.pad_token_id is not None:
-        mask = tokens != config.pad_token_id
+    pad, ends = config.pad_token_id, config.eos_token_id
+    if mask is None and embeds is None and pad is not None and pad not in (ends if isinstance(ends, list) else [ends]):
+        mask = tokens != pad
     rows = len(tokens if embeds is None else embeds)
     counts = [columns] * rows if mask is None else mask[:, -columns:].sum(dim=1).tolist()
     return [int(count) for count in counts for _ in range(config.num_return_sequences or 1)]
