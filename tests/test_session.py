@@ -731,3 +731,14 @@ def test_a_failed_forward_pass_leaves_the_cache_as_it_was() -> None:
         handle.remove()
     with pytest.raises(dynts.DyntsError, match=r"dynts\.compress context"):
         model(input_ids=ids[:, :1], past_key_values=cache)
+
+
+@pytest.mark.quick
+def test_any_callable_can_score() -> None:
+    model = tiny_model("llama")
+    ids = torch.tensor([random_tokens(8, 1)])
+    predictor = random_predictor()
+    with compress(model, "dynts") as session:
+        expected = model.generate(ids, **GREEDY)
+    with dynts.compress(model, "dynts", session.config, lambda hidden: predictor(hidden)):
+        assert torch.equal(model.generate(ids, **GREEDY), expected)

@@ -23,18 +23,19 @@ from dynts.errors import DyntsError
 from dynts.markers import ThinkMarkers, think_markers
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.methods.full import Full
+from dynts.predictor.model import ImportancePredictor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dynts.predictor.model import ImportancePredictor
+Predictor = ImportancePredictor | Callable[[torch.Tensor], torch.Tensor]
 
 
 def compress(
     model: PreTrainedModel,
     method: str | Method = "dynts",
     config: CompressionConfig | None = None,
-    predictor: "ImportancePredictor | None" = None,
+    predictor: Predictor | None = None,
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     markers: ThinkMarkers | None = None,
@@ -47,7 +48,7 @@ def compress(
         method: name of a method (`dynts.methods.METHODS`), or a configured one such as `SnapKV(granularity="native")`.
         config: budget, local window and retention ratio; the default is that of `CompressionConfig`. `full` ignores it.
         predictor: importance predictor trained for this model; needed by `dynts` and `dynts-bottom`. It is moved to the
-            model's device.
+            model's device. Any other callable from hidden states [tokens, hidden size] to scores [tokens] does too, unchecked.
         tokenizer: tells where thinking ends, and what separators are; the default is the tokenizer saved beside the
             model's weights, if any. Nothing is downloaded.
         markers: token ids that open and close the thinking; the default comes from the tokenizer, then from the
@@ -60,14 +61,15 @@ def compress(
     """
     chosen = resolve_method(method)
     check_model(model, chosen)
-    if predictor is not None:
-        predictor.check_model(model)
+    trained = predictor if isinstance(predictor, ImportancePredictor) else None
+    if trained is not None:
+        trained.check_model(model)
     if tokenizer is None:
         tokenizer = _tokenizer_beside(model)
     if markers is None and tokenizer is not None:
         markers = think_markers(tokenizer)
-    if markers is None and predictor is not None:
-        markers = predictor.config.markers
+    if markers is None and trained is not None:
+        markers = trained.config.markers
     return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record)
 
 
@@ -85,7 +87,7 @@ class Session:
         model: PreTrainedModel,
         method: Method,
         config: CompressionConfig,
-        predictor: "ImportancePredictor | None",
+        predictor: Predictor | None,
         tokenizer: "PreTrainedTokenizerBase | None",
         markers: ThinkMarkers | None,
         record: bool,
@@ -114,7 +116,7 @@ class Session:
         model = self.model
         if "generate" in model.__dict__ and isinstance(getattr(model.generate, "__self__", None), Session):
             raise DyntsError("this model is compressed already: leave the other dynts context first")
-        if self.predictor is not None:
+        if isinstance(self.predictor, torch.nn.Module):
             self.predictor.to(model.device)
         with ExitStack() as undo:
             undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
