@@ -34,6 +34,7 @@ class BudgetCache(FixedRowsCache):
         record: whether to report the surviving positions of every compaction.
 
     Attributes:
+        full_layers: group of each full-attention layer, by the layer's index.
         listener: called after every compaction, if set.
         lengths: cached tokens of each row.
         questions: question tokens that each row was fed, all turns together.
@@ -56,7 +57,7 @@ class BudgetCache(FixedRowsCache):
     ) -> None:
         self.occupancy = Occupancy(capacity=schedule.budget if schedule else None)
         layers: list[Any] = DynamicCache(config=model_config).layers
-        self.full_layers = full_attention_layers(model_config)
+        self.full_layers = {layer: group for group, layer in enumerate(full_attention_layers(model_config))}
         self.budget_layers = [BudgetLayer(self.occupancy) for _ in self.full_layers]
         for index, layer in zip(self.full_layers, self.budget_layers, strict=True):
             layers[index] = layer

@@ -121,7 +121,7 @@ class BudgetLayer(CacheLayerMixin):
         allocated = self.keys.shape[2]
         if slots <= allocated:
             return
-        grown = slots + max(16, slots // 16)
+        grown = with_room(slots)
         if self.occupancy.capacity is not None:
             grown = min(grown, self.occupancy.capacity)
         used = self.occupancy.length
@@ -130,6 +130,11 @@ class BudgetLayer(CacheLayerMixin):
             new = old.new_empty((*old.shape[:2], grown, old.shape[3]))
             new[:, :, :used] = old[:, :, :used]
             setattr(self, name, new)
+
+
+def with_room(slots: int) -> int:
+    """How many slots to allocate when that many are needed, so that growing step by step copies little in all."""
+    return slots + max(16, slots // 16)
 
 
 def _take(slots: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

@@ -157,13 +157,13 @@ class Session:
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         # generation_config and others may come by position, after inputs
         kwargs |= dict(zip(list(inspect.signature(self._generate).parameters)[1:], args, strict=False))
-        check_generation(self.model, kwargs)
+        generation_config = check_generation(self.model, kwargs)
         cache = kwargs.get("past_key_values")
         if cache is None:
             cache = self.new_cache()
         fed = cache.occupancy.columns
         coming = new_columns(kwargs, inputs, fed)
-        counts = new_tokens(self.model, kwargs, inputs, coming)
+        counts = new_tokens(generation_config, kwargs, inputs, coming)
         cache.check_turn(counts)
         asked = list(cache.questions)
         stats = GenerationStats()

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from dynts.cache.cache import BudgetCache
+from dynts.cache.layer import with_room
 from dynts.errors import DyntsError, UnsupportedError
 
 
@@ -28,8 +29,7 @@ class SlotMasks:
         width = cache.occupancy.length + 1
         dead = [cache.occupancy.length - length for length in cache.lengths]
         if self.mask is None or self.mask.shape[-1] < width or dead != self.dead:
-            room = width + max(64, width // 8)
-            shown = torch.arange(room, device=device) >= torch.tensor(dead, device=device).unsqueeze(1)
+            shown = torch.arange(with_room(width), device=device) >= torch.tensor(dead, device=device).unsqueeze(1)
             self.mask, self.dead = self._in_form(shown), dead
         return self.mask[..., :width]
 
@@ -114,7 +114,7 @@ class ForwardPass:
         if layer in cache.full_layers:
             live = None if self.live is None else self.live.to(query.device)
             how = {"scaling": scaling, "softcap": softcap, "live": live, "generated": self.generated}
-            cache.method.observe_attention(cache.full_layers.index(layer), query, key, **how)
+            cache.method.observe_attention(cache.full_layers[layer], query, key, **how)
 
     def _start_turn(self, new: torch.Tensor | None, fed: int) -> None:
         """Tell the cache of a question, whole even if this is only its first chunk."""

@@ -51,12 +51,15 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
         )
 
 
-def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:
+def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> GenerationConfig:
     """Refuse generate() options that a compressed cache cannot honour.
 
     Args:
         model: the model.
         kwargs: keyword arguments of generate().
+
+    Returns:
+        The generation config that generate() will work with, as far as dynts needs it.
 
     Raises:
         UnsupportedError: names the option and what to do instead.
@@ -82,6 +85,7 @@ def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> None:
             f"past_key_values of type {type(cache).__name__} cannot be compressed: start without a cache, "
             "or continue with the past_key_values of an earlier generate() call under dynts"
         )
+    return config
 
 
 def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -> int:
@@ -118,12 +122,13 @@ def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -
     return width - fed
 
 
-def new_tokens(model: PreTrainedModel, kwargs: dict[str, Any], inputs: torch.Tensor | None, columns: int) -> list[int]:
+def new_tokens(
+    config: GenerationConfig, kwargs: dict[str, Any], inputs: torch.Tensor | None, columns: int
+) -> list[int]:
     """Tokens of each row among the columns that a generate() call will feed, padding excluded.
 
     Without an attention mask transformers takes pad tokens for padding, unless they end a sequence too.
     """
-    config = _resolve(model.generation_config, kwargs)
     tokens: Any = inputs if inputs is not None else kwargs.get("input_ids")
     embeds: Any = kwargs.get("inputs_embeds")
     mask = kwargs.get("attention_mask")

@@ -1,5 +1,6 @@
 """What the attention-based methods share: granularity, and the queries of the observation window."""
 
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ class ObservationWindowMethod(AttentionMethod):
 
         return self.combine(score_layer, slots.columns.device)
 
+    @abstractmethod
     def score_keys(
         self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None
     ) -> torch.Tensor:
@@ -118,7 +120,6 @@ class ObservationWindowMethod(AttentionMethod):
         Returns:
             float32 [batch, KV heads, slots - window].
         """
-        raise NotImplementedError
 
     def pool(self, weights: torch.Tensor) -> torch.Tensor:
         """Max-pool along the last dimension at the same length. weights: [batch, KV heads, keys], not negative."""

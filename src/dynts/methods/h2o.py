@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynts.attention import attention_weights
+from dynts.cache.layer import with_room
 from dynts.methods.attention import AttentionMethod
 from dynts.methods.base import Surroundings
 
@@ -61,7 +62,7 @@ class H2O(AttentionMethod):
         """The layer's sums, with room for that many slots."""
         sums = self.sums[layer]
         if sums is None or sums.shape[-1] < slots:
-            grown = torch.zeros(batch, heads, slots + max(64, slots // 8), device=device)
+            grown = torch.zeros(batch, heads, with_room(slots), device=device)
             if sums is not None:
                 grown[:, :, : sums.shape[-1]] = sums
             self.sums[layer] = sums = grown
