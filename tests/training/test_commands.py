@@ -31,7 +31,16 @@ def test_from_traces_to_a_predictor(saved_model: Path, model: PreTrainedModel, t
     assert "12 of 12 traces labelled" in run(*label_command)
     train_command = ("train", "--shards", shards, "--out", out, "--epochs", 2, "--label", "future")
     printed = run(*train_command, "--compare-transforms")
-    for row in ("token identity", "position only", "random", "rank", "power", "log", "10 training and 2 held-out"):
+    for row in (
+        "token identity",
+        "position only",
+        "random",
+        "rank",
+        "power",
+        "log",
+        "linear",
+        "10 training and 2 held-out",
+    ):
         assert row in printed
     predictor = ImportancePredictor.from_pretrained(out)
     predictor.check_model(model)

@@ -47,7 +47,7 @@ def learnable(tmp_path: Path) -> ShardFolder:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("transform", ["rank", "power", "log"])
+@pytest.mark.parametrize("transform", ["rank", "power", "log", "linear"])
 def test_what_can_be_learnt_is_learnt(learnable: ShardFolder, transform: str) -> None:
     config = TrainConfig(transform=transform, epochs=20, batch_traces=2, learning_rate=1e-2)
     result = train_predictor(learnable, config)
@@ -140,7 +140,7 @@ def test_transforms_are_compared_without_the_held_out_questions(
         return original(folder, examples)
 
     monkeypatch.setattr(training, "read_hidden", recorded)
-    assert set(compare_transforms(shards, QUICK)) == {"rank", "power", "log"}
+    assert set(compare_transforms(shards, QUICK)) == {"rank", "power", "log", "linear"}
     assert read
     assert not read & {example.index for example in held_out}
 

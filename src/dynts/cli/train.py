@@ -10,7 +10,9 @@ def train(
     shards: Annotated[Path, typer.Option(help="Folder written by `dynts label`.")],
     out: Annotated[Path, typer.Option(help="Folder for the predictor.")],
     label: Annotated[str, typer.Option(help="Which stored label to predict: answer or future.")] = "answer",
-    transform: Annotated[str, typer.Option(help="How labels are scaled within a trace: rank, power or log.")] = "rank",
+    transform: Annotated[
+        str, typer.Option(help="How labels are scaled within a trace: rank, power, log or linear.")
+    ] = "rank",
     compare_transforms: Annotated[
         bool,
         typer.Option(
