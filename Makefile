@@ -1,4 +1,4 @@
-# `make test` works from a bare clone: it needs Python 3.11 or newer and make, nothing else.
+# `make demo` and `make test` work from a bare clone: they need Python 3.11 or newer and make, nothing else.
 # TORCH chooses the build of PyTorch, e.g. make test TORCH="torch==2.13.0 --index-url <your CUDA or CPU index>"
 
 PYTHON ?= python3
@@ -6,7 +6,10 @@ TORCH ?= torch==2.13.0
 OLDEST ?= transformers==5.16.1
 BIN := .venv/bin
 
-.PHONY: test quick lint oldest clean
+.PHONY: demo test quick lint oldest clean
+
+demo: .venv/installed
+	$(BIN)/dynts demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""Answer GSM8K questions with every method under one budget: writes a table, its raw numbers and a figure.
+"""Answer GSM8K questions with every method under one budget: writes a table and its raw numbers.
 
     python benchmarks/gsm8k_methods.py --model DIR --gguf-file FILE --predictor DIR --questions FILE --out docs/results
 
@@ -33,7 +33,6 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=240)
     parser.add_argument("--local-window", type=int, default=48)
     parser.add_argument("--retention-ratio", type=float, default=0.4)
-    parser.add_argument("--figure-tokens", type=int, default=600, help="length of the run behind the figure")
     arguments = parser.parse_args()
 
     rows = [json.loads(line) for line in Path(arguments.questions).read_text().splitlines() if line.strip()]
@@ -68,7 +67,6 @@ def main() -> None:
     }
     (out / "gsm8k_methods.json").write_text(json.dumps({"settings": settings, "results": results}, indent=1) + "\n")
     (out / "gsm8k_methods.md").write_text(_table(settings, results))
-    _draw(model, tokenizer, prompts[0], config, predictors["answer"], arguments.figure_tokens, out / "cache_length.svg")
 
 
 def _runs(predictors: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -115,35 +113,6 @@ def _table(settings: dict[str, Any], results: list[dict[str, Any]]) -> str:
         for row in results
     ]
     return "\n".join([*lines, "", ", ".join(f"{name} {value}" for name, value in settings.items()), ""])
-
-
-def _draw(model: Any, tokenizer: Any, prompt: str, config: Any, predictor: Any, new_tokens: int, path: Path) -> None:
-    """Cached tokens against generated tokens for one question, its end token suppressed so that both runs are long."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "dynts"
-    from matplotlib import pyplot
-
-    inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-    figure, axes = pyplot.subplots(figsize=(7, 3))
-    for method, label in (("full", "full cache"), ("dynts", "DynTS")):
-        with dynts.compress(model, method, config, predictor, tokenizer=tokenizer) as session:
-            model.generate(**inputs, max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False)
-        stats = session.stats[-1]
-        steps, lengths = [0], [stats.prompt_tokens]
-        for step, before, after in stats.compactions:
-            steps += [step, step]
-            lengths += [before, after]
-        last = stats.generated_tokens - 1
-        lengths.append(lengths[-1] + last - steps[-1])
-        axes.plot([*steps, last], lengths, label=f"{label}, {stats.peak_bytes / 2**20:.1f} MiB at most")
-    axes.axhline(config.budget, color="grey", linewidth=0.8, linestyle="--", label=f"budget {config.budget}")
-    axes.set_xlabel("tokens generated")
-    axes.set_ylabel("cached tokens")
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.tiny import build as building
 from dynts.tiny.muon import Muon, orthogonalise
 from dynts.tiny.pretrain import Recipe, _batches, build_model, pretrain
+from dynts.tiny.solve import Solution
 from dynts.tiny.task import PREDICTOR, TRAINING, make_problem
 from dynts.tiny.tokenizer import build_tokenizer
 
@@ -75,19 +76,27 @@ def test_seeds_train_on_different_problems() -> None:
     assert ranges[-1].stop <= TRAINING.stop
 
 
-def test_build_makes_a_complete_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_makes_a_complete_folder_in_two_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # an untrained model solves nothing, so its traces stand in for themselves here
-    def solved(model: object, tokenizer: object, problems: list, **_: object) -> list[building.Solution]:
+    def solved(model: object, tokenizer: object, problems: list, **_: object) -> list[Solution]:
         return [
-            building.Solution(f"{problem.thinking} </think> {problem.conclusion}", True, True, 60, 400, 450)
+            Solution(f"{problem.thinking} </think> {problem.conclusion}", True, True, 60, 400, 450)
             for problem in problems
         ]
 
     monkeypatch.setattr(building, "solve", solved)
     monkeypatch.setattr(building, "_PREDICTOR_PROBLEMS", 10)
     monkeypatch.setattr(building, "_VALIDATION_PROBLEMS", 2)
-    out = tmp_path / "weights"
-    record = building.build(out, Recipe(tokens=2000, batch_tokens=1024))
+    out, recipe = tmp_path / "weights", Recipe(tokens=2000, batch_tokens=1024)
+    with monkeypatch.context() as failing:
+        failing.setattr(building, "label_traces", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            building.build(out, recipe)
+    with pytest.raises(DyntsError, match="not {'seed': 1"):
+        building.build(out, Recipe(tokens=2000, batch_tokens=1024, seed=1))
+    with monkeypatch.context() as once:
+        once.setattr(building, "pretrain", None)  # the model is there already
+        record = building.build(out, recipe)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["weights"]
     assert json.loads((out / "training.json").read_text()) == record
     for name, digest in record["sha256"].items():

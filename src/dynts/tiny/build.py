@@ -3,7 +3,7 @@
 Pretrains the model, lets it solve problems of their own seed range, labels its correct traces with its own attention, trains
 a predictor for each label, and measures all of it on held-out problems. `training.json` records what happened.
 
-One thread, so that the weights do not depend on the number of cores.
+Always two threads, so that the weights do not depend on the number of cores.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.tiny.pretrain import Recipe, pretrain
 from dynts.tiny.schedule import budget_for, schedule
 from dynts.tiny.solve import Solution, mean_length, solve
-from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, make_problem
+from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, Problem, make_problem
 from dynts.tiny.tokenizer import build_tokenizer
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS
@@ -34,17 +34,17 @@ from dynts.training.saving import save_predictor
 from dynts.training.train import TrainConfig, train_predictor
 from dynts.training.transforms import TRANSFORMS
 
-HELD_OUT_PROBLEMS = 500
+_HELD_OUT_PROBLEMS = 500
 _VALIDATION_PROBLEMS = 100
-_PREDICTOR_PROBLEMS = 1500
-_FUTURE_WINDOW = 72
+_PREDICTOR_PROBLEMS = 1200
+_FUTURE_WINDOW = 74
 """The local window at 40% of the mean length."""
 _TRANSFORM = "linear"
 """Of the labels; `training.json` compares all of them on the validation problems."""
 
 
 def build(out: Path, recipe: Recipe) -> dict[str, Any]:
-    """Make model, predictors and log in a folder.
+    """Make model, predictors and log in a folder. Interrupted after the pretraining, it continues where it stopped.
 
     Args:
         out: the folder; it must not exist. Built beside it under another name and moved at the end.
@@ -54,102 +54,133 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
         The log, as written to `training.json`.
 
     Raises:
-        DyntsError: `out` exists.
+        DyntsError: `out` exists, or what is there to continue has another seed or length.
     """
     if out.exists():
         raise DyntsError(f"{out} exists already: choose a folder that does not")
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     work = partial / "work"
-    work.mkdir(parents=True)
-    started = time.perf_counter()
+    work.mkdir(parents=True, exist_ok=True)
+    progress = _Progress(work / "progress.json", {"seed": recipe.seed, "tokens": recipe.tokens})
     tokenizer = build_tokenizer()
-    log = _Log(started, tokenizer, recipe)
-    model = pretrain(tokenizer, recipe, log)
-    model.generation_config.do_sample = False
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    minutes = {"model": log.minutes()}
+    if "pretraining" not in progress.done:
+        log = _Log(progress, tokenizer, recipe)
+        pretrained = pretrain(tokenizer, recipe, log)
+        pretrained.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        progress.finish("pretraining", log.rows)
+    model = LlamaForCausalLM.from_pretrained(partial).eval()
 
     traces = work / "traces.jsonl"
-    problems = [make_problem(seed) for seed in PREDICTOR[:_PREDICTOR_PROBLEMS]]
-    solutions = solve(model, tokenizer, problems)
-    rows = [
-        {"question": problem.question, "response": solution.text, "answer": problem.answer}
-        for problem, solution in zip(problems, solutions, strict=True)
-    ]
-    traces.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if "traces" not in progress.done:
+        problems = [make_problem(seed) for seed in PREDICTOR[:_PREDICTOR_PROBLEMS]]
+        rows = [
+            {"question": problem.question, "response": solution.text, "answer": problem.answer}
+            for problem, solution in zip(problems, solve(model, tokenizer, problems), strict=True)
+        ]
+        traces.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        progress.finish("traces", len(rows))
     folder = label_traces(
         model, tokenizer, traces, work / "shards", name="dynts-tiny", labels=LABELS, future_window=_FUTURE_WINDOW
     )
-    minutes["traces and labels"] = log.minutes()
-    predictors, transforms = {}, []
     for label, transform in itertools.product(LABELS, TRANSFORMS):
-        trained = train_predictor(folder, TrainConfig(label=label, transform=transform, seed=recipe.seed))
+        stage = f"{label}, {transform}"
+        if stage in progress.done:
+            continue
+        trained = train_predictor(folder, _predictor_recipe(label, transform, recipe.seed))
         with compress(model, "dynts", schedule(budget_for(0.4)), trained.predictor, tokenizer=tokenizer):
-            accuracy = _accuracy(solve(model, tokenizer, log.problems))
-        own = trained.metrics["predictor"]
-        transforms.append({"label": label, "transform": transform, "pass@1": accuracy, **own})
-        print(transforms[-1], flush=True)
+            accuracy = _accuracy(solve(model, tokenizer, _validation_problems()))
         if transform == _TRANSFORM:
-            save_predictor(trained.predictor, partial / label)
-            predictors[label] = trained.metrics
-    minutes["predictors"] = log.minutes()
+            save_predictor(trained.predictor, partial / label, overwrite=True)
+        progress.finish(stage, {"pass@1": accuracy, "metrics": trained.metrics})
+    if "held_out" not in progress.done:
+        progress.finish("held_out", _held_out(model, tokenizer))
 
-    held_out = [make_problem(seed) for seed in HELD_OUT[:HELD_OUT_PROBLEMS]]
-    full, unthinking = solve(model, tokenizer, held_out), solve(model, tokenizer, held_out, thinking=False)
-    minutes["all"] = log.minutes()
-    shutil.rmtree(work)
     record = {
-        "seed": recipe.seed,
-        "minutes": minutes,
-        "pretraining": log.rows,
-        "held_out": {
-            "problems": len(held_out),
-            "pass@1": _accuracy(full),
-            "pass@1 without thinking": _accuracy(unthinking),
-            "mean thinking tokens": mean(solution.thinking_tokens for solution in full),
-            "mean length": mean_length(full),
-        },
-        "transforms": transforms,
-        "predictors": predictors,
+        **progress.done,
         "machine": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "threads": torch.get_num_threads(),
         },
-        "sha256": _hashes(partial),
     }
+    shutil.rmtree(work)
+    record["sha256"] = _hashes(partial)
     (partial / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     partial.rename(out)
     return record
 
 
+def _predictor_recipe(label: str, transform: str, seed: int) -> TrainConfig:
+    return TrainConfig(label=label, transform=transform, epochs=25, batch_traces=2, learning_rate=3e-3, seed=seed)
+
+
+def _validation_problems() -> list[Problem]:
+    return [make_problem(seed) for seed in VALIDATION[:_VALIDATION_PROBLEMS]]
+
+
+def _held_out(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dict[str, float]:
+    problems = [make_problem(seed) for seed in HELD_OUT[:_HELD_OUT_PROBLEMS]]
+    full, unthinking = solve(model, tokenizer, problems), solve(model, tokenizer, problems, thinking=False)
+    return {
+        "problems": len(problems),
+        "pass@1": _accuracy(full),
+        "pass@1 without thinking": _accuracy(unthinking),
+        "mean question tokens": mean(solution.prompt_tokens for solution in full),
+        "mean thinking tokens": mean(solution.thinking_tokens for solution in full),
+        "mean length": mean_length(full),
+    }
+
+
+class _Progress:
+    """What is done, kept in a file, with the minutes that it took."""
+
+    def __init__(self, path: Path, settings: dict[str, int]) -> None:
+        self.path = path
+        self.done: dict[str, Any] = {**settings, "minutes": {}}
+        if path.exists():
+            self.done = json.loads(path.read_text())
+            found = {name: self.done[name] for name in settings}
+            if found != settings:
+                raise DyntsError(f"{path.parent.parent} holds a run with {found}, not {settings}: remove it")
+        self._before = max(self.done["minutes"].values(), default=0.0)
+        self._started = time.perf_counter()
+
+    def minutes(self) -> float:
+        """Since the start, interruptions left out."""
+        return round(self._before + (time.perf_counter() - self._started) / 60, 1)
+
+    def finish(self, stage: str, result: Any) -> None:
+        """Note a stage."""
+        self.done[stage] = result
+        self.done["minutes"][stage] = self.minutes()
+        print(f"{stage}: {self.minutes()} minutes {result}", flush=True)
+        unfinished = self.path.with_suffix(".partial")
+        unfinished.write_text(json.dumps(self.done))
+        unfinished.replace(self.path)
+
+
 class _Log:
     """Prints progress, and measures the model on validation problems ten times on the way."""
 
-    def __init__(self, started: float, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
-        self.started = started
+    def __init__(self, progress: _Progress, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
+        self.progress = progress
         self.tokenizer = tokenizer
         self.recipe = recipe
         self.rows: list[dict[str, float]] = []
         self._losses: list[float] = []
-        self.problems = [make_problem(seed) for seed in VALIDATION[:_VALIDATION_PROBLEMS]]
 
     def __call__(self, seen: int, loss: float, model: LlamaForCausalLM) -> None:
         self._losses.append(loss)
         if seen < min(self.recipe.tokens, (len(self.rows) + 1) * self.recipe.tokens / 10):
             return
-        accuracy = _accuracy(solve(model.eval(), self.tokenizer, self.problems))
+        accuracy = _accuracy(solve(model.eval(), self.tokenizer, _validation_problems()))
         model.train()
-        mean = sum(self._losses) / len(self._losses)
+        loss = round(mean(self._losses), 4)
         self._losses.clear()
-        self.rows.append({"minutes": self.minutes(), "tokens": seen, "loss": round(mean, 4), "pass@1": accuracy})
+        self.rows.append({"minutes": self.progress.minutes(), "tokens": seen, "loss": loss, "pass@1": accuracy})
         print(self.rows[-1], flush=True)
-
-    def minutes(self) -> float:
-        return round((time.perf_counter() - self.started) / 60, 1)
 
 
 def _accuracy(solutions: list[Solution]) -> float:
@@ -168,7 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and training problems")
     parser.add_argument("--tokens", type=int, default=Recipe().tokens, help="how long to pretrain")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(2)
     record = build(arguments.out, Recipe(seed=arguments.seed, tokens=arguments.tokens))
     print(json.dumps(record["held_out"], indent=1))
 

@@ -16,7 +16,7 @@ _UNFAMILIAR = (
     f"the model has not been trained on questions of this shape, so its answer may be wrong with any cache. "
     f"It knows {GIVEN[0]} to {GIVEN[-1]} values (a=3, b=5, ...), then {_TRAINED_STEPS[0]} to {_TRAINED_STEPS[-1]} "
     f"definitions by two different letters that go on in the alphabet (c:=a+b, ...), and {QUERIES} of the definitions "
-    f"to find (2 where there are only 2)"
+    f"to find (all where there are fewer)"
 )
 
 

@@ -2,9 +2,9 @@
 
 from dynts.config import CompressionConfig
 
-QUESTION_TOKENS = 58
+QUESTION_TOKENS = 59
 """Mean prompt of the embedded model's task."""
-MEAN_LENGTH = 593
+MEAN_LENGTH = 610
 """Mean tokens of a whole solved problem, question and answer included, with the full cache."""
 
 

@@ -1,6 +1,6 @@
 """The synthetic reasoning task of the embedded model: chains of arithmetic modulo 10 over one-letter variables.
 
-A question gives a few values and the definitions of further variables in shuffled order, and asks for three of them:
+A question gives a few values and the definitions of further variables in shuffled order, and asks for some of them:
 
     b= 5 , d:= a - c , a= 3 , c:= a + b , ... find d? f? e? .
 
@@ -26,7 +26,7 @@ VALIDATION = range(3_000_000, 3_100_000)
 
 STEPS = range(4, 13)
 """How many definitions a problem has, unless said otherwise."""
-QUERIES = 3
+QUERIES = 4
 GIVEN = range(2, 5)
 """How many values are given."""
 VARIABLES = ascii_lowercase[: GIVEN[-1] + STEPS[-1]]
@@ -65,7 +65,10 @@ def make_problem(seed: int, steps: range = STEPS) -> Problem:
         values[names[index]] = compute(values[left], operator, values[right])
         facts.append(f"{names[index]}:= {left} {operator} {right}")
     rng.shuffle(facts)
-    asked = rng.sample(sorted(definitions), min(QUERIES, defined))
+    # early results are used by later steps; so that late ones matter as much, they are asked for more often
+    luck = {name: rng.random() ** (1 / place) for place, name in enumerate(definitions, start=1)}
+    asked = sorted(luck, key=luck.__getitem__)[-QUERIES:]
+    rng.shuffle(asked)
     answer = f"( {' , '.join(str(values[name]) for name in asked)} )"
     conclusion = [_conclude(name, definitions, values) for name in asked]
     return Problem(
@@ -97,7 +100,7 @@ def _define(name: str, definitions: dict[str, tuple[str, str, str]]) -> str:
 
 def _conclude(name: str, definitions: dict[str, tuple[str, str, str]], values: dict[str, int]) -> str:
     left, _, right = definitions[name]
-    recalled = " , ".join(_recall(variable, values) for variable in (left, right, name))
+    recalled = " , ".join(_recall(variable, values) for variable in (name, left, right))
     return f"{_define(name, definitions)} , {recalled} ."
 
 

@@ -1,0 +1,161 @@
+"""Every method on the embedded model: 500 held-out problems at three budgets, and the retention table.
+
+    python benchmarks/embedded_model.py --out docs/results
+
+Writes embedded_model.json (raw numbers, after each run: the same command continues) and embedded_model.md (the tables). One
+process a core, one thread each. The training tables come from the training.json that `python -m dynts.tiny.build` wrote: the
+shipped one, and embedded_model_seed1.json, that of another seed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from embedded_model_tables import results_page
+from rich.progress import track
+
+from dynts.demo.compare import Contender, Result, compare, contenders
+from dynts.evaluate.retention import answer_from_kept, keep_top
+from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny.schedule import budget_for, schedule
+from dynts.tiny.solve import is_solved, solve
+from dynts.tiny.task import HELD_OUT, Problem, make_problem
+from dynts.training.grading import is_correct
+from dynts.training.labels import LABELS, label_trace
+from dynts.training.tokens import tokenize_trace
+from dynts.training.traces import Trace
+
+SHARES = (0.3, 0.4, 0.5)
+PUBLISHED_SHARE = 0.4
+RETAINED = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+ANSWER_TOKENS = 60
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--problems", type=int, default=500)
+    parser.add_argument("--retention-problems", type=int, default=200)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    settings = {
+        "problems": arguments.problems,
+        "retention_problems": arguments.retention_problems,
+        "weights_sha256": hashlib.sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest(),
+        "torch": torch.__version__,
+    }
+    path = arguments.out / "embedded_model.json"
+    rows = _read(path, settings)
+    keys = [key for key in _contenders() if key != "full"]
+    own = [key for key in keys if "as published" not in key]
+    tasks = {f"{key}, {PUBLISHED_SHARE:.0%}": partial(_solve, key, PUBLISHED_SHARE) for key in keys}
+    tasks |= {f"{key}, {share:.0%}": partial(_solve, key, share) for share in SHARES for key in own}
+    tasks |= {"full": partial(_solve, "full", 1.0), "no thinking": _solve_without_thinking}
+    with ProcessPoolExecutor(arguments.workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        running = {pool.submit(task, arguments.problems): name for name, task in tasks.items() if name not in rows}
+        if "retention" not in rows:
+            running[pool.submit(_retention, arguments.retention_problems)] = "retention"
+        for future in track(as_completed(running), total=len(running)):
+            rows[running[future]] = future.result()
+            found = {"settings": settings, "rows": dict(sorted(rows.items()))}
+            _write(path, json.dumps(found, indent=1) + "\n")
+    logs = [json.loads(log.read_text()) for log in (WEIGHTS / "training.json", path.with_stem(f"{path.stem}_seed1"))]
+    budgets = {share: budget_for(share) for share in SHARES}
+    _write(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, logs))
+
+
+def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    if found["settings"] != settings:
+        raise SystemExit(f"{path} was made with {found['settings']}, not {settings}: move it away")
+    return found["rows"]
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def _contenders() -> dict[str, Contender]:
+    """All methods with the question kept, then those that do not keep it by themselves as they were published."""
+    predictors = {label: load_tiny_predictor(label) for label in LABELS}
+    kept = {item.name: item for item in contenders(predictors, native=True)}
+    published = {
+        f"{item.name}, as published": item
+        for item in contenders(predictors, native=True, protect_question=False)
+        if item.method != kept[item.name].method
+    }
+    return kept | published
+
+
+def _problems(count: int) -> list[Problem]:
+    return [make_problem(seed) for seed in HELD_OUT[:count]]
+
+
+def _solve(key: str, share: float, count: int) -> dict[str, Any]:
+    model, tokenizer = load_tiny_model()
+    config = schedule(budget_for(share))
+    result: Result = compare(model, tokenizer, _problems(count), _contenders()[key], config)
+    return {
+        "correct": result.correct,
+        "truncated": result.truncated,
+        "mean_length": result.mean_length,
+        "sequence_length": result.mean_sequence,
+        "thinking_tokens": mean(solution.thinking_tokens for solution in result.solutions),
+        "peak_tokens": result.peak_tokens,
+    }
+
+
+def _solve_without_thinking(count: int) -> dict[str, Any]:
+    return {
+        "correct": sum(solution.correct for solution in solve(*load_tiny_model(), _problems(count), thinking=False))
+    }
+
+
+@torch.no_grad()
+def _retention(count: int) -> dict[str, Any]:
+    """Right answers by choice and share of the thinking tokens, on the model's own right traces."""
+    model, tokenizer = load_tiny_model()
+    predictors = {label: load_tiny_predictor(label) for label in LABELS}
+    problems = _problems(count)
+    right: dict[str, list[int]] = {}
+    traces = 0
+    solutions = solve(model, tokenizer, problems)
+    for index, (problem, solution) in enumerate(zip(problems, solutions, strict=True)):
+        if not is_solved(solution.text, problem.answer):
+            continue
+        traces += 1
+        tokens = tokenize_trace(tokenizer, Trace(str(index), problem.question, solution.text, problem.answer))
+        labelled = label_trace(model, tokens, LABELS)
+        length = len(labelled.hidden)
+        answer = labelled.labels["answer"]
+        scores = {
+            **{f"true {label} label, top": labelled.labels[label] for label in LABELS},
+            **{f"predicted {label} label, top": predictors[label](labelled.hidden) for label in LABELS},
+            "most recent": torch.arange(length),
+            "random": torch.rand(length, generator=torch.Generator().manual_seed(index)),
+            "true answer label, bottom": -answer,
+        }
+        kept = torch.stack([keep_top(values, share) for values in scores.values() for share in RETAINED])
+        answers = answer_from_kept(model, tokens, kept, end_token=tokenizer.eos_token_id, max_new_tokens=ANSWER_TOKENS)
+        names = [(name, at) for name in scores for at in range(len(RETAINED))]
+        for (name, at), ids in zip(names, answers, strict=True):
+            counts = right.setdefault(name, [0] * len(RETAINED))
+            counts[at] += bool(is_correct(tokenizer.decode(ids), problem.answer))
+    return {"traces": traces, "right": right}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""`dynts demo`: see the method work on the embedded model, on any machine."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def demo(
+    *,
+    ask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUESTION",
+            help="Watch one question instead: the number of a held-out problem, or 'a=3, b=5, c:=a+b, d:=c-a find c, d.'",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Only this method beside the full cache (default: all; with --ask: dynts).")
+    ] = None,
+    label: Annotated[
+        Literal["answer", "future"] | None,
+        typer.Option(help="What the predictor of dynts was trained on (default: both; with --ask: answer)."),
+    ] = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Most cached tokens of a sequence (default: 40% of the mean length).")
+    ] = None,
+    problems: Annotated[int, typer.Option(help="How many held-out problems to solve.", min=1, max=1000)] = 40,
+    native: Annotated[bool, typer.Option("--native", help="h2o, snapkv and rkv also per layer and KV head.")] = False,
+    figure: Annotated[Path, typer.Option(help="Where to draw cache length against step.")] = Path("dynts-demo.png"),
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown too.")] = None,
+) -> None:
+    """Let a tiny reasoning model that ships with dynts solve problems with the full cache and under a budget.
+
+    The model (0.8 million parameters) was trained on one synthetic task: this shows how the method works, not how well it
+    does on large models.
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if ask is None:
+        _compare(method, label, budget, problems, native, figure, markdown)
+    else:
+        _ask(ask, method or "dynts", label or "answer", budget)
+
+
+def _ask(question: str, method: str, label: str, budget: int | None) -> None:
+    from rich.console import Console
+
+    from dynts.demo.ask import ask
+    from dynts.demo.compare import contenders
+    from dynts.methods import resolve_method
+    from dynts.tiny import load_tiny_model, load_tiny_predictor
+    from dynts.tiny.question import parse_question
+    from dynts.tiny.schedule import budget_for, schedule
+
+    problem = parse_question(question)
+    config = schedule(budget_for(0.4) if budget is None else budget)
+    kind = type(resolve_method(method))
+    contender = next(item for item in contenders({label: load_tiny_predictor(label)}) if type(item.method) is kind)
+    ask(problem, *load_tiny_model(), contender=contender, config=config, console=Console())
+
+
+def _compare(
+    method: str | None,
+    label: str | None,
+    budget: int | None,
+    problems: int,
+    native: bool,
+    figure: Path,
+    markdown: Path | None,
+) -> None:
+    from importlib.util import find_spec
+
+    from rich.console import Console
+
+    from dynts.errors import DyntsError
+
+    if find_spec("matplotlib") is None:
+        raise DyntsError("the picture of the demo needs matplotlib: pip install 'dynts[plot]'")
+    for path in filter(None, (figure, markdown)):
+        if not path.parent.is_dir():
+            raise DyntsError(f"the folder of {path} does not exist: make it or choose another place")
+
+    from dynts.demo.compare import contenders
+    from dynts.demo.run import draw_one, run_contenders
+    from dynts.demo.table import results_markdown, results_table
+    from dynts.methods import resolve_method
+    from dynts.prompts import chat_prompt
+    from dynts.tiny import load_tiny_model, load_tiny_predictor
+    from dynts.tiny.schedule import budget_for, schedule
+    from dynts.tiny.task import HELD_OUT, make_problem
+    from dynts.training.labels import LABELS
+
+    config = schedule(budget_for(0.4) if budget is None else budget)
+    kind = None if method is None else type(resolve_method(method))
+    predictors = {name: load_tiny_predictor(name) for name in LABELS if label in (None, name)}
+    compared = [
+        contender
+        for contender in contenders(predictors, native=native)
+        if kind is None or contender.name == "full" or type(contender.method) is kind
+    ]
+    model, tokenizer = load_tiny_model()
+    chosen = [make_problem(seed) for seed in HELD_OUT[:problems]]
+    config.check_question(max(len(tokenizer.tokenize(chat_prompt(tokenizer, problem.question))) for problem in chosen))
+    results = run_contenders(model, tokenizer, chosen, compared, config, Console(stderr=True))
+    console = Console()
+    title = f"{problems} held-out problems, budget {config.budget}, local window {config.local_window}"
+    console.print(results_table(results, title))
+    if markdown is not None:
+        markdown.write_text(results_markdown(results))
+    longest = max(range(problems), key=lambda index: results[0].solutions[index].tokens)
+    draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)
+    console.print(f"cache length against step, for the longest of them: {figure}", soft_wrap=True, highlight=False)

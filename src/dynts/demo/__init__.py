@@ -1,0 +1,1 @@
+"""The demo on the embedded model (`dynts demo`)."""

@@ -1,0 +1,151 @@
+"""Solve the same problems with every method under one budget, and measure what each costs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dynts.config import CompressionConfig
+from dynts.decode.compress import Predictor, compress
+from dynts.decode.stats import GenerationStats
+from dynts.methods import METHODS, Method
+from dynts.methods.attention import AttentionMethod
+from dynts.methods.window import Window
+from dynts.predictor.model import ImportancePredictor
+from dynts.tiny.solve import MAX_NEW_TOKENS, Solution, mean_length, solve
+from dynts.tiny.task import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A method with what it needs.
+
+    Args:
+        name: as shown.
+        method: the configured method.
+        predictor: the importance predictor, where the method needs one.
+    """
+
+    name: str
+    method: Method
+    predictor: Predictor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a method did on a set of problems.
+
+    Args:
+        name: of the contender.
+        solutions: one a problem.
+        stats: one a batch.
+        seconds: wall time, scoring and eviction included.
+    """
+
+    name: str
+    solutions: list[Solution]
+    stats: list[GenerationStats]
+    seconds: float
+
+    @property
+    def correct(self) -> int:
+        """Problems answered correctly."""
+        return sum(solution.correct for solution in self.solutions)
+
+    @property
+    def pass_at_1(self) -> float:
+        """Share of the problems answered correctly."""
+        return self.correct / len(self.solutions)
+
+    @property
+    def mean_length(self) -> float:
+        """Mean of the generated tokens."""
+        return sum(solution.tokens for solution in self.solutions) / len(self.solutions)
+
+    @property
+    def mean_sequence(self) -> float:
+        """Mean of the tokens of a whole sequence, prompt included."""
+        return mean_length(self.solutions)
+
+    @property
+    def truncated(self) -> int:
+        """Problems on which the model did not end its turn."""
+        return sum(not solution.finished for solution in self.solutions)
+
+    @property
+    def peak_tokens(self) -> int:
+        """Most cached tokens of a sequence."""
+        return max(stats.peak_tokens for stats in self.stats)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes of keys and values of a batch."""
+        return max(stats.peak_bytes for stats in self.stats)
+
+    @property
+    def compactions(self) -> int:
+        """Compactions of all batches; one may compact several sequences."""
+        return sum(len(stats.compactions) for stats in self.stats)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens over wall time; what is generated for a sequence after its end does not count."""
+        return sum(solution.tokens for solution in self.solutions) / self.seconds
+
+
+def contenders(
+    predictors: dict[str, ImportancePredictor], *, native: bool = False, protect_question: bool = True
+) -> list[Contender]:
+    """Every method, `dynts` once for each predictor.
+
+    Args:
+        predictors: by label; the first one serves `dynts-bottom`.
+        native: those that can choose per layer and KV head do that too.
+        protect_question: keep the question where a method would not by itself; else all are as published.
+    """
+    chosen = []
+    for name, kind in METHODS.items():
+        method = kind()
+        # a window that keeps the question is question-window already
+        if protect_question and _has(method, "protect_question") and type(method) is not Window:
+            method = replace(method, protect_question=True)  # type: ignore[type-var]
+        if name == "dynts":
+            chosen += [Contender(f"dynts, {label} label", method, predictor) for label, predictor in predictors.items()]
+            continue
+        chosen.append(Contender(name, method, next(iter(predictors.values())) if method.needs_predictor else None))
+        if native and isinstance(method, AttentionMethod):
+            chosen.append(Contender(f"{name}, native", replace(method, granularity="native")))
+    return chosen
+
+
+def _has(method: Method, option: str) -> bool:
+    return option in {field.name for field in fields(method)}  # type: ignore[arg-type]
+
+
+def compare(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[Problem],
+    contender: Contender,
+    config: CompressionConfig,
+    *,
+    batch: int = 100,
+    progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Solve the problems with one method.
+
+    Args:
+        model: the embedded model.
+        tokenizer: its tokenizer.
+        problems: what to solve.
+        contender: the method.
+        config: the budget.
+        batch: problems at a time.
+        progress: called after each step with the number of problems done.
+    """
+    with compress(model, contender.method, config, contender.predictor, tokenizer=tokenizer) as session:
+        started = time.perf_counter()
+        solutions = solve(model, tokenizer, problems, max_new_tokens=MAX_NEW_TOKENS, batch=batch, progress=progress)
+        seconds = time.perf_counter() - started
+    return Result(contender.name, solutions, session.stats, seconds)

@@ -1,0 +1,39 @@
+"""Cached tokens while generating, as a picture: the full cache's ramp beside the sawtooth under a budget."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dynts.decode.stats import GenerationStats
+
+
+def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path) -> None:
+    """Draw cached tokens against generated tokens; the ending of `path` chooses the format.
+
+    Args:
+        runs: one generate() call of a single sequence each, by name.
+        budget: drawn as a line.
+        path: written whole or not at all.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, stats in runs.items():
+        axes.plot(*cache_lengths(stats), label=f"{name}: {stats.peak_tokens} tokens at most")
+    axes.axhline(budget, color="grey", linewidth=0.8, linestyle="--", label=f"budget {budget}")
+    axes.set_xlabel("generated tokens")
+    axes.set_ylabel("cached tokens")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, format=path.suffix[1:] or "png", dpi=150)
+    partial.replace(path)
+
+
+def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:
+    """Steps and cached tokens at the corners of the curve of a single sequence."""
+    steps, lengths = [0], [stats.prompt_tokens]
+    for step, before, after in stats.compactions:
+        steps += [step, step]
+        lengths += [before, after]
+    last = stats.generated_tokens - 1  # the last token is not fed back
+    return [*steps, last], [*lengths, lengths[-1] + last - steps[-1]]
