@@ -120,9 +120,8 @@ def _training_tables(logs: list[dict[str, Any]]) -> list[str]:
     for log in logs:
         for name in (f"{label}, {transform}" for label in LABELS for transform in TRANSFORMS):
             own = log[name]["metrics"]["predictor"]
-            lines.append(
-                f"| {log['seed']} | {name} | {own['kendall_tau']:.3f} | {own['top30_overlap']:.3f} | {log[name]['pass@1']:.2f} |"
-            )
+            quality = f"{own['kendall_tau']:.3f} | {own['top30_overlap']:.3f}"
+            lines.append(f"| {log['seed']} | {name} | {quality} | {log[name]['pass@1']:.2f} |")
     return lines
 
 

@@ -92,7 +92,7 @@ def test_build_makes_a_complete_folder_in_two_goes(tmp_path: Path, monkeypatch: 
         failing.setattr(building, "label_traces", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             building.build(out, recipe)
-    with pytest.raises(DyntsError, match="not {'seed': 1"):
+    with pytest.raises(DyntsError, match=r"not \{'seed': 1"):
         building.build(out, Recipe(tokens=2000, batch_tokens=1024, seed=1))
     with monkeypatch.context() as once:
         once.setattr(building, "pretrain", None)  # the model is there already
