@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dynts.predictor.model import ImportancePredictor
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny.schedule import MEAN_LENGTH, QUESTION_TOKENS
 from dynts.tiny.task import make_problem
 from dynts.tiny.tokenizer import build_tokenizer
 from dynts.training.labels import LABELS
@@ -31,6 +32,8 @@ def test_the_log_meets_the_bounds_that_the_docs_state() -> None:
     assert held_out["pass@1"] >= 0.97
     assert held_out["pass@1 without thinking"] <= 0.1
     assert 400 <= held_out["mean thinking tokens"] <= 1000
+    assert held_out["mean length"] == pytest.approx(MEAN_LENGTH, rel=0.02)
+    assert held_out["mean question tokens"] == pytest.approx(QUESTION_TOKENS, abs=1)
 
 
 @pytest.mark.quick
