@@ -24,6 +24,7 @@ from rich.progress import track
 
 from dynts.demo.compare import Contender, Result, compare, contenders
 from dynts.evaluate.retention import answer_from_kept, keep_top
+from dynts.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.schedule import budget_for, schedule
 from dynts.tiny.solve import is_solved, solve
@@ -66,11 +67,11 @@ def main() -> None:
             running[pool.submit(_retention, arguments.retention_problems)] = "retention"
         for future in track(as_completed(running), total=len(running)):
             rows[running[future]] = future.result()
-            found = {"settings": settings, "rows": dict(sorted(rows.items()))}
-            _write(path, json.dumps(found, indent=1) + "\n")
+            text = json.dumps({"settings": settings, "rows": dict(sorted(rows.items()))}, indent=1)
+            write_text_whole(path, f"{text}\n")
     logs = [json.loads(log.read_text()) for log in (WEIGHTS / "training.json", path.with_stem(f"{path.stem}_seed1"))]
     budgets = {share: budget_for(share) for share in SHARES}
-    _write(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, logs))
+    write_text_whole(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, logs))
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -80,12 +81,6 @@ def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if found["settings"] != settings:
         raise SystemExit(f"{path} was made with {found['settings']}, not {settings}: move it away")
     return found["rows"]
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_suffix(".partial")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def _contenders() -> dict[str, Contender]:

@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
+from command_line import run
 from decoding import random_predictor
-from dynts.cli import main
 from tiny import tiny_model
 
 
@@ -46,19 +46,6 @@ def predictor_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("predictor")
     random_predictor().save_pretrained(folder)
     return folder
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of `dynts ...`."""
-    monkeypatch.setattr(sys, "argv", ["dynts", *map(str, arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    print(out, err)  # for pytest's report of a failure
-    return int(ended.value.code or 0), out, err
 
 
 BUDGET = ("--budget", 90, "--local-window", 8, "--max-new-tokens", 120)

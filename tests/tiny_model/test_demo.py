@@ -1,13 +1,12 @@
 """`dynts demo`: what it compares, the table, the picture and the command."""
 
 import io
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from dynts.cli import main
+from command_line import run
 from dynts.decode.stats import Compaction, GenerationStats
 from dynts.demo.compare import Contender, Result, compare, contenders
 from dynts.demo.figure import cache_lengths
@@ -18,16 +17,6 @@ from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.schedule import QUESTION_TOKENS, budget_for, schedule
 from dynts.tiny.solve import Solution
 from dynts.tiny.task import make_problem
-
-
-def run(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["dynts", "demo", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def test_every_method_takes_part_with_the_question_kept() -> None:
@@ -121,7 +110,7 @@ def test_the_command_compares_and_draws(
 ) -> None:
     figure, markdown = tmp_path / "f.png", tmp_path / "t.md"
     arguments = ("--problems", 3, "--method", "dynts", "--figure", figure, "--markdown", markdown)
-    code, out, err = run(monkeypatch, capsys, *arguments)
+    code, out, err = run(monkeypatch, capsys, "demo", *arguments)
     assert code == 0
     assert figure.read_bytes().startswith(b"\x89PNG")
     rows = markdown.read_text().splitlines()[2:]
@@ -137,7 +126,7 @@ def test_the_command_compares_and_draws(
 
 
 def test_the_command_shows_one_question(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(monkeypatch, capsys, "--ask", 4, "--label", "future")
+    code, out, _ = run(monkeypatch, capsys, "demo", "--ask", 4, "--label", "future")
     assert code == 0
     assert f"answer {make_problem(4).answer}: right" in out
     assert f"budget {budget_for(0.4)}" in out
@@ -163,7 +152,7 @@ def test_bad_input_is_refused_before_work(
     tmp_path: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, err = run(monkeypatch, capsys, *arguments)
+    code, out, err = run(monkeypatch, capsys, "demo", *arguments)
     assert code == 2
     assert message in err
     assert "Pass@1" not in out + err

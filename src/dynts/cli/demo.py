@@ -1,9 +1,12 @@
 """`dynts demo`: see the method work on the embedded model, on any machine."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from dynts.config import CompressionConfig
 
 
 def demo(
@@ -37,14 +40,17 @@ def demo(
     """
     from transformers.utils.logging import disable_progress_bar
 
+    from dynts.tiny.schedule import budget_for, schedule
+
     disable_progress_bar()
+    config = schedule(budget_for(0.4) if budget is None else budget)
     if ask is None:
-        _compare(method, label, budget, problems, native, figure, markdown)
+        _compare(method, label, config, problems, native, figure, markdown)
     else:
-        _ask(ask, method or "dynts", label or "answer", budget)
+        _ask(ask, method or "dynts", label or "answer", config)
 
 
-def _ask(question: str, method: str, label: str, budget: int | None) -> None:
+def _ask(question: str, method: str, label: str, config: "CompressionConfig") -> None:
     from rich.console import Console
 
     from dynts.demo.ask import ask
@@ -52,10 +58,8 @@ def _ask(question: str, method: str, label: str, budget: int | None) -> None:
     from dynts.methods import resolve_method
     from dynts.tiny import load_tiny_model, load_tiny_predictor
     from dynts.tiny.question import parse_question
-    from dynts.tiny.schedule import budget_for, schedule
 
     problem = parse_question(question)
-    config = schedule(budget_for(0.4) if budget is None else budget)
     kind = type(resolve_method(method))
     contender = next(item for item in contenders({label: load_tiny_predictor(label)}) if type(item.method) is kind)
     ask(problem, *load_tiny_model(), contender=contender, config=config, console=Console())
@@ -64,7 +68,7 @@ def _ask(question: str, method: str, label: str, budget: int | None) -> None:
 def _compare(
     method: str | None,
     label: str | None,
-    budget: int | None,
+    config: "CompressionConfig",
     problems: int,
     native: bool,
     figure: Path,
@@ -85,14 +89,13 @@ def _compare(
     from dynts.demo.compare import contenders
     from dynts.demo.run import draw_one, run_contenders
     from dynts.demo.table import results_markdown, results_table
+    from dynts.files import write_text_whole
     from dynts.methods import resolve_method
     from dynts.prompts import chat_prompt
     from dynts.tiny import load_tiny_model, load_tiny_predictor
-    from dynts.tiny.schedule import budget_for, schedule
     from dynts.tiny.task import HELD_OUT, make_problem
     from dynts.training.labels import LABELS
 
-    config = schedule(budget_for(0.4) if budget is None else budget)
     kind = None if method is None else type(resolve_method(method))
     predictors = {name: load_tiny_predictor(name) for name in LABELS if label in (None, name)}
     compared = [
@@ -108,7 +111,7 @@ def _compare(
     title = f"{problems} held-out problems, budget {config.budget}, local window {config.local_window}"
     console.print(results_table(results, title))
     if markdown is not None:
-        markdown.write_text(results_markdown(results))
+        write_text_whole(markdown, results_markdown(results))
     longest = max(range(problems), key=lambda index: results[0].solutions[index].tokens)
     draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)
     console.print(f"cache length against step, for the longest of them: {figure}", soft_wrap=True, highlight=False)

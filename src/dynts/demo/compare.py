@@ -13,7 +13,7 @@ from dynts.methods import METHODS, Method
 from dynts.methods.attention import AttentionMethod
 from dynts.methods.window import Window
 from dynts.predictor.model import ImportancePredictor
-from dynts.tiny.solve import MAX_NEW_TOKENS, Solution, mean_length, solve
+from dynts.tiny.solve import Solution, mean_length, solve
 from dynts.tiny.task import Problem
 
 
@@ -146,6 +146,6 @@ def compare(
     """
     with compress(model, contender.method, config, contender.predictor, tokenizer=tokenizer) as session:
         started = time.perf_counter()
-        solutions = solve(model, tokenizer, problems, max_new_tokens=MAX_NEW_TOKENS, batch=batch, progress=progress)
+        solutions = solve(model, tokenizer, problems, batch=batch, progress=progress)
         seconds = time.perf_counter() - started
     return Result(contender.name, solutions, session.stats, seconds)

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dynts.decode.stats import GenerationStats
+from dynts.files import write_whole
 
 
 def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path) -> None:
@@ -24,9 +25,7 @@ def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path
     axes.set_ylabel("cached tokens")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, format=path.suffix[1:] or "png", dpi=150)
-    partial.replace(path)
+    write_whole(path, lambda partial: figure.savefig(partial, format=path.suffix[1:] or "png", dpi=150))
 
 
 def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:

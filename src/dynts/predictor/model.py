@@ -1,7 +1,6 @@
 """The importance predictor: a small MLP on the base model's last hidden state (arXiv 2601.18383, section 4.1)."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dynts.errors import DyntsError
+from dynts.files import write_whole
 from dynts.predictor.card import model_card
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.fingerprint import check_fingerprint, fingerprint
@@ -128,9 +128,9 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        partial = save_directory / f".{WEIGHTS_FILE}.partial"
-        save_file(weights, partial, metadata={"format": "pt"})
-        os.replace(partial, save_directory / WEIGHTS_FILE)
+        write_whole(
+            save_directory / WEIGHTS_FILE, lambda partial: save_file(weights, partial, metadata={"format": "pt"})
+        )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The text of `README.md`, written by `save_pretrained` and `push_to_hub`."""

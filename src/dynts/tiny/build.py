@@ -23,6 +23,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
+from dynts.files import write_text_whole
 from dynts.tiny.pretrain import Recipe, pretrain
 from dynts.tiny.schedule import budget_for, schedule
 from dynts.tiny.solve import Solution, mean_length, solve
@@ -156,9 +157,7 @@ class _Progress:
         self.done[stage] = result
         self.done["minutes"][stage] = self.minutes()
         print(f"{stage}: {self.minutes()} minutes {result}", flush=True)
-        unfinished = self.path.with_suffix(".partial")
-        unfinished.write_text(json.dumps(self.done))
-        unfinished.replace(self.path)
+        write_text_whole(self.path, json.dumps(self.done))
 
 
 class _Log:

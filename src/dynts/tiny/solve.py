@@ -15,7 +15,7 @@ from dynts.tiny.task import Problem
 from dynts.training.grading import is_correct
 
 MAX_NEW_TOKENS = 1000
-"""The longest right solution has about 950."""
+"""More than any right solution has: the longest of 5,000 has 868."""
 
 
 @dataclass(frozen=True, slots=True)

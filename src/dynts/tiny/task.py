@@ -2,10 +2,10 @@
 
 A question gives a few values and the definitions of further variables in shuffled order, and asks for some of them:
 
-    b= 5 , d:= a - c , a= 3 , c:= a + b , ... find d? f? e? .
+    b= 5 , d:= a - c , a= 3 , c:= a + b , ... find d? f? e? c? .
 
 The thinking evaluates the definitions in alphabetical order. Each step copies its definition, recalls both operands,
-computes, and then goes over the result again in ways that a reader could skip. The answer recalls operands and value of
+computes, and then goes over the result again in ways that a reader could skip. The answer recalls value and operands of
 each variable that was asked for, and boxes the values. Operands are drawn from all earlier variables, so an old result can
 be needed again at any distance: keeping only recent tokens cannot work, by construction.
 """
@@ -27,6 +27,7 @@ VALIDATION = range(3_000_000, 3_100_000)
 STEPS = range(4, 13)
 """How many definitions a problem has, unless said otherwise."""
 QUERIES = 4
+"""How many of the variables defined are asked for."""
 GIVEN = range(2, 5)
 """How many values are given."""
 VARIABLES = ascii_lowercase[: GIVEN[-1] + STEPS[-1]]

@@ -6,10 +6,9 @@ its hash, so running the same command again does the missing traces and no other
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dynts.errors import DyntsError
+from dynts.files import write_text_whole, write_whole
 
 MANIFEST_FILE = "manifest.json"
 _AGAIN = "run the same command again to continue"
@@ -81,7 +81,7 @@ class ShardFolder:
             path.mkdir(parents=True, exist_ok=True)
             for partial in path.glob(".*.partial"):
                 partial.unlink()
-            _replace(path / MANIFEST_FILE, lambda partial: partial.write_text(json.dumps(manifest, indent=2) + "\n"))
+            write_text_whole(path / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
         return cls(path, manifest)
 
     @classmethod
@@ -129,7 +129,7 @@ class ShardFolder:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {**shard.info, "checksum": _checksum(tensors)}
         with _writing(self.path):
-            _replace(self.file(index), lambda partial: save_file(tensors, partial, metadata=metadata))
+            write_whole(self.file(index), lambda partial: save_file(tensors, partial, metadata=metadata))
 
     def read(self, index: int) -> Shard:
         """Read a shard; the file is memory-mapped, not loaded whole first.
@@ -165,17 +165,6 @@ def _writing(path: Path) -> Iterator[None]:
         raise DyntsError(
             f"cannot write to {path} ({error}): make room or choose another folder, then {_AGAIN}"
         ) from error
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:

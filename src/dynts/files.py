@@ -1,0 +1,28 @@
+"""Files that carry their final name are whole."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name beside it and rename it; on failure nothing is left.
+
+    Args:
+        path: the final name.
+        write: writes to the path that it is given.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, all or nothing."""
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
