@@ -139,6 +139,7 @@ def test_the_command_shows_one_question(monkeypatch: pytest.MonkeyPatch, capsys:
         (("--method", "nonsense"), "unknown method 'nonsense'"),
         (("--budget", 90), "use a budget of at least"),
         (("--figure", "missing/f.png"), "missing/f.png does not exist"),
+        (("--figure", "f.xyz"), "cannot draw f.xyz"),
         (("--ask", "what is love?"), "find"),
         (("--ask", "4", "--method", "full"), "evicts"),
         (("--ask", "4", "--budget", "30"), "budget of at least"),

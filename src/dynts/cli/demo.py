@@ -87,6 +87,7 @@ def _compare(
             raise DyntsError(f"the folder of {path} does not exist: make it or choose another place")
 
     from dynts.demo.compare import contenders
+    from dynts.demo.figure import check_format
     from dynts.demo.run import draw_one, run_contenders
     from dynts.demo.table import results_markdown, results_table
     from dynts.files import write_text_whole
@@ -96,6 +97,7 @@ def _compare(
     from dynts.tiny.task import HELD_OUT, make_problem
     from dynts.training.labels import LABELS
 
+    check_format(figure)
     kind = None if method is None else type(resolve_method(method))
     predictors = {name: load_tiny_predictor(name) for name in LABELS if label in (None, name)}
     compared = [
