@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
 
@@ -56,6 +56,29 @@ def load_model(
     except Exception as error:
         raise DyntsError(f"could not load the model {_source(name, gguf_file)}: {_first_line(error)}") from error
     return loaded.eval(), tokenizer
+
+
+def random_model(
+    model: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
+) -> PreTrainedModel:
+    """A model with random weights, in evaluation mode: only the configuration is read.
+
+    Args:
+        model: a folder or file with a configuration, or the id of a repository on the Hub.
+        dtype: as in `load_model`.
+        device: such as "cpu" or "cuda:1".
+
+    Raises:
+        DyntsError: the configuration is missing or cannot be read.
+    """
+    resolved = _dtype(dtype)
+    try:
+        config = AutoConfig.from_pretrained(str(model))
+    except Exception as error:
+        raise DyntsError(f"could not read the configuration of {model}: {_first_line(error)}") from error
+    chosen = resolved if isinstance(resolved, torch.dtype) else config.dtype
+    with torch.device(device or "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
 
 
 def _check(name: str, gguf_file: str | None) -> None:

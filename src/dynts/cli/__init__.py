@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import dynts
+from dynts.cli.bench import bench
 from dynts.cli.demo import demo
 from dynts.cli.generate import generate
 from dynts.cli.label import label
@@ -41,7 +42,7 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (demo, generate, label, train):
+for _command in (bench, demo, generate, label, train):
     app.command()(_friendly(_command))
 
 

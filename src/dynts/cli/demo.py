@@ -74,20 +74,14 @@ def _compare(
     figure: Path,
     markdown: Path | None,
 ) -> None:
-    from importlib.util import find_spec
-
     from rich.console import Console
 
-    from dynts.errors import DyntsError
+    from dynts.cli.outputs import check_figure, check_folder
 
-    if find_spec("matplotlib") is None:
-        raise DyntsError("the picture of the demo needs matplotlib: pip install 'dynts[plot]'")
-    for path in filter(None, (figure, markdown)):
-        if not path.parent.is_dir():
-            raise DyntsError(f"the folder of {path} does not exist: make it or choose another place")
+    check_figure(figure)
+    check_folder(markdown)
 
     from dynts.demo.compare import contenders
-    from dynts.demo.figure import check_format
     from dynts.demo.run import draw_one, run_contenders
     from dynts.demo.table import results_markdown, results_table
     from dynts.files import write_text_whole
@@ -97,7 +91,6 @@ def _compare(
     from dynts.tiny.task import HELD_OUT, make_problem
     from dynts.training.labels import LABELS
 
-    check_format(figure)
     kind = None if method is None else type(resolve_method(method))
     predictors = {name: load_tiny_predictor(name) for name in LABELS if label in (None, name)}
     compared = [

@@ -5,8 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from dynts.decode.stats import GenerationStats
-from dynts.errors import DyntsError
-from dynts.files import write_whole
+from dynts.figures import save_figure
 
 
 def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path) -> None:
@@ -26,22 +25,7 @@ def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path
     axes.set_ylabel("cached tokens")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    write_whole(path, lambda partial: figure.savefig(partial, format=_format(path), dpi=150))
-
-
-def check_format(path: Path) -> None:
-    """Refuse an ending that names no picture format.
-
-    Raises:
-        DyntsError: names the endings that do.
-    """
-    known = Figure().canvas.get_supported_filetypes()
-    if _format(path) not in known:
-        raise DyntsError(f"cannot draw {path}: let it end in .png, .svg, .pdf or another of {', '.join(sorted(known))}")
-
-
-def _format(path: Path) -> str:
-    return path.suffix[1:].lower() or "png"
+    save_figure(figure, path)
 
 
 def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:

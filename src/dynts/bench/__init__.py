@@ -1,0 +1,1 @@
+"""How fast decoding is, and how near to what the hardware allows: `dynts bench`."""

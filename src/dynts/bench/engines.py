@@ -1,0 +1,214 @@
+"""What is compared: transformers' own cache, and dynts with a method. Each can start at any length without a prefill."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from dynts.bench.clock import Stopwatch, seconds
+from dynts.cache.cache import BudgetCache
+from dynts.config import CompressionConfig
+from dynts.decode.compress import Predictor, Session, compress
+from dynts.methods import Method, resolve_method
+from dynts.methods.full import Full
+
+_OBSERVED = 32
+"""Steps before a compaction that is timed, so that methods which look at the latest queries have them."""
+
+
+class Engine(ABC):
+    """A way to decode with one model.
+
+    Args:
+        name: as shown.
+        model: the model, in evaluation mode.
+        schedule: the budget; None never evicts.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, schedule: CompressionConfig | None = None) -> None:
+        self.name = name
+        self.model = model
+        self.schedule = schedule
+        self.device = model.device
+
+    @property
+    def budget(self) -> int | None:
+        """Most cached tokens of a row, if there is a limit."""
+        return None if self.schedule is None else self.schedule.budget
+
+    @abstractmethod
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """The model is set up for this engine inside this context."""
+
+    @abstractmethod
+    def new_cache(self) -> Cache:
+        """An empty cache."""
+
+    @abstractmethod
+    def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
+        """Fill the cache up to a length with random keys and values, as if they had been read and generated.
+
+        Args:
+            cache: of this engine, empty or filled by it.
+            prompt: how many of the tokens are the question's.
+            tokens: cached tokens of each row afterwards.
+            batch: rows.
+        """
+
+    @abstractmethod
+    def kv_bytes(self, cache: Any) -> int:
+        """Bytes allocated for keys and values."""
+
+    def compaction(self, prompt: int, batch: int) -> dict[str, float]:
+        """Seconds of one compaction in the long run, by part. Nothing where nothing is evicted."""
+        return {}
+
+    @torch.no_grad()
+    def step(self, cache: Cache, batch: int) -> float:
+        """Seconds of one decode step, cache bookkeeping included."""
+        tokens = torch.ones(batch, 1, dtype=torch.long, device=self.device)
+        model = cast(Callable[..., object], self.model)
+        return seconds(lambda: model(input_ids=tokens, past_key_values=cache, use_cache=True), self.device)
+
+    @torch.no_grad()
+    def prefill(self, prompt: int, batch: int) -> float:
+        """Seconds to read a prompt."""
+        tokens = torch.ones(batch, prompt, dtype=torch.long, device=self.device)
+        model, cache = cast(Callable[..., object], self.model), self.new_cache()
+        return seconds(
+            lambda: model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1), self.device
+        )
+
+    def _states(self, batch: int, tokens: int) -> torch.Tensor:
+        """Random states [batch, KV heads, tokens, head size]; few distinct ones, since drawing them takes time."""
+        config = self.model.config
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        few = torch.randn(1, heads, 64, size, dtype=self.model.dtype, device=self.device)
+        return few.repeat(batch, 1, tokens // 64 + 1, 1)[:, :, :tokens]
+
+
+class TransformersEngine(Engine):
+    """The full cache of transformers, as `generate` uses it by default.
+
+    Args:
+        name: as shown.
+        model: the model.
+        attention: attention implementation, such as "sdpa".
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, attention: str) -> None:
+        super().__init__(name, model)
+        self.attention = attention
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Switch the attention implementation."""
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(self.attention)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(before)
+
+    def new_cache(self) -> Cache:
+        """An empty `DynamicCache`."""
+        return DynamicCache(config=self.model.config)
+
+    def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
+        """One update a layer."""
+        states = self._states(batch, tokens - cache.get_seq_length())
+        for layer in range(len(cache.layers)):
+            cache.update(states, states, layer)
+
+    def kv_bytes(self, cache: Any) -> int:
+        """Of all layers."""
+        tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+class DynTSEngine(Engine):
+    """dynts with a method.
+
+    Args:
+        name: as shown.
+        model: the model.
+        schedule: the budget; ignored by the method `full`.
+        method: a method or its name.
+        predictor: needed by some methods.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        schedule: CompressionConfig,
+        method: str | Method,
+        predictor: Predictor | None = None,
+    ) -> None:
+        self.method = resolve_method(method)
+        super().__init__(name, model, None if isinstance(self.method, Full) else schedule)
+        self.predictor = predictor
+        self.session: Session | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Enter a `compress` context."""
+        with compress(self.model, self.method, self.schedule, self.predictor) as self.session:
+            yield
+
+    def new_cache(self) -> BudgetCache:
+        """An empty cache of the session."""
+        assert self.session is not None, "within running() only"
+        return self.session.new_cache()
+
+    def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
+        """The question, then generated tokens, through the cache's own bookkeeping."""
+        assert isinstance(cache, BudgetCache)
+        if not cache.lengths:
+            cache.start_turn([prompt] * batch, prompt)
+            self._feed(cache, prompt, batch)
+        self._feed(cache, tokens - cache.lengths[0], batch)
+
+    def kv_bytes(self, cache: Any) -> int:
+        """As the cache counts them."""
+        return cache.allocated_bytes
+
+    @torch.no_grad()
+    def compaction(self, prompt: int, batch: int) -> dict[str, float]:
+        """The second compaction: only the first one has the whole budget to score."""
+        if self.schedule is None:
+            return {}
+        cache, watch = self.new_cache(), Stopwatch(self.device)
+        between = self.schedule.budget - self.schedule.kept_tokens(prompt)
+        steps = min(_OBSERVED, between) if self.method.observes_attention else 1
+        for _ in range(2):
+            self.fill(cache, prompt, self.schedule.budget - steps, batch)
+            for _ in range(steps - 1):
+                self.step(cache, batch)
+            watch.spent.clear()
+            with watch.watching(cache.method, score="scoring"), watch.watching(cache, _keep="moving", _compact="all"):
+                self.step(cache, batch)
+        spent = watch.spent
+        return {
+            "scoring": spent["scoring"],
+            "selection": spent["all"] - spent["scoring"] - spent["moving"],
+            "moving": spent["moving"],
+        }
+
+    def _feed(self, cache: BudgetCache, tokens: int, batch: int) -> None:
+        if tokens < 1:
+            return
+        start = cache.occupancy.columns
+        cache.place(None, tokens)
+        states = self._states(batch, tokens)
+        for layer in range(len(cache.layers)):
+            cache.update(states, states, layer)
+        ids = torch.ones(batch, tokens, dtype=torch.long, device=self.device)
+        positions = torch.arange(start, start + tokens, device=self.device).unsqueeze(0)
+        hidden = torch.randn(batch, tokens, self.model.config.hidden_size, dtype=self.model.dtype, device=self.device)
+        cache.commit(ids, positions, hidden)

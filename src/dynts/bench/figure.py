@@ -1,0 +1,31 @@
+"""Step time against cached tokens, engine by engine, over the floor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from dynts.bench.report import Row
+from dynts.figures import save_figure
+
+
+def draw_steps(rows: Sequence[Row], path: Path) -> None:
+    """Draw the rows of profile mode, one panel a batch size; the ending of `path` chooses the format."""
+    batches = sorted({row.batch for row in rows})
+    figure = Figure(figsize=(5 * len(batches), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(batches), squeeze=False)[0]
+    for batch, axes in zip(batches, panels, strict=True):
+        floor: dict[int, float] = {}
+        for row in (row for row in rows if row.batch == batch):
+            steps = row.details["steps"]
+            floor |= {step["tokens"]: 1000 * step["floor"] for step in steps}
+            tokens = [step["tokens"] for step in steps]
+            axes.plot(tokens, [1000 * step["seconds"]["median"] for step in steps], marker=".", label=row.engine)
+        lengths = sorted(floor)
+        axes.plot(lengths, [floor[length] for length in lengths], color="grey", linestyle="--", label="floor")
+        axes.set_title(f"batch {batch}")
+        axes.set_xlabel("cached tokens a row")
+        axes.set_ylabel("ms a step")
+        axes.set_yscale("log")
+        axes.legend(frameon=False, fontsize="small")
+    save_figure(figure, path)

@@ -1,0 +1,79 @@
+"""Generation mode: time whole `generate` calls."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from dynts.bench.clock import seconds
+from dynts.bench.engines import Engine
+from dynts.bench.profile import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One engine in one round.
+
+    Attributes:
+        engine: its name.
+        budget: most cached tokens of a row; None where nothing is evicted.
+        work: what was generated.
+        total_seconds: of the `generate` call, prefill included.
+        kv_bytes: allocated for keys and values at the end.
+    """
+
+    engine: str
+    budget: int | None
+    work: Work
+    total_seconds: float
+    kv_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens of all rows over wall time."""
+        return self.work.batch * self.work.generated / self.total_seconds
+
+
+def generate(engines: Sequence[Engine], work: Work, rounds: int, done: Callable[[], None]) -> list[list[Generation]]:
+    """Greedy generation from random prompts, engines in alternating order, the same prompts for all.
+
+    Args:
+        engines: what is compared.
+        work: what is generated.
+        rounds: how often.
+        done: called after each engine and round.
+
+    Returns:
+        One list a round, in the order of `engines`.
+    """
+    results = []
+    for number in range(rounds):
+        order = list(engines) if number % 2 == 0 else list(reversed(engines))
+        found = {}
+        for engine in order:
+            with engine.running():
+                found[engine.name] = _generate_once(engine, work, seed=number)
+            done()
+        results.append([found[engine.name] for engine in engines])
+    return results
+
+
+def _generate_once(engine: Engine, work: Work, seed: int) -> Generation:
+    source = torch.Generator().manual_seed(seed)
+    vocabulary = engine.model.config.vocab_size
+    tokens = torch.randint(vocabulary, (work.batch, work.prompt), generator=source).to(engine.device)
+    cache = engine.new_cache()
+    model = cast(Any, engine.model)
+    taken = seconds(
+        lambda: model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            past_key_values=cache,
+            max_new_tokens=work.generated,
+            min_new_tokens=work.generated,
+            do_sample=False,
+        ),
+        engine.device,
+    )
+    return Generation(engine.name, engine.budget, work, taken, engine.kv_bytes(cache))

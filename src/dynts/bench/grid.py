@@ -1,0 +1,91 @@
+"""Every engine on every piece of work, side by side."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedModel
+
+from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
+from dynts.bench.floor import step_cost
+from dynts.bench.generation import generate
+from dynts.bench.machine import Machine
+from dynts.bench.profile import Work, profile
+from dynts.bench.report import Row, summarize
+from dynts.config import CompressionConfig
+from dynts.decode.compress import Predictor
+from dynts.methods import resolve_method
+from dynts.predictor.model import ImportancePredictor
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How carefully to measure.
+
+    Args:
+        mode: "profile" times steps at some cache lengths and adds up, "generate" generates it all.
+        rounds: how often everything is measured.
+        steps: timed at each cache length, in profile mode.
+        points: cache lengths, in profile mode.
+    """
+
+    mode: Literal["profile", "generate"] = "profile"
+    rounds: int = 3
+    steps: int = 3
+    points: int = 4
+
+
+def engines(
+    model: PreTrainedModel,
+    methods: Sequence[str],
+    schedule: CompressionConfig,
+    predictor: Predictor | None = None,
+    eager: bool = True,
+) -> list[Engine]:
+    """transformers' full cache, the reference first, then dynts with each method.
+
+    Args:
+        model: the model.
+        methods: their names.
+        schedule: the budget.
+        predictor: for methods that need one; None takes an untrained one, which costs the same.
+        eager: transformers with eager attention too.
+    """
+    compared: list[Engine] = [TransformersEngine("transformers, sdpa", model, "sdpa")]
+    if eager:
+        compared.append(TransformersEngine("transformers, eager", model, "eager"))
+    for name in methods:
+        method = resolve_method(name)
+        needed = None
+        if method.needs_predictor:
+            needed = predictor or ImportancePredictor.for_model(model).to(model.device, model.dtype).eval()
+        compared.append(DynTSEngine(name, model, schedule, method, needed))
+    return compared
+
+
+def measure(
+    compared: Sequence[Sequence[Engine]],
+    works: Sequence[Work],
+    effort: Effort,
+    machine: Machine,
+    done: Callable[[], None] = lambda: None,
+) -> Iterator[list[Row]]:
+    """Measure groups of engines on every piece of work.
+
+    Args:
+        compared: groups of engines of one model; the first of a group is its reference.
+        works: what is generated.
+        effort: how carefully.
+        machine: limits of the device.
+        done: called after each engine and round.
+
+    Yields:
+        The rows of a group and a piece of work.
+    """
+    for group in compared:
+        cost = step_cost(group[0].model)
+        for work in works:
+            if effort.mode == "profile":
+                yield summarize(profile(group, work, effort.rounds, effort.steps, effort.points, done), machine, cost)
+            else:
+                yield summarize(generate(group, work, effort.rounds, done), machine, cost)

@@ -1,0 +1,160 @@
+"""Medians of what was measured, as rows for JSON, table and plot."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from dynts.bench.floor import StepCost
+from dynts.bench.generation import Generation
+from dynts.bench.machine import Machine
+from dynts.bench.profile import Profile
+
+Measured = Profile | Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, smallest and largest of the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An engine on one piece of work.
+
+    Attributes:
+        engine: its name.
+        budget: most cached tokens of a row; None where nothing is evicted.
+        batch: rows.
+        generated: tokens generated in each row.
+        tokens_per_second: of all rows.
+        speedup: over the first engine, of the same round.
+        kv_bytes: allocated for keys and values at their peak.
+        details: what profile mode knows beside: steps by cache length with their floors, and the parts.
+    """
+
+    engine: str
+    budget: int | None
+    batch: int
+    generated: int
+    tokens_per_second: Spread
+    speedup: Spread
+    kv_bytes: int
+    details: dict[str, Any]
+
+
+def summarize(rounds: Sequence[Sequence[Measured]], machine: Machine, cost: StepCost) -> list[Row]:
+    """One row an engine.
+
+    Args:
+        rounds: of one piece of work; in each the same engines in the same order, the first one is the reference.
+        machine: limits of the device.
+        cost: of a decode step.
+    """
+    rows = []
+    for index, first in enumerate(rounds[0]):
+        runs = [found[index] for found in rounds]
+        ratios = [found[index].tokens_per_second / found[0].tokens_per_second for found in rounds]
+        rows.append(
+            Row(
+                engine=first.engine,
+                budget=first.budget,
+                batch=first.work.batch,
+                generated=first.work.generated,
+                tokens_per_second=Spread.of([run.tokens_per_second for run in runs]),
+                speedup=Spread.of(ratios),
+                kv_bytes=max(run.kv_bytes for run in runs),
+                details=_details([run for run in runs if isinstance(run, Profile)], machine, cost),
+            )
+        )
+    return rows
+
+
+def _details(runs: Sequence[Profile], machine: Machine, cost: StepCost) -> dict[str, Any]:
+    if not runs:
+        return {}
+    first = runs[0]
+    batch = first.work.batch
+    steps = []
+    for index, length in enumerate(first.lengths):
+        taken = Spread.of([run.step_seconds[index] for run in runs])
+        floor = machine.floor(cost.read_bytes(batch, length), cost.flops(batch, length))
+        steps.append({"tokens": length, "seconds": asdict(taken), "floor": floor, "over_floor": taken.median / floor})
+    parts = {
+        part: asdict(Spread.of([run.compaction_seconds[part] for run in runs])) for part in first.compaction_seconds
+    }
+    overhead = [1 - run.decode_seconds / run.total_seconds for run in runs]
+    return {
+        "steps": steps,
+        "prefill_seconds": asdict(Spread.of([run.prefill_seconds for run in runs])),
+        "decode_seconds": asdict(Spread.of([run.decode_seconds for run in runs])),
+        "compactions": first.compactions,
+        "compaction_seconds": parts,
+        "compaction_share": asdict(Spread.of(overhead)),
+        "memory_bytes": max(run.memory_bytes for run in runs),
+    }
+
+
+def bench_table(rows: Sequence[Row]) -> Table:
+    """A table for the terminal."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column("engine", overflow="fold")
+    for name in _NARROW if rows[0].details else _NARROW[:6]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.engine, *_cells(row))
+    return table
+
+
+def bench_markdown(rows: Sequence[Row]) -> str:
+    """The same table in Markdown."""
+    names = [name.replace("\n", " ") for name in (_NARROW if rows[0].details else _NARROW[:6])]
+    lines = [f"| engine | {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
+    lines += [f"| {row.engine} | {' | '.join(_cells(row))} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+_NARROW = (
+    "budget",
+    "batch",
+    "new\ntokens",
+    "tokens\n/s",
+    "speed-up",
+    "KV\nMiB",
+    "ms a step\nfirst",
+    "last",
+    "over\nfloor",
+    "evicting",
+)
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [
+        "" if row.budget is None else f"{row.budget}",
+        f"{row.batch}",
+        f"{row.generated}",
+        f"{row.tokens_per_second.median:.1f}",
+        f"{row.speedup.median:.2f} ({row.speedup.least:.2f}-{row.speedup.most:.2f})",
+        f"{row.kv_bytes / 2**20:.1f}",
+    ]
+    if row.details:
+        first, last = row.details["steps"][0], row.details["steps"][-1]
+        cells += [
+            f"{1000 * first['seconds']['median']:.1f}",
+            f"{1000 * last['seconds']['median']:.1f}",
+            f"{last['over_floor']:.1f}",
+            f"{row.details['compaction_share']['median']:.1%}",
+        ]
+    return cells

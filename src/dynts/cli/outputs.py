@@ -1,0 +1,34 @@
+"""Check where a command will write before it works for minutes."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def check_folder(path: Path | None) -> None:
+    """Refuse a file whose folder does not exist.
+
+    Raises:
+        DyntsError: names the file.
+    """
+    from dynts.errors import DyntsError
+
+    if path is not None and not path.parent.is_dir():
+        raise DyntsError(f"the folder of {path} does not exist: make it or choose another place")
+
+
+def check_figure(path: Path | None) -> None:
+    """Refuse a picture that could not be drawn.
+
+    Raises:
+        DyntsError: matplotlib is missing, the folder does not exist, or the ending names no picture format.
+    """
+    from dynts.errors import DyntsError
+
+    if path is None:
+        return
+    check_folder(path)
+    if find_spec("matplotlib") is None:
+        raise DyntsError("pictures need matplotlib: pip install 'dynts[plot]'")
+    from dynts.figures import check_format
+
+    check_format(path)
