@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from dynts.cache.cache import BudgetCache, CompactionEvent
 from dynts.cache.history import History
-from dynts.cache.selection import live_slots, right_align, select
+from dynts.cache.selection import left_align, live_slots, right_align, select
 from dynts.cache.slots import Slots
 from dynts.config import CompressionConfig
 from dynts.methods.base import Granularity, Method, Surroundings
@@ -53,10 +53,10 @@ class Choice:
 
 @st.composite
 def choices(draw: st.DrawFn, slots: int) -> Choice:
-    """A row whose live slots lie at the end, as in the cache."""
+    """A row whose live slots come first, as in the cache."""
     scores = draw(st.lists(SCORES, min_size=slots, max_size=slots))
-    dead = draw(st.integers(0, slots - 1))
-    live = [slot >= dead for slot in range(slots)]
+    length = draw(st.integers(1, slots))
+    live = [slot < length for slot in range(slots)]
     pinned = [draw(st.booleans()) and alive for alive in live]
     return Choice(scores, pinned, live, draw(st.integers(sum(pinned), sum(live))))
 
@@ -128,11 +128,21 @@ def test_right_align_moves_the_kept_in_order_to_the_end(rows: list[list[bool]], 
         assert not any(row[slot] for slot in index[: width - len(kept)])
 
 
+@given(st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=4), st.data())
+def test_left_align_moves_the_kept_in_order_to_the_front(rows: list[list[bool]], data: st.DataObject) -> None:
+    width = data.draw(st.integers(max(sum(row) for row in rows), 12))
+    for row, index in zip(rows, left_align(torch.tensor(rows), width).tolist(), strict=True):
+        kept = [slot for slot, stays in enumerate(row) if stays]
+        assert len(index) == width
+        assert index[: len(kept)] == kept
+        assert not any(row[slot] for slot in index[len(kept) :])
+
+
 @given(st.integers(1, 20).flatmap(lambda width: st.tuples(st.just(width), st.lists(st.integers(0, width), min_size=1))))
-def test_live_slots_are_the_last_ones(case: tuple[int, list[int]]) -> None:
+def test_live_slots_are_the_first_ones(case: tuple[int, list[int]]) -> None:
     width, lengths = case
     live = live_slots(torch.tensor(lengths), width).tolist()
-    assert live == [[slot >= width - length for slot in range(width)] for length in lengths]
+    assert live == [[slot < length for slot in range(width)] for length in lengths]
 
 
 class Table(Method):
@@ -221,10 +231,10 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
         return [[held_by(layer, row) for layer in range(LAYERS)] for row in range(len(rows))]
 
     def held_by(layer: int, row: int) -> list[list[int]]:
-        used, slots = cache.occupancy.length, cache.budget_layers[layer]
+        slots = cache.budget_layers[layer]
         assert slots.keys.shape[2] <= config.budget
-        keys = slots.keys[row, :, used - cache.lengths[row] : used]
-        assert torch.equal(slots.values[row, :, used - cache.lengths[row] : used], -keys)
+        keys = slots.keys[row, :, : cache.lengths[row]]
+        assert torch.equal(slots.values[row, :, : cache.lengths[row]], -keys)
         positions = keys[..., 0].long().tolist()
         # row, layer and head never mix
         assert torch.equal(keys, torch.stack([tags(names[row], layer, own)[h] for h, own in enumerate(positions)]))
@@ -347,7 +357,7 @@ def test_reported_positions_are_the_stored_ones(case: Case) -> None:
         for row, layers in enumerate(held):
             for layer, heads in enumerate(layers):
                 for head, own in enumerate(heads):
-                    assert positions[layer, row, head].tolist() == [-1] * (event.after - len(own)) + own
+                    assert positions[layer, row, head].tolist() == own + [-1] * (event.after - len(own))
 
 
 @pytest.mark.quick

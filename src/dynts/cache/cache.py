@@ -12,7 +12,7 @@ from dynts.cache.event import CompactionEvent
 from dynts.cache.fixed_rows import FixedRowsCache
 from dynts.cache.history import History
 from dynts.cache.layer import BudgetLayer, Occupancy
-from dynts.cache.selection import live_slots, right_align, select
+from dynts.cache.selection import left_align, live_slots, select
 from dynts.cache.slots import Slots
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError, UnsupportedError
@@ -23,7 +23,7 @@ class BudgetCache(FixedRowsCache):
     """Cache of one conversation (batch): full-attention layers share a budget, sliding-window layers stay as they are.
 
     Rows are compacted on their own schedule: a row's tokens, budget and evictions are what they would be without the
-    rest of the batch. The kept tokens of every row are aligned to the last slot in use.
+    rest of the batch. Every row's tokens fill its slots from the first one on.
 
     Args:
         model_config: configuration of the decoder.
@@ -78,6 +78,8 @@ class BudgetCache(FixedRowsCache):
         self.peak_bytes = 0
         self.native = method.granularity == "native"
         self._columns: torch.Tensor | None = None
+        self._known: list[int] = []
+        self._next_slots: torch.Tensor | None = None
 
     @property
     def batch(self) -> int:
@@ -123,7 +125,13 @@ class BudgetCache(FixedRowsCache):
 
     def live(self) -> torch.Tensor:
         """bool [batch, slots in use]: slots that hold a token."""
-        return live_slots(torch.tensor(self.lengths, device=self.device), self.occupancy.length)
+        return live_slots(self.next_slots(), self.occupancy.length)
+
+    def next_slots(self) -> torch.Tensor:
+        """int64 [batch]: the slot of each row's next token, which is the number of its tokens."""
+        if self._next_slots is None:
+            self._next_slots = torch.tensor(self.lengths, device=self.device)
+        return self._next_slots
 
     def drop_padding(self, attention_mask: torch.Tensor) -> None:
         """Forget cached tokens that the attention mask of a new turn hides (rows that had ended before others).
@@ -199,21 +207,24 @@ class BudgetCache(FixedRowsCache):
         """Decide where the new tokens of a forward pass go.
 
         Args:
-            new_live: bool [batch, tokens], False for padding; None when there is none.
+            new_live: bool [batch, tokens], False for padding. None when there is none; then a single token's attention is
+                over the slots as they are afterwards, and not over (slots in use, new token).
             tokens: columns of the forward pass.
         """
         used = self.occupancy
-        used.placed, used.skip, used.arrangement = tokens, 0, None
+        used.placed, used.slots, used.arrangement = tokens, None, None
+        if new_live is not None and not self.ragged and bool(new_live.all()):
+            new_live = None
         self._coming = [tokens] * self.batch if new_live is None else new_live.sum(dim=1).tolist()
-        self._width = used.length + tokens
-        if new_live is None or bool(new_live.all()):
-            return
         self._width = max(old + new for old, new in zip(self.lengths, self._coming, strict=True))
-        only_in_front = bool((new_live[:, 1:] >= new_live[:, :-1]).all())
-        if used.length == 0 and only_in_front:
-            used.skip = tokens - self._width
-        else:
-            used.arrangement = right_align(torch.cat([self.live(), new_live], dim=1), self._width)
+        if new_live is None and not self.ragged:
+            return
+        if new_live is None and tokens == 1:
+            used.slots = self.next_slots()
+            return
+        if new_live is None:
+            new_live = torch.ones(self.batch, tokens, dtype=torch.bool, device=self.device)
+        used.arrangement = left_align(torch.cat([self.live(), new_live], dim=1), self._width)
 
     def commit(self, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
         """Take note of a finished forward pass, and compact if the budget is reached.
@@ -225,20 +236,24 @@ class BudgetCache(FixedRowsCache):
         """
         used = self.occupancy
         arrangement, start = used.arrangement, used.columns
-        if arrangement is not None or used.skip:
-            arrived = torch.arange(start, start + tokens.shape[1], device=self.device)
+        arriving = tokens.shape[1]
+        before = used.length + arriving
+        if arrangement is not None:
+            arrived = torch.arange(start, start + arriving, device=self.device).expand(self.batch, -1)
             columns = torch.cat([self._slot_columns(), self._as_columns(arrived)], dim=-1)
-            if arrangement is None:
-                columns = columns[..., used.skip :]
-            else:
-                columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
-                self.method.compact(arrangement[None, :, None], before=used.length + tokens.shape[1])
-            self._columns = columns
-        used.placed, used.skip, used.arrangement = 0, 0, None
+            self._columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
+        used.placed, used.slots, used.arrangement = 0, None, None
         used.length = self._width
-        used.columns += tokens.shape[1]
+        used.columns += arriving
+        if arriving == 1 and arrangement is None and self._next_slots is not None:
+            self._next_slots = self._next_slots + 1
+        else:
+            self._next_slots = None
         self.lengths = [old + new for old, new in zip(self.lengths, self._coming, strict=True)]
         self.next_positions = [old + new for old, new in zip(self.next_positions, self._coming, strict=True)]
+        if arrangement is not None:
+            self._known = self.lengths
+            self.method.compact(arrangement[None, :, None], before, self.live())
         self.history.append(tokens, positions)
         self.method.observe_hidden(hidden, generated=start >= self.turn_end)
         self.peak_length = max(self.peak_length, used.length)
@@ -257,7 +272,9 @@ class BudgetCache(FixedRowsCache):
             for row, length, question, new in zip(rows, self.lengths, self.questions, arriving, strict=True)
         ]
         slots = self._slots()
-        recent = torch.arange(before, device=self.device) >= before - self.schedule.local_window
+        recent = torch.arange(before, device=self.device) >= (self.next_slots() - self.schedule.local_window).unsqueeze(
+            1
+        )
         pinned = (recent & slots.live)[:, None]
         if self.method.protect_question:
             pinned = pinned | slots.question
@@ -275,20 +292,32 @@ class BudgetCache(FixedRowsCache):
 
     def _keep(self, kept: torch.Tensor, lengths: list[int]) -> None:
         """Move the kept slots together. kept: bool [groups, batch, heads, slots], `lengths[row]` True in each row."""
-        width = max(lengths)
-        index = right_align(kept, width)
+        before, width = self.occupancy.length, max(lengths)
+        index = left_align(kept, width)
+        self._columns = self._slot_columns().gather(-1, index)
+        changed = [row for row, (old, new) in enumerate(zip(self.lengths, lengths, strict=True)) if old != new]
+        if changed:
+            self._move(index, changed, max(lengths[row] for row in changed))
+        self.lengths = self._known = lengths
+        self._next_slots = None
+        self.occupancy.length = width
+        self.method.compact(index, before, self.live())
+
+    def _move(self, index: torch.Tensor, changed: list[int], width: int) -> None:
+        """Move the slots of some rows, from the first one that changes. index: as `left_align` gives it."""
+        rows = None if len(changed) == self.batch else torch.tensor(changed, device=index.device)
+        index = index[..., :width] if rows is None else index[:, rows, :, :width]
         moved = (index != torch.arange(width, device=index.device)).flatten(0, -2).any(dim=0)
         first = int(torch.where(moved.any(), moved.to(torch.uint8).argmax(), width))
-        self._columns = self._slot_columns().gather(-1, index)
-        on_device: dict[torch.device, torch.Tensor] = {}
+        if first == width:
+            return
+        on_device: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}
         for group, layer in enumerate(self.budget_layers):
             device = layer.keys.device
             if device not in on_device:
-                on_device[device] = index.to(device)
-            layer.compact(on_device[device][group if self.native else 0], first)
-        self.method.compact(index, before=self.occupancy.length)
-        self.lengths = lengths
-        self.occupancy.length = width
+                on_device[device] = index[..., first:].to(device), None if rows is None else rows.to(device)
+            there, own_rows = on_device[device]
+            layer.compact(there[group if self.native else 0], first, own_rows)
 
     def _slots(self) -> Slots:
         used = self.occupancy.length
@@ -296,14 +325,18 @@ class BudgetCache(FixedRowsCache):
         return Slots(self._slot_columns(), self.live(), self.history, keys)
 
     def _slot_columns(self) -> torch.Tensor:
-        """int64 [groups, batch, heads, slots in use]; tokens since the latest compaction lie in consecutive columns."""
-        known = self._columns.shape[-1] if self._columns is not None else 0
-        fresh = self.occupancy.length - known
-        arrived = self._as_columns(torch.arange(fresh, device=self.device) + (self.occupancy.columns - fresh))
-        return arrived if self._columns is None else torch.cat([self._columns, arrived], dim=-1)
+        """int64 [groups, batch, heads, slots in use]; tokens since the latest move lie in consecutive columns."""
+        used = self.occupancy
+        slots = torch.arange(used.length, device=self.device)
+        fresh = slots + (used.columns - self.next_slots()).unsqueeze(1)
+        arrived = self._as_columns(fresh.clamp(max=max(used.columns - 1, 0)))  # dead slots stay within the tables
+        if self._columns is None:
+            return arrived
+        known = torch.nn.functional.pad(self._columns, (0, used.length - self._columns.shape[-1]))
+        old = live_slots(torch.tensor(self._known, device=self.device), used.length)
+        return torch.where(old[:, None], known, arrived)
 
     def _as_columns(self, columns: torch.Tensor) -> torch.Tensor:
-        groups, heads = 1, 1
-        if self.native:
-            groups, heads = len(self.budget_layers), self.method.kv_heads
-        return columns.expand(groups, self.batch, heads, -1)
+        """[batch, n] as a view [groups, batch, heads, n]."""
+        groups, heads = (len(self.budget_layers), self.method.kv_heads) if self.native else (1, 1)
+        return columns[None, :, None].expand(groups, self.batch, heads, -1)

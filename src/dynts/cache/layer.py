@@ -11,23 +11,24 @@ from transformers.cache_utils import CacheLayerMixin
 class Occupancy:
     """How the slots are used, shared by all full-attention layers of a cache.
 
-    Every row's tokens end at slot `length - 1`, as in a left-padded batch, so one slot range serves all rows.
+    Every row's tokens fill its slots from the first one on.
 
     Attributes:
-        length: slots in use.
+        length: tokens of the fullest row.
         columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
         capacity: the most slots ever used (the budget), or None for no limit.
         placed: new tokens that the running forward pass was announced to bring; 0 between passes.
-        skip: leading padding columns of the running forward pass that no row needs and no slot stores.
-        arrangement: int64 [batch, slots afterwards], or None. Set when the running forward pass brings padding that
-            does not lie in front: where each slot comes from, in (slots in use, new tokens).
+        slots: int64 [batch], or None. Set when rows differ in length and the running forward pass brings one token each:
+            the slot that it goes to.
+        arrangement: int64 [batch, slots afterwards], or None. Set when rows differ in length, or the running forward pass
+            brings padding, and it is no single step: where each slot comes from, in (slots in use, new tokens).
     """
 
     length: int = 0
     columns: int = 0
     capacity: int | None = None
     placed: int = 0
-    skip: int = 0
+    slots: torch.Tensor | None = None
     arrangement: torch.Tensor | None = None
 
 
@@ -62,29 +63,32 @@ class BudgetLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         if used.arrangement is not None:
             return self._rearrange(key_states, value_states, used.arrangement)
-        if used.length == 0:
-            end = key_states.shape[2] - used.skip
-            self._reserve(end)
-            self.keys[:, :, :end] = key_states[:, :, used.skip :]
-            self.values[:, :, :end] = value_states[:, :, used.skip :]
-            return key_states, value_states
         end = used.length + key_states.shape[2]
         self._reserve(end)
-        self.keys[:, :, used.length : end] = key_states
-        self.values[:, :, used.length : end] = value_states
+        if used.slots is None:
+            self.keys[:, :, used.length : end] = key_states
+            self.values[:, :, used.length : end] = value_states
+        else:
+            index = used.slots.to(self.keys.device).view(-1, 1, 1, 1).expand_as(key_states)
+            self.keys.scatter_(2, index, key_states)
+            self.values.scatter_(2, index, value_states)
         return self.keys[:, :, :end], self.values[:, :, :end]
 
-    def compact(self, index: torch.Tensor, first: int) -> None:
-        """Move the slots `index[..., first:]` to the slots from `first` on.
+    def compact(self, index: torch.Tensor, first: int, rows: torch.Tensor | None) -> None:
+        """Move slots together.
 
         Args:
-            index: int64 [batch, KV heads or 1, slots afterwards], on this layer's device.
+            index: int64 [rows, KV heads or 1, slots], on this layer's device: where each slot from `first` on comes from.
             first: slots before this one stay where they are.
+            rows: int64 [rows], on this layer's device: the rows that change; None for all.
         """
-        width = index.shape[-1]
-        if first < width:
-            self.keys[:, :, first:width] = _take(self.keys, index[..., first:])
-            self.values[:, :, first:width] = _take(self.values, index[..., first:])
+        for slots in (self.keys, self.values):
+            moved = _take(slots, index, rows)
+            target = slots[:, :, first : first + index.shape[-1]]
+            if rows is None:
+                target.copy_(moved)
+            else:
+                target.index_copy_(0, rows, moved)
 
     @property
     def allocated_bytes(self) -> int:
@@ -109,8 +113,10 @@ class BudgetLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         used, width = self.occupancy.length, index.shape[-1]
-        keys = torch.cat([self.keys[:, :, :used], key_states], dim=2)
-        values = torch.cat([self.values[:, :, :used], value_states], dim=2)
+        keys, values = key_states, value_states
+        if used:
+            keys = torch.cat([self.keys[:, :, :used], key_states], dim=2)
+            values = torch.cat([self.values[:, :, :used], value_states], dim=2)
         self._reserve(width)
         index = index.to(keys.device).unsqueeze(1)
         self.keys[:, :, :width] = _take(keys, index)
@@ -127,7 +133,8 @@ class BudgetLayer(CacheLayerMixin):
         used = self.occupancy.length
         for name in ("keys", "values"):
             old = getattr(self, name)
-            new = old.new_empty((*old.shape[:2], grown, old.shape[3]))
+            # attention gives a dead slot no weight, but no weight times NaN is NaN
+            new = old.new_zeros((*old.shape[:2], grown, old.shape[3]))
             new[:, :, :used] = old[:, :, :used]
             setattr(self, name, new)
 
@@ -137,8 +144,11 @@ def with_room(slots: int) -> int:
     return slots + max(16, slots // 16)
 
 
-def _take(slots: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Gather whole slots: [batch, heads, slots, size] by [batch, heads or 1, kept] to [batch, heads, kept, size]."""
+def _take(slots: torch.Tensor, index: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """Gather whole slots, [rows, heads, kept, size], by an index [rows, heads or 1, kept]; `rows` are all if None."""
     batch, heads, count, size = slots.shape
-    first_row = torch.arange(batch * heads, device=slots.device).view(batch, heads, 1) * count
-    return slots.view(-1, size).index_select(0, (index + first_row).flatten()).view(batch, heads, -1, size)
+    if rows is None:
+        rows = torch.arange(batch, device=slots.device)
+    starts = (rows.unsqueeze(1) * heads + torch.arange(heads, device=slots.device)).unsqueeze(2) * count
+    flat = slots.reshape(-1, size)
+    return flat.index_select(0, (index + starts).flatten()).view(len(rows), heads, -1, size)

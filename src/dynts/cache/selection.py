@@ -26,6 +26,19 @@ def select(scores: torch.Tensor, pinned: torch.Tensor, live: torch.Tensor, keep:
     return rank.flip(-1) < keep.view(-1, 1, 1)
 
 
+def left_align(kept: torch.Tensor, width: int) -> torch.Tensor:
+    """Slot indices that move the kept slots, in their order, to the first of `width` slots.
+
+    Args:
+        kept: bool [..., slots] with at most `width` True in every row.
+        width: number of slots afterwards.
+
+    Returns:
+        int64 [..., width]. A row with fewer kept slots ends with indices of slots that it did not keep.
+    """
+    return (~kept).to(torch.uint8).argsort(dim=-1, stable=True)[..., :width]
+
+
 def right_align(kept: torch.Tensor, width: int) -> torch.Tensor:
     """Slot indices that move the kept slots, in their order, to the end of `width` slots.
 
@@ -40,10 +53,10 @@ def right_align(kept: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def live_slots(lengths: torch.Tensor, width: int) -> torch.Tensor:
-    """bool [batch, width]: the slots that hold a token when each row's tokens end at the last slot.
+    """bool [batch, width]: the slots that hold a token when each row's tokens fill its slots from the first one on.
 
     Args:
         lengths: int64 [batch], tokens per row.
         width: number of slots.
     """
-    return torch.arange(width, device=lengths.device) >= (width - lengths).unsqueeze(1)
+    return torch.arange(width, device=lengths.device) < lengths.unsqueeze(1)

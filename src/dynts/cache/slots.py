@@ -18,7 +18,7 @@ class Slots:
     Attributes:
         columns: int64 [groups, batch, heads, slots], the column (see `History`) of the token in each slot, in ascending
             order. What it says of a slot that is not live means nothing.
-        live: bool [batch, slots]; False in front of a row with fewer tokens than the longest one.
+        live: bool [batch, slots]; False at the end of a row with fewer tokens than the longest one.
         history: tables over the columns.
         keys: per full-attention layer, the cached keys [batch, KV heads, slots, head size] on the layer's device.
     """

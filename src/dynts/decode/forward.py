@@ -7,33 +7,20 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from dynts.cache.cache import BudgetCache
-from dynts.cache.layer import with_room
+from dynts.cache.selection import live_slots
 from dynts.errors import DyntsError, UnsupportedError
 
 
 class SlotMasks:
-    """Attention masks of decode steps in a batch whose rows hold different numbers of tokens.
-
-    Rows stay aligned to the last slot, so between two compactions the dead slots in front do not change and each step
-    takes a slice of one mask: no kernel, no host-device sync.
-    """
+    """Attention masks of decode steps in a batch whose rows hold different numbers of tokens."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.implementation = model.config._attn_implementation
         self.dtype = model.get_decoder().dtype
-        self.mask: torch.Tensor | None = None
-        self.dead: list[int] = []
 
-    def step(self, cache: BudgetCache, device: torch.device) -> torch.Tensor:
+    def step(self, cache: BudgetCache) -> torch.Tensor:
         """Mask of a one-token step: bool or additive [batch, 1, 1, slots + 1], or for FlashAttention [batch, slots + 1]."""
-        width = cache.occupancy.length + 1
-        dead = [cache.occupancy.length - length for length in cache.lengths]
-        if self.mask is None or self.mask.shape[-1] < width or dead != self.dead:
-            shown = torch.arange(with_room(width), device=device) >= torch.tensor(dead, device=device).unsqueeze(1)
-            self.mask, self.dead = self._in_form(shown), dead
-        return self.mask[..., :width]
-
-    def _in_form(self, shown: torch.Tensor) -> torch.Tensor:
+        shown = live_slots(cache.next_slots() + 1, cache.occupancy.length + 1)
         if "flash" in self.implementation:
             return shown
         shown = shown[:, None, None]
@@ -70,7 +57,7 @@ class ForwardPass:
             kwargs["attention_mask"] = None
             self.live = None
             if cache.ragged:
-                step = self.masks.step(cache, self.device)
+                step = self.masks.step(cache)
                 kwargs["attention_mask"] = self._for_layers(step, mask)
                 self.live = live_columns(step) if cache.method.observes_attention else None
             expected = None

@@ -51,6 +51,21 @@ class AttentionMethod(Method):
         return mean[None, :, None]
 
 
+@dataclass(frozen=True, slots=True)
+class KeyMasks:
+    """Which keys and queries count.
+
+    Attributes:
+        live: bool [batch, slots], the slots that hold a token.
+        candidates: bool [batch, slots], the live ones before the observation window.
+        asking: bool [batch, window], the queries of the observation window that a row has.
+    """
+
+    live: torch.Tensor
+    candidates: torch.Tensor
+    asking: torch.Tensor
+
+
 @dataclass
 class ObservationWindowMethod(AttentionMethod):
     """A method that recomputes, at a compaction, the attention of the last queries to the cached keys.
@@ -94,31 +109,35 @@ class ObservationWindowMethod(AttentionMethod):
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """Score the keys before the observation window; the window's own tokens rank above all."""
+        window = len(self.queries[0])
+        lengths = slots.live.sum(dim=1, keepdim=True)
+        candidates = torch.arange(slots.live.shape[1], device=lengths.device) < lengths - window
+        # rows that did not have so many tokens yet have fewer queries, the last ones
+        asking = torch.arange(window, device=lengths.device) >= window - lengths
 
         def score_layer(layer: int) -> torch.Tensor:
-            query = torch.cat(tuple(self.queries[layer]), dim=2)
-            key = slots.keys[layer]
-            live = slots.live.to(key.device)
-            scores = self.score_keys(query, key, live, **self.how[layer])
-            return torch.nn.functional.pad(scores, (0, query.shape[2]), value=torch.finfo(scores.dtype).max)
+            query, key = torch.cat(tuple(self.queries[layer]), dim=2), slots.keys[layer]
+            masks = KeyMasks(*(mask.to(key.device) for mask in (slots.live, candidates, asking)))
+            scores = self.score_keys(query, key, masks, **self.how[layer])
+            return scores.masked_fill(~masks.candidates[:, None], torch.finfo(scores.dtype).max)
 
         return self.combine(score_layer, slots.columns.device)
 
     @abstractmethod
     def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None
+        self, query: torch.Tensor, key: torch.Tensor, masks: "KeyMasks", scaling: float, softcap: float | None
     ) -> torch.Tensor:
         """Scores of the keys before the observation window.
 
         Args:
             query: [batch, query heads, window, head size].
-            key: [batch, KV heads, slots, head size], the window's own keys last.
-            live: bool [batch, slots].
+            key: [batch, KV heads, slots, head size].
+            masks: which slots and queries count.
             scaling: factor on the dot products.
             softcap: see `dynts.attention.attention_logits`.
 
         Returns:
-            float32 [batch, KV heads, slots - window].
+            float32 [batch, KV heads, slots]; what it says of slots that are no candidates means nothing.
         """
 
     def pool(self, weights: torch.Tensor) -> torch.Tensor:

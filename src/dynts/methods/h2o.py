@@ -46,7 +46,7 @@ class H2O(AttentionMethod):
 
         return self.combine(score_layer, slots.columns.device)
 
-    def compact(self, index: torch.Tensor, before: int) -> None:
+    def compact(self, index: torch.Tensor, before: int, live: torch.Tensor) -> None:
         """Keep the sums of the kept slots, and start the freed ones from zero."""
         for layer in range(len(self.sums)):
             sums = self.sums[layer]
@@ -54,7 +54,7 @@ class H2O(AttentionMethod):
                 continue
             sums = self._grow(layer, sums.shape[0], sums.shape[1], before, sums.device)
             kept = index[layer if index.shape[0] > 1 else 0].to(sums.device).expand(-1, sums.shape[1], -1)
-            gathered = sums.gather(-1, kept)
+            gathered = sums.gather(-1, kept) * live.to(sums.device)[:, None]
             sums.zero_()
             sums[:, :, : gathered.shape[-1]] = gathered
 

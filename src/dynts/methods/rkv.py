@@ -6,7 +6,7 @@ import torch
 
 from dynts.attention import attention_logits
 from dynts.errors import DyntsError
-from dynts.methods.attention import ObservationWindowMethod
+from dynts.methods.attention import KeyMasks, ObservationWindowMethod
 
 SIMILAR = 0.5
 ENTRIES_AT_ONCE = 1 << 24
@@ -30,17 +30,15 @@ class RKV(ObservationWindowMethod):
             raise DyntsError(f"mix must lie between 0 and 1, got {self.mix!r}")
 
     def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None
+        self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        """float32 [batch, KV heads, slots - window]; arguments as in the base class."""
-        candidates = key.shape[2] - query.shape[2]
-        visible, asking = live[:, :candidates], live[:, candidates:]
-        logits = attention_logits(query, key[:, :, :candidates], scaling, softcap).amax(dim=2)
-        hidden = ~visible[:, None, None]
+        """float32 [batch, KV heads, slots]; arguments as in the base class."""
+        logits = attention_logits(query, key, scaling, softcap).amax(dim=2)
+        hidden = ~masks.candidates[:, None, None]
         weights = logits.masked_fill(hidden, float("-inf")).softmax(dim=-1).masked_fill(hidden, 0.0)
-        asking = asking[:, None, :, None]
+        asking = masks.asking[:, None, :, None]
         attention = self.pool((weights * asking).sum(dim=2) / asking.sum(dim=2).clamp(min=1))
-        return self.mix * attention - (1 - self.mix) * redundancy(key, live)[..., :candidates]
+        return self.mix * attention - (1 - self.mix) * redundancy(key, masks.live)
 
 
 def redundancy(key: torch.Tensor, live: torch.Tensor) -> torch.Tensor:

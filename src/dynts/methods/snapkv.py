@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from dynts.attention import attention_weights
-from dynts.methods.attention import ObservationWindowMethod
+from dynts.methods.attention import KeyMasks, ObservationWindowMethod
 
 
 @dataclass
@@ -17,13 +17,11 @@ class SnapKV(ObservationWindowMethod):
     """
 
     def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, live: torch.Tensor, scaling: float, softcap: float | None
+        self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        """float32 [batch, KV heads, slots - window]; arguments as in the base class."""
-        candidates = key.shape[2] - query.shape[2]
-        visible, asking = live[:, :candidates], live[:, candidates:]
-        weights = attention_weights(query, key[:, :, :candidates], scaling, softcap, visible[:, None, None, None])
-        asking = asking[:, None, None, :, None]
+        """float32 [batch, KV heads, slots]; arguments as in the base class."""
+        weights = attention_weights(query, key, scaling, softcap, masks.candidates[:, None, None, None])
+        asking = masks.asking[:, None, None, :, None]
         # rows that did not have so many tokens yet average over the queries they have
         mean = (weights * asking).sum(dim=(2, 3)) / (asking.sum(dim=(2, 3)) * weights.shape[2]).clamp(min=1)
         return self.pool(mean)
