@@ -211,10 +211,13 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
 
     cache.listener = note
 
-    def feed(counts: list[int]) -> None:
+    def feed(counts: list[int], step: bool) -> None:
         width = max(counts)
         new = torch.tensor([[column >= width - count for column in range(width)] for count in counts])
-        cache.place(None if bool(new.all()) else new, width)
+        if step:
+            cache.place_step()
+        else:
+            cache.place(None if bool(new.all()) else new, width)
         positions = [
             [0] * (width - count) + list(range(start, start + count)) for start, count in zip(fed, counts, strict=True)
         ]
@@ -243,9 +246,9 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
     for turn in range(len(rows[0].questions)):
         counts = [row.questions[turn] for row in rows]
         cache.start_turn(counts, max(counts))
-        feed(counts)
+        feed(counts, step=False)
         for _ in range(rows[0].generated[turn]):
-            feed([1] * len(rows))
+            feed([1] * len(rows), step=True)
     return run
 
 

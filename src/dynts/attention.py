@@ -1,4 +1,4 @@
-"""Look at queries and keys while a model runs, whatever its attention implementation computes.
+"""dynts' attention function: decode steps without expanding KV heads, and a look at queries and keys while a model runs.
 
 transformers hands each layer's rotated queries and keys to a registered attention function
 (https://huggingface.co/docs/transformers/attention_interface). dynts registers one that shows them to an observer and then
@@ -99,6 +99,32 @@ def observed_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
+def grouped_step(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token a row. The query heads of a KV head stand for the queries of one attention, so that keys and
+    values are read once and never expanded.
+
+    Args:
+        query: [batch, query heads, 1, head size].
+        key: [batch, KV heads, keys, head size].
+        value: likewise.
+        mask: bool or additive, [batch or 1, 1, 1, keys].
+        scaling: factor on the dot products; None is one over the root of the head size.
+
+    Returns:
+        [batch, 1, query heads, head size], and None for the weights, as transformers expects of an attention function.
+    """
+    batch, heads, _, size = query.shape
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
+    attended = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    return attended.reshape(batch, 1, heads, value.shape[-1]), None
+
+
 def _observing(implementation: str) -> Callable[..., Any]:
     def attention(
         module: Any,
@@ -114,6 +140,8 @@ def _observing(implementation: str) -> Callable[..., Any]:
                 raise UnsupportedError("attention sinks (s_aux) take part in the softmax and dynts does not know them")
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
             attention_observer(int(module.layer_idx), query, key, scaling, kwargs.get("softcap"))
+        if implementation == "sdpa" and query.shape[2] == 1 and not kwargs.get("dropout"):
+            return grouped_step(query, key, value, attention_mask, kwargs.get("scaling"))
         # eager attention has no registered name: each modeling file brings its own function
         own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         forward = AttentionInterface().get_interface(implementation, own_eager)

@@ -8,6 +8,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from dynts.cache.architecture import full_attention_layers
+from dynts.cache.columns import SlotColumns
 from dynts.cache.event import CompactionEvent
 from dynts.cache.fixed_rows import FixedRowsCache
 from dynts.cache.history import History
@@ -32,6 +33,7 @@ class BudgetCache(FixedRowsCache):
         history: an empty history.
         device: where the inputs are, and the bookkeeping; each layer's slots live on the layer's own device.
         record: whether to report the surviving positions of every compaction.
+        fixed_shape: whether decode steps see all slots of the budget, used or not, so that no shape ever changes.
 
     Attributes:
         full_layers: group of each full-attention layer, by the layer's index.
@@ -54,8 +56,9 @@ class BudgetCache(FixedRowsCache):
         history: History,
         device: torch.device,
         record: bool = False,
+        fixed_shape: bool = False,
     ) -> None:
-        self.occupancy = Occupancy(capacity=schedule.budget if schedule else None)
+        self.occupancy = Occupancy(capacity=schedule.budget if schedule else None, fixed_shape=fixed_shape)
         layers: list[Any] = DynamicCache(config=model_config).layers
         self.full_layers = {layer: group for group, layer in enumerate(full_attention_layers(model_config))}
         self.budget_layers = [BudgetLayer(self.occupancy) for _ in self.full_layers]
@@ -77,8 +80,8 @@ class BudgetCache(FixedRowsCache):
         self.peak_length = 0
         self.peak_bytes = 0
         self.native = method.granularity == "native"
-        self._columns: torch.Tensor | None = None
-        self._known: list[int] = []
+        per_head = (len(self.budget_layers), method.kv_heads) if self.native else (1, 1)
+        self._columns = SlotColumns(*per_head)
         self._next_slots: torch.Tensor | None = None
 
     @property
@@ -204,27 +207,27 @@ class BudgetCache(FixedRowsCache):
         turns.append((start, self.turn_end))
 
     def place(self, new_live: torch.Tensor | None, tokens: int) -> None:
-        """Decide where the new tokens of a forward pass go.
+        """Decide where the tokens of a forward pass go. If rows differ or there is padding, the queries face (slots in use,
+        new tokens), and the slots are put in order afterwards.
 
         Args:
-            new_live: bool [batch, tokens], False for padding. None when there is none; then a single token's attention is
-                over the slots as they are afterwards, and not over (slots in use, new token).
+            new_live: bool [batch, tokens], False for padding; None when there is none.
             tokens: columns of the forward pass.
         """
         used = self.occupancy
         used.placed, used.slots, used.arrangement = tokens, None, None
-        if new_live is not None and not self.ragged and bool(new_live.all()):
-            new_live = None
-        self._coming = [tokens] * self.batch if new_live is None else new_live.sum(dim=1).tolist()
+        live = torch.ones(self.batch, tokens, dtype=torch.bool, device=self.device) if new_live is None else new_live
+        self._coming = [tokens] * self.batch if new_live is None else live.sum(dim=1).tolist()
         self._width = max(old + new for old, new in zip(self.lengths, self._coming, strict=True))
-        if new_live is None and not self.ragged:
-            return
-        if new_live is None and tokens == 1:
-            used.slots = self.next_slots()
-            return
-        if new_live is None:
-            new_live = torch.ones(self.batch, tokens, dtype=torch.bool, device=self.device)
-        used.arrangement = left_align(torch.cat([self.live(), new_live], dim=1), self._width)
+        if self.ragged or min(self._coming) < tokens:
+            used.arrangement = left_align(torch.cat([self.live(), live], dim=1), self._width)
+
+    def place_step(self) -> None:
+        """The same for a decode step, one token of each row: its query faces the slots as they are afterwards."""
+        used = self.occupancy
+        used.placed, used.arrangement = 1, None
+        used.slots = self.next_slots() if self.ragged or used.fixed_shape else None
+        self._coming, self._width = [1] * self.batch, used.length + 1
 
     def commit(self, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
         """Take note of a finished forward pass, and compact if the budget is reached.
@@ -240,8 +243,8 @@ class BudgetCache(FixedRowsCache):
         before = used.length + arriving
         if arrangement is not None:
             arrived = torch.arange(start, start + arriving, device=self.device).expand(self.batch, -1)
-            columns = torch.cat([self._slot_columns(), self._as_columns(arrived)], dim=-1)
-            self._columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
+            columns = torch.cat([self._slot_columns(), self._columns.spread(arrived)], dim=-1)
+            columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
         used.placed, used.slots, used.arrangement = 0, None, None
         used.length = self._width
         used.columns += arriving
@@ -252,7 +255,7 @@ class BudgetCache(FixedRowsCache):
         self.lengths = [old + new for old, new in zip(self.lengths, self._coming, strict=True)]
         self.next_positions = [old + new for old, new in zip(self.next_positions, self._coming, strict=True)]
         if arrangement is not None:
-            self._known = self.lengths
+            self._columns.move(columns, self.next_slots())
             self.method.compact(arrangement[None, :, None], before, self.live())
         self.history.append(tokens, positions)
         self.method.observe_hidden(hidden, generated=start >= self.turn_end)
@@ -272,10 +275,8 @@ class BudgetCache(FixedRowsCache):
             for row, length, question, new in zip(rows, self.lengths, self.questions, arriving, strict=True)
         ]
         slots = self._slots()
-        recent = torch.arange(before, device=self.device) >= (self.next_slots() - self.schedule.local_window).unsqueeze(
-            1
-        )
-        pinned = (recent & slots.live)[:, None]
+        older = live_slots(self.next_slots() - self.schedule.local_window, before)
+        pinned = (slots.live & ~older)[:, None]
         if self.method.protect_question:
             pinned = pinned | slots.question
         scores = self.method.score(slots).expand(slots.columns.shape)
@@ -294,12 +295,12 @@ class BudgetCache(FixedRowsCache):
         """Move the kept slots together. kept: bool [groups, batch, heads, slots], `lengths[row]` True in each row."""
         before, width = self.occupancy.length, max(lengths)
         index = left_align(kept, width)
-        self._columns = self._slot_columns().gather(-1, index)
+        columns = self._slot_columns().gather(-1, index)
         changed = [row for row, (old, new) in enumerate(zip(self.lengths, lengths, strict=True)) if old != new]
         if changed:
             self._move(index, changed, max(lengths[row] for row in changed))
-        self.lengths = self._known = lengths
-        self._next_slots = None
+        self.lengths, self._next_slots = lengths, None
+        self._columns.move(columns, self.next_slots())
         self.occupancy.length = width
         self.method.compact(index, before, self.live())
 
@@ -325,18 +326,5 @@ class BudgetCache(FixedRowsCache):
         return Slots(self._slot_columns(), self.live(), self.history, keys)
 
     def _slot_columns(self) -> torch.Tensor:
-        """int64 [groups, batch, heads, slots in use]; tokens since the latest move lie in consecutive columns."""
-        used = self.occupancy
-        slots = torch.arange(used.length, device=self.device)
-        fresh = slots + (used.columns - self.next_slots()).unsqueeze(1)
-        arrived = self._as_columns(fresh.clamp(max=max(used.columns - 1, 0)))  # dead slots stay within the tables
-        if self._columns is None:
-            return arrived
-        known = torch.nn.functional.pad(self._columns, (0, used.length - self._columns.shape[-1]))
-        old = live_slots(torch.tensor(self._known, device=self.device), used.length)
-        return torch.where(old[:, None], known, arrived)
-
-    def _as_columns(self, columns: torch.Tensor) -> torch.Tensor:
-        """[batch, n] as a view [groups, batch, heads, n]."""
-        groups, heads = (len(self.budget_layers), self.method.kv_heads) if self.native else (1, 1)
-        return columns[None, :, None].expand(groups, self.batch, heads, -1)
+        """int64 [groups, batch, heads, slots in use]."""
+        return self._columns.table(self.next_slots(), self.occupancy.length, self.occupancy.columns)

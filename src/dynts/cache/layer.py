@@ -17,9 +17,10 @@ class Occupancy:
         length: tokens of the fullest row.
         columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
         capacity: the most slots ever used (the budget), or None for no limit.
+        fixed_shape: whether a decode step returns all slots of the budget, used or not.
         placed: new tokens that the running forward pass was announced to bring; 0 between passes.
-        slots: int64 [batch], or None. Set when rows differ in length and the running forward pass brings one token each:
-            the slot that it goes to.
+        slots: int64 [batch], or None. Set when the running forward pass is a decode step and rows differ in length, or the
+            shape is fixed: the slot that each row's token goes to.
         arrangement: int64 [batch, slots afterwards], or None. Set when rows differ in length, or the running forward pass
             brings padding, and it is no single step: where each slot comes from, in (slots in use, new tokens).
     """
@@ -27,6 +28,7 @@ class Occupancy:
     length: int = 0
     columns: int = 0
     capacity: int | None = None
+    fixed_shape: bool = False
     placed: int = 0
     slots: torch.Tensor | None = None
     arrangement: torch.Tensor | None = None
@@ -63,15 +65,12 @@ class BudgetLayer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         if used.arrangement is not None:
             return self._rearrange(key_states, value_states, used.arrangement)
+        if used.slots is not None:
+            return self._step(key_states, value_states, used.slots)
         end = used.length + key_states.shape[2]
         self._reserve(end)
-        if used.slots is None:
-            self.keys[:, :, used.length : end] = key_states
-            self.values[:, :, used.length : end] = value_states
-        else:
-            index = used.slots.to(self.keys.device).view(-1, 1, 1, 1).expand_as(key_states)
-            self.keys.scatter_(2, index, key_states)
-            self.values.scatter_(2, index, value_states)
+        self.keys[:, :, used.length : end] = key_states
+        self.values[:, :, used.length : end] = value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def compact(self, index: torch.Tensor, first: int, rows: torch.Tensor | None) -> None:
@@ -109,6 +108,20 @@ class BudgetLayer(CacheLayerMixin):
         """-1: there is no limit on the logical length."""
         return -1
 
+    def _step(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, slots: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        fixed = self.occupancy.fixed_shape
+        if not fixed:
+            self._reserve(self.occupancy.length + 1)
+        index = slots.to(self.keys.device).view(-1, 1, 1, 1).expand_as(key_states)
+        self.keys.scatter_(2, index, key_states)
+        self.values.scatter_(2, index, value_states)
+        # nothing here may depend on the length when the shape is fixed, or a compiled step would be compiled anew
+        if fixed:
+            return self.keys, self.values
+        return self.keys[:, :, : self.occupancy.length + 1], self.values[:, :, : self.occupancy.length + 1]
+
     def _rearrange(
         self, key_states: torch.Tensor, value_states: torch.Tensor, index: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,9 +140,9 @@ class BudgetLayer(CacheLayerMixin):
         allocated = self.keys.shape[2]
         if slots <= allocated:
             return
-        grown = with_room(slots)
-        if self.occupancy.capacity is not None:
-            grown = min(grown, self.occupancy.capacity)
+        grown, capacity = with_room(slots), self.occupancy.capacity
+        if capacity is not None:
+            grown = capacity if self.occupancy.fixed_shape else min(grown, capacity)
         used = self.occupancy.length
         for name in ("keys", "values"):
             old = getattr(self, name)

@@ -16,9 +16,10 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.event import CompactionEvent
 from dynts.cache.history import History
 from dynts.config import CompressionConfig
+from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass, SlotMasks
 from dynts.decode.stats import Compaction, GenerationStats
-from dynts.decode.support import check_generation, check_model, dynamic_cache, new_columns, new_tokens
+from dynts.decode.support import check_compile, check_generation, check_model, dynamic_cache, new_columns, new_tokens
 from dynts.errors import DyntsError
 from dynts.markers import ThinkMarkers, think_markers
 from dynts.methods import Method, Surroundings, resolve_method
@@ -40,6 +41,7 @@ def compress(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     markers: ThinkMarkers | None = None,
     record: bool = False,
+    compile: bool = False,
 ) -> "Session":
     """Decode with a KV cache of fixed size: inside the returned context, `model.generate` evicts as it goes.
 
@@ -54,6 +56,8 @@ def compress(
         markers: token ids that open and close the thinking; the default comes from the tokenizer, then from the
             predictor. Without markers all generated tokens are treated as thinking.
         record: keep the positions that survive each compaction in `Session.kept_positions`.
+        compile: run decode steps at one fixed shape, all slots of the budget at a time, through `torch.compile`; on CUDA as
+            CUDA graphs. The first steps of a context then take a minute or more.
 
     Raises:
         DyntsError: a wrong setting, a missing or unsuitable predictor.
@@ -61,6 +65,8 @@ def compress(
     """
     chosen = resolve_method(method)
     check_model(model, chosen)
+    if compile:
+        check_compile(model, chosen)
     trained = predictor if isinstance(predictor, ImportancePredictor) else None
     if trained is not None:
         trained.check_model(model)
@@ -70,7 +76,7 @@ def compress(
         markers = think_markers(tokenizer)
     if markers is None and trained is not None:
         markers = trained.config.markers
-    return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record)
+    return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record, compile)
 
 
 class Session:
@@ -91,6 +97,7 @@ class Session:
         tokenizer: "PreTrainedTokenizerBase | None",
         markers: ThinkMarkers | None,
         record: bool,
+        compile: bool,
     ) -> None:
         self.model = model
         self.method = method
@@ -99,6 +106,7 @@ class Session:
         self.tokenizer = tokenizer
         self.markers = markers
         self.record = record
+        self.compile = compile
         self._surroundings = Surroundings(
             layers=full_attention_layers(model.config),
             kv_heads=getattr(model.config, "num_key_value_heads", None) or model.config.num_attention_heads,
@@ -123,8 +131,10 @@ class Session:
             self._generate = cast(Callable[..., Any], model.generate)
             self._masks = SlotMasks(model)
             self._passes: dict[int, ForwardPass] = {}
-            if self.method.observes_attention:
+            if self.method.observes_attention or model.config._attn_implementation == "sdpa":
                 undo.enter_context(observed_attention(model))
+            if self.compile:
+                undo.enter_context(compiled_steps(model))
             # Gemma 2 and 3 ask for a "hybrid" cache by default; a cache that is passed in must not compete with one
             undo.callback(
                 setattr, model.generation_config, "cache_implementation", model.generation_config.cache_implementation
@@ -150,7 +160,8 @@ class Session:
         """
         method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
-        cache = BudgetCache(self.model.config, method, schedule, History(self.markers), self.model.device, self.record)
+        history, device = History(self.markers), self.model.device
+        cache = BudgetCache(self.model.config, method, schedule, history, device, self.record, self.compile)
         cache.listener = self._note_positions
         return cache
 

@@ -20,7 +20,9 @@ class SlotMasks:
 
     def step(self, cache: BudgetCache) -> torch.Tensor:
         """Mask of a one-token step: bool or additive [batch, 1, 1, slots + 1], or for FlashAttention [batch, slots + 1]."""
-        shown = live_slots(cache.next_slots() + 1, cache.occupancy.length + 1)
+        used = cache.occupancy
+        width = used.capacity if used.fixed_shape and used.capacity else used.length + 1
+        shown = live_slots(cache.next_slots() + 1, width)
         if "flash" in self.implementation:
             return shown
         shown = shown[:, None, None]
@@ -53,10 +55,10 @@ class ForwardPass:
         self.generated = self.count == 1 and fed >= cache.announced_end and fed > 0
         cache.check_rows(self.batch)
         if self.generated:
-            cache.place(None, 1)
+            cache.place_step()
             kwargs["attention_mask"] = None
             self.live = None
-            if cache.ragged:
+            if cache.ragged or cache.occupancy.fixed_shape:
                 step = self.masks.step(cache)
                 kwargs["attention_mask"] = self._for_layers(step, mask)
                 self.live = live_columns(step) if cache.method.observes_attention else None

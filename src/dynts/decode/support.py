@@ -13,6 +13,7 @@ from dynts.cache.architecture import full_attention_layers
 from dynts.cache.cache import BudgetCache
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.base import Method
+from dynts.methods.full import Full
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -48,6 +49,29 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
         raise UnsupportedError(
             f"method {type(method).__name__} looks at queries and keys, which {implementation} does not show: "
             f"load the model with attn_implementation= one of {', '.join(OBSERVABLE)}"
+        )
+
+
+def check_compile(model: PreTrainedModel, method: Method) -> None:
+    """Refuse what cannot be decoded at one fixed shape.
+
+    Raises:
+        UnsupportedError: names the reason.
+    """
+    if isinstance(method, Full):
+        raise UnsupportedError("without a budget the cache has no fixed size: method 'full' cannot be compiled")
+    if method.observes_attention:
+        raise UnsupportedError(
+            f"method {type(method).__name__} looks at queries and keys as they come, which a compiled step does not show: "
+            "drop compile=True"
+        )
+    if len(full_attention_layers(model.config)) < model.config.num_hidden_layers:
+        raise UnsupportedError("sliding-window layers change their shape as they grow: drop compile=True")
+    implementation = model.config._attn_implementation
+    if implementation not in OBSERVABLE:
+        raise UnsupportedError(
+            f"attention implementation {implementation!r} cannot skip slots that are not in use at a fixed shape: "
+            f"load the model with attn_implementation= one of {', '.join(OBSERVABLE)}, or drop compile=True"
         )
 
 
