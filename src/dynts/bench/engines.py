@@ -140,6 +140,7 @@ class DynTSEngine(Engine):
         schedule: the budget; ignored by the method `full`.
         method: a method or its name.
         predictor: needed by some methods.
+        compile: compiled decode steps.
     """
 
     def __init__(
@@ -149,16 +150,18 @@ class DynTSEngine(Engine):
         schedule: CompressionConfig,
         method: str | Method,
         predictor: Predictor | None = None,
+        compile: bool = False,
     ) -> None:
         self.method = resolve_method(method)
         super().__init__(name, model, None if isinstance(self.method, Full) else schedule)
         self.predictor = predictor
+        self.compile = compile
         self.session: Session | None = None
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Enter a `compress` context."""
-        with compress(self.model, self.method, self.schedule, self.predictor) as self.session:
+        with compress(self.model, self.method, self.schedule, self.predictor, compile=self.compile) as self.session:
             yield
 
     def new_cache(self) -> BudgetCache:

@@ -15,6 +15,7 @@ from dynts.bench.report import Row, summarize
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor
 from dynts.methods import resolve_method
+from dynts.methods.full import Full
 from dynts.predictor.model import ImportancePredictor
 
 
@@ -41,6 +42,7 @@ def engines(
     schedule: CompressionConfig,
     predictor: Predictor | None = None,
     eager: bool = True,
+    compiled: bool = False,
 ) -> list[Engine]:
     """transformers' full cache, the reference first, then dynts with each method.
 
@@ -50,6 +52,7 @@ def engines(
         schedule: the budget.
         predictor: for methods that need one; None takes an untrained one, which costs the same.
         eager: transformers with eager attention too.
+        compiled: each method with compiled decode steps too, where that is possible.
     """
     compared: list[Engine] = [TransformersEngine("transformers, sdpa", model, "sdpa")]
     if eager:
@@ -60,6 +63,8 @@ def engines(
         if method.needs_predictor:
             needed = predictor or ImportancePredictor.for_model(model).to(model.device, model.dtype).eval()
         compared.append(DynTSEngine(name, model, schedule, method, needed))
+        if compiled and not isinstance(method, Full) and not method.observes_attention:
+            compared.append(DynTSEngine(f"{name}, compiled", model, schedule, method, needed, compile=True))
     return compared
 
 

@@ -32,6 +32,9 @@ def bench(
         typer.Option(help="profile: time a few steps at several cache lengths and add up; generate: generate it all."),
     ] = "profile",
     eager: Annotated[bool, typer.Option(help="Also measure transformers' cache with eager attention.")] = True,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Also measure each method with compiled decode steps, where possible.")
+    ] = False,
     rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Steps timed at each cache length, in profile mode.", min=1)] = 3,
     points: Annotated[int, typer.Option(help="Cache lengths, in profile mode.", min=2)] = 4,
@@ -74,7 +77,6 @@ def bench(
     from rich.console import Console
     from rich.progress import Progress
 
-    from dynts.bench.figure import draw_steps
     from dynts.bench.grid import Effort, engines, measure
     from dynts.bench.machine import measure_machine
     from dynts.bench.profile import Work
@@ -89,7 +91,7 @@ def bench(
         loaded = random_model(model, dtype=dtype, device=where)
     else:
         loaded, _ = load_model(model, gguf_file=gguf_file, dtype=dtype, device=where)
-    compared = [engines(loaded, method, schedule, trained, eager) for schedule in schedules]
+    compared = [engines(loaded, method, schedule, trained, eager, compile) for schedule in schedules]
     works = [Work(rows, prompt, tokens) for rows, tokens in product(batch, generated)]
     machine = measure_machine(loaded.device, loaded.dtype)
     console = Console()
@@ -107,4 +109,6 @@ def bench(
     if markdown is not None:
         write_text_whole(markdown, f"{machine.describe(loaded.dtype)}\n\n{bench_markdown(found)}")
     if figure is not None:
+        from dynts.bench.figure import draw_steps
+
         draw_steps(found, figure)
