@@ -4,7 +4,7 @@ from dynts.config import CompressionConfig
 
 QUESTION_TOKENS = 59
 """Mean prompt of the embedded model's task."""
-MEAN_LENGTH = 610
+MEAN_LENGTH = 614
 """Mean tokens of a whole solved problem, question and answer included, with the full cache."""
 
 

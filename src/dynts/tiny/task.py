@@ -1,6 +1,7 @@
 """The synthetic reasoning task of the embedded model: chains of arithmetic modulo 10 over one-letter variables.
 
-A question gives a few values and the definitions of further variables in shuffled order, and asks for some of them:
+A question gives a few values and the definitions of further variables in shuffled order, and asks for some of the latter,
+chosen so that the answer needs most of the results:
 
     b= 5 , d:= a - c , a= 3 , c:= a + b , ... find d? f? e? c? .
 
@@ -27,7 +28,7 @@ VALIDATION = range(3_000_000, 3_100_000)
 STEPS = range(4, 13)
 """How many definitions a problem has, unless said otherwise."""
 QUERIES = 4
-"""How many of the variables defined are asked for."""
+"""How many of the variables defined are asked for, chosen so that the answer needs most of the results."""
 GIVEN = range(2, 5)
 """How many values are given."""
 VARIABLES = ascii_lowercase[: GIVEN[-1] + STEPS[-1]]
@@ -66,10 +67,7 @@ def make_problem(seed: int, steps: range = STEPS) -> Problem:
         values[names[index]] = compute(values[left], operator, values[right])
         facts.append(f"{names[index]}:= {left} {operator} {right}")
     rng.shuffle(facts)
-    # early results are used by later steps; so that late ones matter as much, they are asked for more often
-    luck = {name: rng.random() ** (1 / place) for place, name in enumerate(definitions, start=1)}
-    asked = sorted(luck, key=luck.__getitem__)[-QUERIES:]
-    rng.shuffle(asked)
+    asked = _choose(definitions, rng)
     answer = f"( {' , '.join(str(values[name]) for name in asked)} )"
     conclusion = [_conclude(name, definitions, values) for name in asked]
     return Problem(
@@ -93,6 +91,21 @@ def write_question(facts: Iterable[str], asked: Iterable[str]) -> str:
 def compute(left: int, operator: str, right: int) -> int:
     """The result of one operation, modulo 10."""
     return (left + right if operator == "+" else left - right) % 10
+
+
+def _choose(definitions: dict[str, tuple[str, str, str]], rng: random.Random) -> list[str]:
+    """The variables to ask for: one after another the one that brings most results into the answer, chance among equals."""
+    asked: list[str] = []
+    recalled: set[str] = set()
+    while len(asked) < min(QUERIES, len(definitions)):
+        rest = [name for name in definitions if name not in asked]
+        rng.shuffle(rest)
+        results = {name: {name, *definitions[name][::2]} & definitions.keys() for name in rest}
+        best = max(rest, key=lambda name: len(results[name] - recalled))
+        asked.append(best)
+        recalled |= results[best]
+    rng.shuffle(asked)
+    return asked
 
 
 def _define(name: str, definitions: dict[str, tuple[str, str, str]]) -> str:
