@@ -19,6 +19,14 @@ from dynts.errors import UnsupportedError
 OBSERVABLE = ("sdpa", "eager")
 
 
+_PREFIX = "dynts_"
+
+
+def implementation_of(model: PreTrainedModel) -> str:
+    """The model's attention implementation, also while it is wrapped by `observed_attention`."""
+    return str(model.config._attn_implementation).removeprefix(_PREFIX)
+
+
 class AttentionObserver(Protocol):
     """Called once per layer and forward pass, before attention is computed."""
 
@@ -89,7 +97,7 @@ def observed_attention(model: PreTrainedModel) -> Iterator[None]:
             f"attention implementation {implementation!r} does not show its queries to dynts; "
             f"load the model with attn_implementation= one of {', '.join(OBSERVABLE)}"
         )
-    name = f"dynts_{implementation}"
+    name = f"{_PREFIX}{implementation}"
     AttentionInterface.register(name, _observing(implementation))
     AttentionMaskInterface.register(name, AttentionMaskInterface()[implementation])
     model.set_attn_implementation(name)

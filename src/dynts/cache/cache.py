@@ -156,7 +156,7 @@ class BudgetCache(FixedRowsCache):
                 "the attention mask hides tokens that some heads have evicted and others not (native granularity): "
                 "continue rows that ended at different times one by one"
             )
-        self._keep(kept, counts[0, :, 0].tolist())
+        self._keep(slots, kept, counts[0, :, 0].tolist())
         self.next_positions = shown
 
     def check_rows(self, rows: int) -> None:
@@ -256,7 +256,7 @@ class BudgetCache(FixedRowsCache):
         self.next_positions = [old + new for old, new in zip(self.next_positions, self._coming, strict=True)]
         if arrangement is not None:
             self._columns.move(columns, self.next_slots())
-            self.method.compact(arrangement[None, :, None], before, self.live())
+            self.method.compact(arrangement[None, :, None], None, before, self.live())
         self.history.append(tokens, positions)
         self.method.observe_hidden(hidden, generated=start >= self.turn_end)
         self.peak_length = max(self.peak_length, used.length)
@@ -270,12 +270,12 @@ class BudgetCache(FixedRowsCache):
         assert self.schedule is not None
         before = self.occupancy.length
         arriving = coming or [0] * self.batch
+        chosen = [row for row, evicts in enumerate(rows) if evicts]
         keep = [
-            min(length, self.schedule.kept_tokens(question) - new) if row else length
-            for row, length, question, new in zip(rows, self.lengths, self.questions, arriving, strict=True)
+            min(self.lengths[row], self.schedule.kept_tokens(self.questions[row]) - arriving[row]) for row in chosen
         ]
-        slots = self._slots()
-        older = live_slots(self.next_slots() - self.schedule.local_window, before)
+        slots = self._slots(chosen)
+        older = live_slots(slots.of_rows(self.next_slots()) - self.schedule.local_window, before)
         pinned = (slots.live & ~older)[:, None]
         if self.method.protect_question:
             pinned = pinned | slots.question
@@ -283,7 +283,7 @@ class BudgetCache(FixedRowsCache):
         if self.method.protect_answer:
             scores = scores.masked_fill(slots.answer, float("inf"))
         kept = select(scores, pinned, slots.live[:, None], torch.tensor(keep, device=self.device))
-        self._keep(kept, keep)
+        self._keep(slots, kept, keep)
         if self.listener is not None:
             positions = self._slots().positions.cpu() if self.record else None
             if positions is not None and not self.native:
@@ -291,23 +291,33 @@ class BudgetCache(FixedRowsCache):
             step = self.occupancy.columns - self.turn_end if coming is None else 0
             self.listener(CompactionEvent(step, before, self.occupancy.length, positions))
 
-    def _keep(self, kept: torch.Tensor, lengths: list[int]) -> None:
-        """Move the kept slots together. kept: bool [groups, batch, heads, slots], `lengths[row]` True in each row."""
-        before, width = self.occupancy.length, max(lengths)
-        index = left_align(kept, width)
-        columns = self._slot_columns().gather(-1, index)
-        changed = [row for row, (old, new) in enumerate(zip(self.lengths, lengths, strict=True)) if old != new]
-        if changed:
-            self._move(index, changed, max(lengths[row] for row in changed))
-        self.lengths, self._next_slots = lengths, None
-        self._columns.move(columns, self.next_slots())
-        self.occupancy.length = width
-        self.method.compact(index, before, self.live())
+    def _keep(self, slots: Slots, kept: torch.Tensor, lengths: list[int]) -> None:
+        """Move the kept slots of some rows together.
 
-    def _move(self, index: torch.Tensor, changed: list[int], width: int) -> None:
-        """Move the slots of some rows, from the first one that changes. index: as `left_align` gives it."""
-        rows = None if len(changed) == self.batch else torch.tensor(changed, device=index.device)
-        index = index[..., :width] if rows is None else index[:, rows, :, :width]
+        Args:
+            slots: of those rows.
+            kept: bool, shaped as `slots.columns`, `lengths[row]` True in each row.
+            lengths: tokens that the rows keep.
+        """
+        before = self.occupancy.length
+        index = left_align(kept, max(lengths))
+        columns, rows = slots.columns.gather(-1, index), slots.rows
+        self._move(index, rows)
+        if rows is None:
+            self.lengths = lengths
+        else:
+            everything = self._slot_columns().clone()
+            everything[:, rows, :, : columns.shape[-1]] = columns
+            columns, self.lengths = everything, list(self.lengths)
+            for row, length in zip(rows.tolist(), lengths, strict=True):
+                self.lengths[row] = length
+        self.occupancy.length, self._next_slots = max(self.lengths), None
+        self._columns.move(columns[..., : self.occupancy.length], self.next_slots())
+        self.method.compact(index, rows, before, slots.of_rows(self.live())[:, : index.shape[-1]])
+
+    def _move(self, index: torch.Tensor, rows: torch.Tensor | None) -> None:
+        """Move slots of those rows, from the first one that changes. index: [groups, rows, heads, slots afterwards]."""
+        width = index.shape[-1]
         moved = (index != torch.arange(width, device=index.device)).flatten(0, -2).any(dim=0)
         first = int(torch.where(moved.any(), moved.to(torch.uint8).argmax(), width))
         if first == width:
@@ -320,10 +330,16 @@ class BudgetCache(FixedRowsCache):
             there, own_rows = on_device[device]
             layer.compact(there[group if self.native else 0], first, own_rows)
 
-    def _slots(self) -> Slots:
-        used = self.occupancy.length
-        keys = [layer.keys[:, :, :used] for layer in self.budget_layers]
-        return Slots(self._slot_columns(), self.live(), self.history, keys)
+    def _slots(self, chosen: list[int] | None = None) -> Slots:
+        """The cached tokens of some rows, all if None."""
+        rows = None
+        if chosen is not None and len(chosen) < self.batch:
+            rows = torch.tensor(chosen, device=self.device)
+        keys = [layer.keys[:, :, : self.occupancy.length] for layer in self.budget_layers]
+        columns, live = self._slot_columns(), self.live()
+        if rows is not None:
+            columns, live = columns[:, rows], live[rows]
+        return Slots(columns, live, self.history, keys, rows)
 
     def _slot_columns(self) -> torch.Tensor:
         """int64 [groups, batch, heads, slots in use]."""

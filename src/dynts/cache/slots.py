@@ -12,26 +12,37 @@ from dynts.cache.history import History
 class Slots:
     """The cached tokens at the moment of a compaction.
 
-    There is one set of tokens per group and head: with shared granularity one group and one head stand for the whole
-    model, with native granularity there is a group per full-attention layer and a head per KV head.
+    Of a batch it shows the rows that evict, and calls them the batch. There is one set of tokens per group and head: with
+    shared granularity one group and one head stand for the whole model, with native granularity there is a group per
+    full-attention layer and a head per KV head.
 
     Attributes:
         columns: int64 [groups, batch, heads, slots], the column (see `History`) of the token in each slot, in ascending
             order. What it says of a slot that is not live means nothing.
         live: bool [batch, slots]; False at the end of a row with fewer tokens than the longest one.
-        history: tables over the columns.
-        keys: per full-attention layer, the cached keys [batch, KV heads, slots, head size] on the layer's device.
+        history: tables over the columns, of all rows.
+        all_keys: per full-attention layer, the cached keys of all rows, on the layer's device.
+        rows: int64 [batch], which rows these are; None for all.
     """
 
     columns: torch.Tensor
     live: torch.Tensor
     history: History
-    keys: list[torch.Tensor]
+    all_keys: list[torch.Tensor]
+    rows: torch.Tensor | None = None
+
+    def of_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The rows that are shown, of a tensor whose first dimension is all rows."""
+        return tensor if self.rows is None else tensor[self.rows.to(tensor.device)]
+
+    def keys(self, layer: int) -> torch.Tensor:
+        """Cached keys of a full-attention layer: [batch, KV heads, slots, head size]."""
+        return self.of_rows(self.all_keys[layer])
 
     def lookup(self, table: torch.Tensor) -> torch.Tensor:
-        """Values of a table over columns, [batch, columns], for each slot: [groups, batch, heads, slots]."""
+        """Values of a table over columns, [all rows, columns], for each slot: [groups, batch, heads, slots]."""
         groups, batch, heads, _ = self.columns.shape
-        spread = table[None, :, None].expand(groups, batch, heads, table.shape[-1])
+        spread = self.of_rows(table)[None, :, None].expand(groups, batch, heads, table.shape[-1])
         return spread.gather(-1, self.columns)
 
     @cached_property

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
-from dynts.attention import OBSERVABLE
+from dynts.attention import OBSERVABLE, implementation_of
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.cache import BudgetCache
 from dynts.errors import DyntsError, UnsupportedError
@@ -39,7 +39,7 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
             f"{name} takes no position_ids and past_key_values: evicted tokens would shift positions"
         )
     full_attention_layers(model.config)
-    implementation = model.config._attn_implementation
+    implementation = implementation_of(model)
     if implementation not in (*OBSERVABLE, *FLASH):
         raise UnsupportedError(
             f"attention implementation {implementation!r} is not supported: load the model with "
@@ -67,7 +67,7 @@ def check_compile(model: PreTrainedModel, method: Method) -> None:
         )
     if len(full_attention_layers(model.config)) < model.config.num_hidden_layers:
         raise UnsupportedError("sliding-window layers change their shape as they grow: drop compile=True")
-    implementation = model.config._attn_implementation
+    implementation = implementation_of(model)
     if implementation not in OBSERVABLE:
         raise UnsupportedError(
             f"attention implementation {implementation!r} cannot skip slots that are not in use at a fixed shape: "

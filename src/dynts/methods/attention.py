@@ -116,7 +116,7 @@ class ObservationWindowMethod(AttentionMethod):
         asking = torch.arange(window, device=lengths.device) >= window - lengths
 
         def score_layer(layer: int) -> torch.Tensor:
-            query, key = torch.cat(tuple(self.queries[layer]), dim=2), slots.keys[layer]
+            query, key = slots.of_rows(torch.cat(tuple(self.queries[layer]), dim=2)), slots.keys(layer)
             masks = KeyMasks(*(mask.to(key.device) for mask in (slots.live, candidates, asking)))
             scores = self.score_keys(query, key, masks, **self.how[layer])
             return scores.masked_fill(~masks.candidates[:, None], torch.finfo(scores.dtype).max)

@@ -97,12 +97,13 @@ class Method(ABC):
             float32, broadcastable to [groups, batch, heads, slots] (see `Slots`). NaN ranks lowest.
         """
 
-    def compact(self, index: torch.Tensor, before: int, live: torch.Tensor) -> None:
+    def compact(self, index: torch.Tensor, rows: torch.Tensor | None, before: int, live: torch.Tensor) -> None:
         """Follow the slots when they move, if the method remembers something per slot.
 
         Args:
-            index: int64 [groups, batch, heads, slots afterwards]: where each slot comes from. With shared granularity,
+            index: int64 [groups, rows, heads, slots afterwards]: where each slot comes from. With shared granularity,
                 or when all heads move alike, there is one group and one head.
+            rows: int64 [rows], the rows that move; None for all.
             before: slots before.
-            live: bool [batch, slots afterwards], False for slots that hold no token.
+            live: bool [rows, slots afterwards], False for slots that hold no token.
         """

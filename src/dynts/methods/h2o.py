@@ -41,22 +41,26 @@ class H2O(AttentionMethod):
         """The sums."""
 
         def score_layer(layer: int) -> torch.Tensor:
-            batch, heads, used, _ = slots.keys[layer].shape
-            return self._grow(layer, batch, heads, used, slots.keys[layer].device)[:, :, :used]
+            batch, heads, used, _ = slots.all_keys[layer].shape
+            return slots.of_rows(self._grow(layer, batch, heads, used, slots.all_keys[layer].device)[:, :, :used])
 
         return self.combine(score_layer, slots.columns.device)
 
-    def compact(self, index: torch.Tensor, before: int, live: torch.Tensor) -> None:
+    def compact(self, index: torch.Tensor, rows: torch.Tensor | None, before: int, live: torch.Tensor) -> None:
         """Keep the sums of the kept slots, and start the freed ones from zero."""
         for layer in range(len(self.sums)):
             sums = self.sums[layer]
             if sums is None:
                 continue
             sums = self._grow(layer, sums.shape[0], sums.shape[1], before, sums.device)
+            own = sums if rows is None else sums[rows.to(sums.device)]
             kept = index[layer if index.shape[0] > 1 else 0].to(sums.device).expand(-1, sums.shape[1], -1)
-            gathered = sums.gather(-1, kept) * live.to(sums.device)[:, None]
-            sums.zero_()
-            sums[:, :, : gathered.shape[-1]] = gathered
+            moved = torch.zeros_like(own)
+            moved[:, :, : kept.shape[-1]] = own.gather(-1, kept) * live.to(sums.device)[:, None]
+            if rows is None:
+                sums.copy_(moved)
+            else:
+                sums[rows.to(sums.device)] = moved
 
     def _grow(self, layer: int, batch: int, heads: int, slots: int, device: torch.device) -> torch.Tensor:
         """The layer's sums, with room for that many slots."""
