@@ -149,6 +149,8 @@ class BudgetLayer(CacheLayerMixin):
             # attention gives a dead slot no weight, but no weight times NaN is NaN
             new = old.new_zeros((*old.shape[:2], grown, old.shape[3]))
             new[:, :, :used] = old[:, :, :used]
+            if self.occupancy.fixed_shape:  # a CUDA graph writes to this very memory
+                torch._dynamo.mark_static_address(new)
             setattr(self, name, new)
 
 

@@ -15,7 +15,7 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     """Inside this context the decoder's steps on a cache of fixed shape run through `torch.compile`; all else as before.
 
     On CUDA a step is captured as a CUDA graph ("reduce-overhead"). On CPUs weights are packed once for thin products, which
-    takes as much memory again as the weights.
+    takes as much memory again as the weights; weights that change afterwards are not noticed.
     """
     decoder: Any = model.get_decoder()
     head: Any = model.get_output_embeddings()
@@ -29,8 +29,13 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
-        is_step = isinstance(cache, BudgetCache) and cache.occupancy.fixed_shape and cache.occupancy.slots is not None
-        return (step if is_step else plain)(*args, **kwargs)
+        if not (isinstance(cache, BudgetCache) and cache.occupancy.fixed_shape and cache.occupancy.slots is not None):
+            return plain(*args, **kwargs)
+        torch.compiler.cudagraph_mark_step_begin()
+        output = step(*args, **kwargs)
+        # a method may keep the hidden state, which the next replay of a CUDA graph would overwrite
+        output["last_hidden_state"] = output["last_hidden_state"].clone()
+        return output
 
     def forward_head(hidden: torch.Tensor) -> torch.Tensor:
         # the last token of a prompt is a view, with strides of its own
