@@ -1,0 +1,117 @@
+"""Time and memory of labelling a long trace, beside a plain forward pass and beside eager attention weights.
+
+    python benchmarks/labelling.py --out docs/results
+
+SmolLM2-135M's shape with random weights, float32: a trace of 16,384 tokens of which 500 are the answer, and 4,096 tokens
+through eager attention with output_attentions, which is what one would do without dynts. Each case runs in a process of its
+own, cases alternate over the rounds, and "extra" is the peak of the process above what it held when the model was loaded.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import torch
+from transformers import DynamicCache
+
+from dynts.files import write_text_whole
+from dynts.models import random_model
+from dynts.training.labels import label_trace
+from dynts.training.tokens import TokenizedTrace
+
+SHAPE = Path(__file__).parent / "shapes" / "smollm2-135m"
+LONG, SHORT, ANSWER, QUESTION = 16_384, 4_096, 500, 128
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="existing folder for labelling.json and labelling.md")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        print(json.dumps(_measure(arguments.case)))
+        return
+    if arguments.out is None:
+        parser.error("--out is needed")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CASES}
+    for number in range(arguments.rounds):
+        for name in CASES if number % 2 == 0 else reversed(CASES):
+            command = [sys.executable, __file__, "--case", name]
+            runs[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            print(name, runs[name][-1], flush=True)
+    record = {"tokens": LONG, "answer": ANSWER, "threads": torch.get_num_threads(), "runs": runs}
+    write_text_whole(arguments.out / "labelling.json", json.dumps(record, indent=1) + "\n")
+    write_text_whole(arguments.out / "labelling.md", _table(runs))
+
+
+def _forward() -> None:
+    """What labelling cannot do without: all tokens through the decoder with sdpa."""
+    model, cache = _model("sdpa"), DynamicCache(config=_model("sdpa").config)
+    ids = torch.ones(1, LONG, dtype=torch.long)
+    for part in ids.split(SHORT, dim=1):
+        model.get_decoder()(input_ids=part, past_key_values=cache, use_cache=True)
+
+
+def _label(*labels: str) -> None:
+    ids = tuple([1] * LONG)
+    trace = TokenizedTrace(ids, QUESTION, LONG - ANSWER - 1, LONG - ANSWER)
+    label_trace(_model("sdpa"), trace, labels)
+
+
+def _eager() -> None:
+    """Attention weights of all tokens, as `output_attentions` gives them."""
+    output = _model("eager")(input_ids=torch.ones(1, SHORT, dtype=torch.long), output_attentions=True)
+    for weights in output.attentions:
+        weights.mean(dim=(0, 1))
+
+
+CASES: dict[str, Any] = {
+    "forward, 16k tokens": _forward,
+    "answer label, 16k tokens": lambda: _label("answer"),
+    "both labels, 16k tokens": lambda: _label("answer", "future"),
+    "eager output_attentions, 4k tokens": _eager,
+}
+_LOADED: dict[str, Any] = {}
+
+
+def _model(attention: str) -> Any:
+    if attention not in _LOADED:
+        _LOADED[attention] = random_model(SHAPE, device="cpu")
+        _LOADED[attention].set_attn_implementation(attention)
+    return _LOADED[attention]
+
+
+@torch.no_grad()
+def _measure(case: str) -> dict[str, float]:
+    model = _model("eager" if case.startswith("eager") else "sdpa")
+    model(input_ids=torch.ones(1, 16, dtype=torch.long))
+    before = psutil.Process(os.getpid()).memory_info().rss
+    started = time.perf_counter()
+    CASES[case]()
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds": seconds, "extra_bytes": peak - before}
+
+
+def _table(runs: dict[str, list[dict[str, float]]]) -> str:
+    reference = runs["forward, 16k tokens"]
+    lines = ["| | seconds | over the forward pass | extra memory |", "|---|---:|---:|---:|"]
+    for name, found in runs.items():
+        ratio = median(run["seconds"] / plain["seconds"] for run, plain in zip(found, reference, strict=True))
+        taken, extra = (median(run[key] for run in found) for key in ("seconds", "extra_bytes"))
+        lines.append(f"| {name} | {taken:.1f} | {ratio:.2f} | {extra / 2**20:.0f} MiB |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
