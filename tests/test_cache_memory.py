@@ -159,6 +159,35 @@ def test_slots_stay_where_they_are(model: PreTrainedModel, name: str, lengths: t
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("name", [*COMPRESSED, "h2o, native"])
+def test_a_compaction_moves_and_scores_its_own_rows_only(
+    model: PreTrainedModel, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = dynts.methods.H2O(granularity="native") if name == "h2o, native" else name
+    with compress(model, method) as session:
+        loop = Loop(model, session, [random_tokens(length, length) for length in (3, 8, 8)])
+        loop.step()
+        cache, scored = loop.cache, []
+        plain = cache.method.score
+        monkeypatch.setattr(
+            cache.method, "score", lambda slots: (scored.append(slots.columns.shape[1]), plain(slots))[1]
+        )
+        evictions = []
+        for _ in range(90):
+            before, keys = list(cache.lengths), [layer.keys.clone() for layer in cache.budget_layers]
+            loop.step()
+            evicting = [row for row, (old, new) in enumerate(zip(before, cache.lengths, strict=True)) if new <= old]
+            if evicting:
+                evictions.append(evicting)
+            for old, layer in zip(keys, cache.budget_layers, strict=True):
+                for row in {0, 1, 2} - set(evicting):
+                    assert torch.equal(layer.keys[row, :, : before[row]], old[row, :, : before[row]])
+    assert evictions.count([0]) >= 2
+    assert evictions.count([1, 2]) >= 2
+    assert scored == [len(evicting) for evicting in evictions]
+
+
+@pytest.mark.quick
 def test_a_full_cache_grows_in_steps(model: PreTrainedModel) -> None:
     with compress(model, "full") as session:
         loop = Loop(model, session, [random_tokens(PROMPT, 1)])
