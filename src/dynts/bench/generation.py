@@ -9,6 +9,7 @@ import torch
 from dynts.bench.clock import seconds
 from dynts.bench.engines import Engine
 from dynts.bench.profile import Work
+from dynts.bench.rounds import in_rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +37,15 @@ class Generation:
 
 
 def generate(engines: Sequence[Engine], work: Work, rounds: int, done: Callable[[], None]) -> list[list[Generation]]:
-    """Greedy generation from random prompts, engines in alternating order, the same prompts for all.
+    """Greedy generation from random prompts, the same for all engines; one list a round.
 
     Args:
         engines: what is compared.
         work: what is generated.
         rounds: how often.
         done: called after each engine and round.
-
-    Returns:
-        One list a round, in the order of `engines`.
     """
-    results = []
-    for number in range(rounds):
-        order = list(engines) if number % 2 == 0 else list(reversed(engines))
-        found = {}
-        for engine in order:
-            with engine.running():
-                found[engine.name] = _generate_once(engine, work, seed=number)
-            done()
-        results.append([found[engine.name] for engine in engines])
-    return results
+    return in_rounds(engines, rounds, lambda engine, number: _generate_once(engine, work, seed=number), done)
 
 
 def _generate_once(engine: Engine, work: Work, seed: int) -> Generation:

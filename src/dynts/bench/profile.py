@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from dynts.bench.engines import Engine
+from dynts.bench.rounds import in_rounds
 from dynts.bench.sawtooth import cached_tokens
 
 _WARM_UP = 1
@@ -76,7 +77,7 @@ class Profile:
 def profile(
     engines: Sequence[Engine], work: Work, rounds: int, steps: int, points: int, done: Callable[[], None]
 ) -> list[list[Profile]]:
-    """Measure engines side by side: every round measures each once, in alternating order, so that drift hits all alike.
+    """Measure engines side by side, one list of profiles a round.
 
     Args:
         engines: what is compared.
@@ -85,20 +86,8 @@ def profile(
         steps: timed at each length.
         points: how many lengths, evenly spaced over those that occur.
         done: called after each engine and round.
-
-    Returns:
-        One list a round, in the order of `engines`.
     """
-    results = []
-    for number in range(rounds):
-        order = list(engines) if number % 2 == 0 else list(reversed(engines))
-        found = {}
-        for engine in order:
-            with engine.running():
-                found[engine.name] = profile_once(engine, work, steps, points)
-            done()
-        results.append([found[engine.name] for engine in engines])
-    return results
+    return in_rounds(engines, rounds, lambda engine, _: profile_once(engine, work, steps, points), done)
 
 
 def profile_once(engine: Engine, work: Work, steps: int, points: int) -> Profile:
