@@ -4,7 +4,7 @@
 
 Writes embedded_model.json (raw numbers, after each run: the same command continues) and embedded_model.md (the tables). One
 process a core, one thread each. The training tables come from the training.json that `python -m dynts.tiny.build` wrote: the
-shipped one, and embedded_model_seed1.json, that of another seed.
+shipped one, and those of other seeds if they lie there as embedded_model_seed1.json and so on.
 """
 
 import argparse
@@ -37,7 +37,8 @@ from dynts.training.traces import Trace
 SHARES = (0.3, 0.4, 0.5)
 PUBLISHED_SHARE = 0.4
 RETAINED = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-ANSWER_TOKENS = 60
+ANSWER_TOKENS = 80
+"""More than any right answer has."""
 
 
 def main() -> None:
@@ -69,9 +70,10 @@ def main() -> None:
             rows[running[future]] = future.result()
             text = json.dumps({"settings": settings, "rows": dict(sorted(rows.items()))}, indent=1)
             write_text_whole(path, f"{text}\n")
-    logs = [json.loads(log.read_text()) for log in (WEIGHTS / "training.json", path.with_stem(f"{path.stem}_seed1"))]
+    logs = [WEIGHTS / "training.json", *sorted(arguments.out.glob(f"{path.stem}_seed*.json"))]
     budgets = {share: budget_for(share) for share in SHARES}
-    write_text_whole(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, logs))
+    records = [json.loads(log.read_text()) for log in logs]
+    write_text_whole(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, records))
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
