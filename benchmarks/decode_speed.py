@@ -7,8 +7,6 @@ float32, 128 question tokens, 16,384 generated ones, a budget of 3,000. Nothing 
 """
 
 import argparse
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,7 +17,7 @@ from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
 from dynts.bench.grid import Effort, measure
 from dynts.bench.machine import measure_machine
 from dynts.bench.profile import Work
-from dynts.bench.report import bench_markdown, bench_table
+from dynts.bench.report import bench_json, bench_markdown, bench_table
 from dynts.config import CompressionConfig
 from dynts.files import write_text_whole
 from dynts.models import random_model
@@ -66,8 +64,7 @@ def main() -> None:
     for found in measure([compared(arguments.eager)], works, effort, machine):
         console.print(bench_table(found))
         rows += found
-        record = {"machine": asdict(machine), "prompt": PROMPT, "rows": [asdict(row) for row in rows]}
-        write_text_whole(arguments.out / "decode_speed.json", json.dumps(record, indent=1) + "\n")
+        write_text_whole(arguments.out / "decode_speed.json", bench_json(rows, machine, PROMPT))
         text = f"{machine.describe(torch.float32)}\n\n{bench_markdown(rows)}"
         write_text_whole(arguments.out / "decode_speed.md", text)
 

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 
 from dynts.files import write_text_whole
 from dynts.models import random_model
+from dynts.tables import markdown_table
 from dynts.training.labels import label_trace
 from dynts.training.tokens import TokenizedTrace
 
@@ -56,7 +57,8 @@ def main() -> None:
 
 def _forward() -> None:
     """What labelling cannot do without: all tokens through the decoder with sdpa."""
-    model, cache = _model("sdpa"), DynamicCache(config=_model("sdpa").config)
+    model = _model("sdpa")
+    cache = DynamicCache(config=model.config)
     ids = torch.ones(1, LONG, dtype=torch.long)
     for part in ids.split(SHORT, dim=1):
         model.get_decoder()(input_ids=part, past_key_values=cache, use_cache=True)
@@ -105,12 +107,12 @@ def _measure(case: str) -> dict[str, float]:
 
 def _table(runs: dict[str, list[dict[str, float]]]) -> str:
     reference = runs["forward, 16k tokens"]
-    lines = ["| | seconds | over the forward pass | extra memory |", "|---|---:|---:|---:|"]
+    rows = []
     for name, found in runs.items():
         ratio = median(run["seconds"] / plain["seconds"] for run, plain in zip(found, reference, strict=True))
         taken, extra = (median(run[key] for run in found) for key in ("seconds", "extra_bytes"))
-        lines.append(f"| {name} | {taken:.1f} | {ratio:.2f} | {extra / 2**20:.0f} MiB |")
-    return "\n".join(lines) + "\n"
+        rows.append((name, f"{taken:.1f}", f"{ratio:.2f}", f"{extra / 2**20:.0f} MiB"))
+    return markdown_table(("", "seconds", "over the forward pass", "extra memory"), rows)
 
 
 if __name__ == "__main__":

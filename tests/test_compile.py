@@ -1,15 +1,17 @@
 """`compress(compile=True)`: the same tokens as without, at one shape that is compiled once."""
 
 import shutil
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
 
 import dynts
 from decoding import TOLERANCE, random_predictor, random_tokens
-from dynts.attention import grouped_step
+from dynts.attention import grouped_step, observed_attention
 from dynts.errors import UnsupportedError
 from tiny import tiny_model
 
@@ -105,6 +107,22 @@ def test_flash_attention_is_refused() -> None:
     model.config._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(UnsupportedError, match="flash_attention_2"):
         dynts.compress(model, "window", CONFIG, compile=True)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kwargs", [{}, {"softcap": 5.0}, {"dropout": 0.1}], ids=str)
+def test_what_grouped_steps_do_not_compute_is_left_to_the_model(
+    monkeypatch: pytest.MonkeyPatch, kwargs: dict[str, Any]
+) -> None:
+    model = tiny_model("llama")
+    query, key = torch.randn(1, 4, 1, 8), torch.randn(1, 2, 5, 8)
+    grouped: list[None] = []
+    monkeypatch.setattr("dynts.attention.grouped_step", lambda *_: grouped.append(None))
+    with observed_attention(model):
+        attention = AttentionInterface()[model.config._attn_implementation]
+        with suppress(ValueError):  # recent transformers refuse a soft cap with sdpa
+            attention(model.get_decoder().layers[0].self_attn, query, key, key, None, scaling=0.3, **kwargs)
+    assert bool(grouped) == (kwargs == {})
 
 
 @pytest.mark.quick

@@ -17,9 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from dynts.errors import UnsupportedError
 
 OBSERVABLE = ("sdpa", "eager")
-
-
 _PREFIX = "dynts_"
+_NOT_GROUPED = ("softcap", "position_bias", "s_aux", "cache")
+"""What `grouped_step` does not compute: the model's own attention function does, or refuses."""
 
 
 def implementation_of(model: PreTrainedModel) -> str:
@@ -148,7 +148,8 @@ def _observing(implementation: str) -> Callable[..., Any]:
                 raise UnsupportedError("attention sinks (s_aux) take part in the softmax and dynts does not know them")
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
             attention_observer(int(module.layer_idx), query, key, scaling, kwargs.get("softcap"))
-        if implementation == "sdpa" and query.shape[2] == 1 and not kwargs.get("dropout"):
+        plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in _NOT_GROUPED)
+        if implementation == "sdpa" and query.shape[2] == 1 and plain:
             return grouped_step(query, key, value, attention_mask, kwargs.get("scaling"))
         # eager attention has no registered name: each modeling file brings its own function
         own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

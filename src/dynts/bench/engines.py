@@ -9,6 +9,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from dynts.bench.clock import Stopwatch, seconds
+from dynts.cache.architecture import head_size, kv_heads
 from dynts.cache.cache import BudgetCache
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
@@ -86,9 +87,7 @@ class Engine(ABC):
     def _states(self, batch: int, tokens: int) -> torch.Tensor:
         """Random states [batch, KV heads, tokens, head size]; few distinct ones, since drawing them takes time."""
         config = self.model.config
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        few = torch.randn(1, heads, 64, size, dtype=self.model.dtype, device=self.device)
+        few = torch.randn(1, kv_heads(config), 64, head_size(config), dtype=self.model.dtype, device=self.device)
         return few.repeat(batch, 1, tokens // 64 + 1, 1)[:, :, :tokens]
 
 

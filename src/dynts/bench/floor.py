@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from dynts.cache.architecture import full_attention_layers
+from dynts.cache.architecture import full_attention_layers, head_size, kv_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,10 @@ def step_cost(model: PreTrainedModel) -> StepCost:
     weights: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter is not embedding]
     if head is embedding:  # looked up row by row, but multiplied with whole
         weights.append(head)
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    layers = len(full_attention_layers(config))
-    kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    layers, size = len(full_attention_layers(config)), head_size(config)
     return StepCost(
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         weight_flops=2 * sum(weight.numel() for weight in weights),
-        token_bytes=2 * layers * kv_heads * size * embedding.element_size(),
+        token_bytes=2 * layers * kv_heads(config) * size * embedding.element_size(),
         token_flops=4 * layers * config.num_attention_heads * size,
     )

@@ -1,17 +1,18 @@
 """Medians of what was measured, as rows for JSON, table and plot."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dynts.bench.floor import StepCost
 from dynts.bench.generation import Generation
 from dynts.bench.machine import Machine
 from dynts.bench.profile import Profile
+from dynts.tables import markdown_table, terminal_table
 
 Measured = Profile | Generation
 
@@ -107,41 +108,33 @@ def _details(runs: Sequence[Profile], machine: Machine, cost: StepCost) -> dict[
     }
 
 
+_COLUMNS = ("engine", "budget", "batch", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
+_STEP_COLUMNS = ("ms a step\nfirst", "last", "over\nfloor", "evicting")
+
+
 def bench_table(rows: Sequence[Row]) -> Table:
     """A table for the terminal."""
-    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("engine", overflow="fold")
-    for name in _NARROW if rows[0].details else _NARROW[:6]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.engine, *_cells(row))
-    return table
+    return terminal_table(_columns(rows), map(_cells, rows))
 
 
 def bench_markdown(rows: Sequence[Row]) -> str:
     """The same table in Markdown."""
-    names = [name.replace("\n", " ") for name in (_NARROW if rows[0].details else _NARROW[:6])]
-    lines = [f"| engine | {' | '.join(names)} |", f"|---{'|---:' * len(names)}|"]
-    lines += [f"| {row.engine} | {' | '.join(_cells(row))} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return markdown_table([name.replace("\n", " ") for name in _columns(rows)], map(_cells, rows))
 
 
-_NARROW = (
-    "budget",
-    "batch",
-    "new\ntokens",
-    "tokens\n/s",
-    "speed-up",
-    "KV\nMiB",
-    "ms a step\nfirst",
-    "last",
-    "over\nfloor",
-    "evicting",
-)
+def bench_json(rows: Sequence[Row], machine: Machine, prompt: int) -> str:
+    """Everything that was measured. prompt: tokens of each question."""
+    record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in rows]}
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    return (*_COLUMNS, *_STEP_COLUMNS) if rows[0].details else _COLUMNS
 
 
 def _cells(row: Row) -> list[str]:
     cells = [
+        row.engine,
         "" if row.budget is None else f"{row.budget}",
         f"{row.batch}",
         f"{row.generated}",

@@ -1,4 +1,4 @@
-"""Which layers of a model have a cache that grows with the sequence."""
+"""The shape of a model's cache: which layers grow with the sequence, and what a token takes in one."""
 
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -25,3 +25,13 @@ def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
             "there is nothing to compress"
         )
     return full
+
+
+def kv_heads(model_config: PreTrainedConfig) -> int:
+    """KV heads of a layer."""
+    return getattr(model_config, "num_key_value_heads", None) or model_config.num_attention_heads
+
+
+def head_size(model_config: PreTrainedConfig) -> int:
+    """Size of a head's keys."""
+    return getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads

@@ -156,7 +156,7 @@ class BudgetCache(FixedRowsCache):
                 "the attention mask hides tokens that some heads have evicted and others not (native granularity): "
                 "continue rows that ended at different times one by one"
             )
-        self._keep(slots, kept, counts[0, :, 0].tolist())
+        self._keep(slots, kept, dict(enumerate(counts[0, :, 0].tolist())))
         self.next_positions = shown
 
     def check_rows(self, rows: int) -> None:
@@ -270,11 +270,12 @@ class BudgetCache(FixedRowsCache):
         assert self.schedule is not None
         before = self.occupancy.length
         arriving = coming or [0] * self.batch
-        chosen = [row for row, evicts in enumerate(rows) if evicts]
-        keep = [
-            min(self.lengths[row], self.schedule.kept_tokens(self.questions[row]) - arriving[row]) for row in chosen
-        ]
-        slots = self._slots(chosen)
+        keep = {
+            row: min(self.lengths[row], self.schedule.kept_tokens(self.questions[row]) - arriving[row])
+            for row, evicts in enumerate(rows)
+            if evicts
+        }
+        slots = self._slots(list(keep))
         older = live_slots(slots.of_rows(self.next_slots()) - self.schedule.local_window, before)
         pinned = (slots.live & ~older)[:, None]
         if self.method.protect_question:
@@ -282,7 +283,7 @@ class BudgetCache(FixedRowsCache):
         scores = self.method.score(slots).expand(slots.columns.shape)
         if self.method.protect_answer:
             scores = scores.masked_fill(slots.answer, float("inf"))
-        kept = select(scores, pinned, slots.live[:, None], torch.tensor(keep, device=self.device))
+        kept = select(scores, pinned, slots.live[:, None], torch.tensor(list(keep.values()), device=self.device))
         self._keep(slots, kept, keep)
         if self.listener is not None:
             positions = self._slots().positions.cpu() if self.record else None
@@ -291,26 +292,23 @@ class BudgetCache(FixedRowsCache):
             step = self.occupancy.columns - self.turn_end if coming is None else 0
             self.listener(CompactionEvent(step, before, self.occupancy.length, positions))
 
-    def _keep(self, slots: Slots, kept: torch.Tensor, lengths: list[int]) -> None:
+    def _keep(self, slots: Slots, kept: torch.Tensor, lengths: dict[int, int]) -> None:
         """Move the kept slots of some rows together.
 
         Args:
             slots: of those rows.
-            kept: bool, shaped as `slots.columns`, `lengths[row]` True in each row.
-            lengths: tokens that the rows keep.
+            kept: bool, shaped as `slots.columns`.
+            lengths: how many slots each of the rows keeps, in the order of `slots`.
         """
-        before = self.occupancy.length
-        index = left_align(kept, max(lengths))
-        columns, rows = slots.columns.gather(-1, index), slots.rows
-        self._move(index, rows)
-        if rows is None:
-            self.lengths = lengths
-        else:
+        before, rows = self.occupancy.length, slots.rows
+        index = left_align(kept, max(lengths.values()))
+        columns = slots.columns.gather(-1, index)
+        if rows is not None:
             everything = self._slot_columns().clone()
             everything[:, rows, :, : columns.shape[-1]] = columns
-            columns, self.lengths = everything, list(self.lengths)
-            for row, length in zip(rows.tolist(), lengths, strict=True):
-                self.lengths[row] = length
+            columns = everything
+        self._move(index, rows)
+        self.lengths = [lengths.get(row, length) for row, length in enumerate(self.lengths)]
         self.occupancy.length, self._next_slots = max(self.lengths), None
         self._columns.move(columns[..., : self.occupancy.length], self.next_slots())
         self.method.compact(index, rows, before, slots.of_rows(self.live())[:, : index.shape[-1]])

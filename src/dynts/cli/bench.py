@@ -69,8 +69,6 @@ def bench(
         schedules.append(CompressionConfig(most, window, retention_ratio))
         schedules[-1].check_question(prompt)
 
-    import json
-    from dataclasses import asdict
     from itertools import product
 
     import torch
@@ -80,7 +78,7 @@ def bench(
     from dynts.bench.grid import Effort, engines, measure
     from dynts.bench.machine import measure_machine
     from dynts.bench.profile import Work
-    from dynts.bench.report import bench_markdown, bench_table
+    from dynts.bench.report import bench_json, bench_markdown, bench_table
     from dynts.files import write_text_whole
     from dynts.models import load_model, random_model
     from dynts.predictor.model import ImportancePredictor
@@ -104,8 +102,7 @@ def bench(
             console.print(bench_table(rows))
             found += rows
     if out is not None:
-        record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in found]}
-        write_text_whole(out, json.dumps(record, indent=1) + "\n")
+        write_text_whole(out, bench_json(found, machine, prompt))
     if markdown is not None:
         write_text_whole(markdown, f"{machine.describe(loaded.dtype)}\n\n{bench_markdown(found)}")
     if figure is not None:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from dynts.attention import observed_attention
-from dynts.cache.architecture import full_attention_layers
+from dynts.cache.architecture import full_attention_layers, kv_heads
 from dynts.cache.cache import BudgetCache
 from dynts.cache.event import CompactionEvent
 from dynts.cache.history import History
@@ -109,7 +109,7 @@ class Session:
         self.compile = compile
         self._surroundings = Surroundings(
             layers=full_attention_layers(model.config),
-            kv_heads=getattr(model.config, "num_key_value_heads", None) or model.config.num_attention_heads,
+            kv_heads=kv_heads(model.config),
             local_window=config.local_window,
             predictor=predictor,
             tokenizer=tokenizer,

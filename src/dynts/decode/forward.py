@@ -58,7 +58,7 @@ class ForwardPass:
             cache.place_step()
             kwargs["attention_mask"] = None
             self.live = None
-            if cache.ragged or cache.occupancy.fixed_shape:
+            if cache.occupancy.slots is not None:
                 step = self.masks.step(cache)
                 kwargs["attention_mask"] = self._for_layers(step, mask)
                 self.live = live_columns(step) if cache.method.observes_attention else None

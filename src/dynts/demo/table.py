@@ -2,35 +2,37 @@
 
 from collections.abc import Iterable
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dynts.demo.compare import Result
+from dynts.tables import markdown_table, terminal_table
 
-_COLUMNS = ("Pass@1", "mean length", "truncated", "peak KV tokens", "peak KV MiB", "compactions", "tokens/s")
-_NARROW = ("Pass@1", "mean\nlength", "trun-\ncated", "peak\ntokens", "peak\nMiB", "comp-\nactions", "tokens\n/s")
+_COLUMNS = ("method", "Pass@1", "mean length", "truncated", "peak KV tokens", "peak KV MiB", "compactions", "tokens/s")
+_NARROW = (
+    "method",
+    "Pass@1",
+    "mean\nlength",
+    "trun-\ncated",
+    "peak\ntokens",
+    "peak\nMiB",
+    "comp-\nactions",
+    "tokens\n/s",
+)
 
 
 def results_table(results: Iterable[Result], title: str) -> Table:
     """A table for the terminal."""
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column("method", overflow="fold")
-    for name in _NARROW:
-        table.add_column(name, justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(result.name, *_cells(result))
-    return table
+    return terminal_table(_NARROW, map(_cells, results), title)
 
 
 def results_markdown(results: Iterable[Result]) -> str:
     """The same table in Markdown."""
-    lines = [f"| method | {' | '.join(_COLUMNS)} |", f"|---{'|---:' * len(_COLUMNS)}|"]
-    lines += [f"| {result.name} | {' | '.join(_cells(result))} |" for result in results]
-    return "\n".join(lines) + "\n"
+    return markdown_table(_COLUMNS, map(_cells, results))
 
 
 def _cells(result: Result) -> tuple[str, ...]:
     return (
+        result.name,
         f"{result.pass_at_1:.2f}",
         f"{result.mean_length:.0f}",
         f"{result.truncated}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from dynts.cache.selection import right_align
+from dynts.cache.selection import live_slots, right_align
 from dynts.errors import DyntsError, check_count
 from dynts.methods.base import Granularity, Method, Surroundings
 
@@ -110,10 +110,10 @@ class ObservationWindowMethod(AttentionMethod):
     def score(self, slots: "Slots") -> torch.Tensor:
         """Score the keys before the observation window; the window's own tokens rank above all."""
         window = len(self.queries[0])
-        lengths = slots.live.sum(dim=1, keepdim=True)
-        candidates = torch.arange(slots.live.shape[1], device=lengths.device) < lengths - window
+        lengths = slots.live.sum(dim=1)
+        candidates = live_slots(lengths - window, slots.live.shape[1])
         # rows that did not have so many tokens yet have fewer queries, the last ones
-        asking = torch.arange(window, device=lengths.device) >= window - lengths
+        asking = ~live_slots(window - lengths, window)
 
         def score_layer(layer: int) -> torch.Tensor:
             query, key = slots.of_rows(torch.cat(tuple(self.queries[layer]), dim=2)), slots.keys(layer)
@@ -125,7 +125,7 @@ class ObservationWindowMethod(AttentionMethod):
 
     @abstractmethod
     def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, masks: "KeyMasks", scaling: float, softcap: float | None
+        self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
     ) -> torch.Tensor:
         """Scores of the keys before the observation window.
 
