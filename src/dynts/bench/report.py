@@ -108,8 +108,8 @@ def _details(runs: Sequence[Profile], machine: Machine, cost: StepCost) -> dict[
     }
 
 
-_COLUMNS = ("engine", "budget", "batch", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
-_STEP_COLUMNS = ("ms a step\nfirst", "last", "over\nfloor", "evicting")
+_COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
+_STEP_COLUMNS = ("first\nms", "last\nms", "over\nfloor", "evict-\ning")
 
 
 def bench_table(rows: Sequence[Row]) -> Table:
@@ -119,7 +119,7 @@ def bench_table(rows: Sequence[Row]) -> Table:
 
 def bench_markdown(rows: Sequence[Row]) -> str:
     """The same table in Markdown."""
-    return markdown_table([name.replace("\n", " ") for name in _columns(rows)], map(_cells, rows))
+    return markdown_table([name.replace("-\n", "").replace("\n", " ") for name in _columns(rows)], map(_cells, rows))
 
 
 def bench_json(rows: Sequence[Row], machine: Machine, prompt: int) -> str:
@@ -139,8 +139,8 @@ def _cells(row: Row) -> list[str]:
         f"{row.batch}",
         f"{row.generated}",
         f"{row.tokens_per_second.median:.1f}",
-        f"{row.speedup.median:.2f} ({row.speedup.least:.2f}-{row.speedup.most:.2f})",
-        f"{row.kv_bytes / 2**20:.1f}",
+        f"{row.speedup.median:.2f} ({row.speedup.least:.1f}-{row.speedup.most:.1f})",
+        f"{row.kv_bytes / 2**20:.0f}",
     ]
     if row.details:
         first, last = row.details["steps"][0], row.details["steps"][-1]
