@@ -57,7 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(width=150)
     machine = measure_machine(torch.device("cpu"), torch.float32)
-    console.print(machine.describe(torch.float32), highlight=False)
+    console.print(machine.describe(), highlight=False)
     effort = Effort("profile", arguments.rounds, arguments.steps, arguments.points)
     works = [Work(batch, PROMPT, GENERATED) for batch in arguments.batch]
     rows = []
@@ -65,7 +65,7 @@ def main() -> None:
         console.print(bench_table(found))
         rows += found
         write_text_whole(arguments.out / "decode_speed.json", bench_json(rows, machine, PROMPT))
-        text = f"{machine.describe(torch.float32)}\n\n{bench_markdown(rows)}"
+        text = f"{machine.describe()}\n\n{bench_markdown(rows)}"
         write_text_whole(arguments.out / "decode_speed.md", text)
 
 

@@ -78,6 +78,22 @@ def test_compiled_steps_equal_plain_ones(architecture: str, attention: str) -> N
     assert "forward" not in vars(model.get_output_embeddings())
 
 
+@needs_compiler
+def test_weights_that_changed_since_an_earlier_context_count() -> None:
+    model = tiny_model("llama")
+    batch = batch_of(random_tokens(9, 1))
+
+    def answer(compile: bool) -> Any:
+        with dynts.compress(model, "window", CONFIG, compile=compile):
+            return model.generate(**batch, max_new_tokens=5, **OPTIONS)
+
+    check_same(answer(compile=True), answer(compile=False))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.1)
+    check_same(answer(compile=True), answer(compile=False))
+
+
 def test_prompts_in_chunks_of_one_token_at_a_fixed_shape() -> None:
     """A prompt's chunk of one token is no decode step: nothing is compiled for it."""
     model = tiny_model("llama")
@@ -129,7 +145,11 @@ def test_what_grouped_steps_do_not_compute_is_left_to_the_model(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 2), (6, 2), (9, 3), (4, 4), (8, 1)])
 @pytest.mark.parametrize("masked", ["no", "bool", "additive"])
-def test_grouped_attention_equals_expanded_heads(dtype: torch.dtype, heads: int, kv_heads: int, masked: str) -> None:
+@pytest.mark.parametrize("compiling", [False, True], ids=["sdpa", "spelled out"])
+def test_grouped_attention_equals_expanded_heads(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, heads: int, kv_heads: int, masked: str, compiling: bool
+) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     generator = torch.Generator().manual_seed(heads)
     batch, keys, size = 3, 37, 16
     query = torch.randn(batch, heads, 1, size, generator=generator).to(dtype)

@@ -129,8 +129,25 @@ def grouped_step(
     """
     batch, heads, _, size = query.shape
     grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
-    attended = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    if query.device.type == "cpu" and torch.compiler.is_compiling():
+        attended = _spelled_out(grouped, key, value, mask, size**-0.5 if scaling is None else scaling)
+    else:
+        attended = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return attended.reshape(batch, 1, heads, value.shape[-1]), None
+
+
+def _spelled_out(
+    grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
+) -> torch.Tensor:
+    """The same as a formula: torch.compile makes kernels of it that read 1.5 times as fast as sdpa on CPUs, whose kernel is
+    for long queries.
+    """
+    # a write to chosen rows keeps torch.compile from rotating the query anew for every key
+    held = torch.empty_like(grouped).index_copy_(0, torch.arange(len(grouped)), grouped)
+    logits = ((held.float() * scaling).unsqueeze(3) * key.float().unsqueeze(2)).sum(dim=-1)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
+    return logits.softmax(dim=-1).to(value.dtype) @ value
 
 
 def _observing(implementation: str) -> Callable[..., Any]:

@@ -27,7 +27,7 @@ from dynts.errors import DyntsError
 from tiny import COMMON, tiny_model
 
 CONFIG = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)
-MACHINE = Machine("cpu", 2, read=1e9, copy=2e9, flops=1e10)
+MACHINE = Machine("cpu", 2, "float32", read=1e9, copy=2e9, flops=1e10)
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +273,7 @@ def test_the_command_writes_what_it_measured(
         (("--figure", "f.png", "--mode", "generate"), "profile"),
         (("--figure", "f.xyz"), "cannot draw"),
         (("--model", "./nowhere"), "configuration of ./nowhere"),
+        (("--gguf-file", "weights.gguf"), "weights.gguf would not be used"),
     ],
 )
 def test_bad_input_is_refused_at_once(

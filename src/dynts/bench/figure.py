@@ -16,11 +16,14 @@ def draw_steps(rows: Sequence[Row], path: Path) -> None:
     panels = figure.subplots(1, len(batches), squeeze=False)[0]
     for batch, axes in zip(batches, panels, strict=True):
         floor: dict[int, float] = {}
-        for row in (row for row in rows if row.batch == batch):
+        shown = [row for row in rows if row.batch == batch]
+        several = len({row.budget for row in shown} - {None}) > 1
+        for row in shown:
             steps = row.details["steps"]
             floor |= {step["tokens"]: 1000 * step["floor"] for step in steps}
+            label = f"{row.engine}, budget {row.budget}" if several and row.budget else row.engine
             tokens = [step["tokens"] for step in steps]
-            axes.plot(tokens, [1000 * step["seconds"]["median"] for step in steps], marker=".", label=row.engine)
+            axes.plot(tokens, [1000 * step["seconds"]["median"] for step in steps], marker=".", label=label)
         lengths = sorted(floor)
         axes.plot(lengths, [floor[length] for length in lengths], color="grey", linestyle="--", label="floor")
         axes.set_title(f"batch {batch}")

@@ -18,6 +18,7 @@ class Machine:
     Attributes:
         device: its name.
         threads: CPU threads that torch uses.
+        dtype: of what was read, copied and multiplied.
         read: bytes a second when memory is only read.
         copy: bytes a second when memory is copied, read and written ones counted.
         flops: floating-point operations a second of a large matrix product.
@@ -25,15 +26,16 @@ class Machine:
 
     device: str
     threads: int
+    dtype: str
     read: float
     copy: float
     flops: float
 
-    def describe(self, dtype: torch.dtype) -> str:
+    def describe(self) -> str:
         """One line for people."""
         return (
             f"{self.device}, {self.threads} threads: reads {self.read / 1e9:.1f} GB/s, copies {self.copy / 1e9:.1f} GB/s "
-            f"(read and written), {self.flops / 1e9:.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}"
+            f"(read and written), {self.flops / 1e9:.0f} GFLOP/s in {self.dtype}"
         )
 
     def floor(self, read_bytes: float, flops: float) -> float:
@@ -58,6 +60,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
     return Machine(
         device=name,
         threads=torch.get_num_threads(),
+        dtype=str(dtype).removeprefix("torch."),
         # a maximum reads like a sum and needs no wider accumulator in half precision
         read=_BYTES / best(lambda: source.amax()),
         copy=2 * _BYTES / best(lambda: target.copy_(source)),

@@ -114,9 +114,16 @@ class BudgetLayer(CacheLayerMixin):
         fixed = self.occupancy.fixed_shape
         if not fixed:
             self._reserve(self.occupancy.length + 1)
-        index = slots.to(self.keys.device).view(-1, 1, 1, 1).expand_as(key_states)
-        self.keys.scatter_(2, index, key_states)
-        self.values.scatter_(2, index, value_states)
+        batch, heads = key_states.shape[:2]
+        device = self.keys.device
+        # written so that torch.compile writes in place: with scatter_ it copies all slots, twice
+        place = (
+            torch.arange(batch, device=device).unsqueeze(1),
+            torch.arange(heads, device=device),
+            slots.to(device).unsqueeze(1),
+        )
+        self.keys[place] = key_states[:, :, 0]
+        self.values[place] = value_states[:, :, 0]
         # nothing here may depend on the length when the shape is fixed, or a compiled step would be compiled anew
         if fixed:
             return self.keys, self.values
@@ -149,7 +156,8 @@ class BudgetLayer(CacheLayerMixin):
             # attention gives a dead slot no weight, but no weight times NaN is NaN
             new = old.new_zeros((*old.shape[:2], grown, old.shape[3]))
             new[:, :, :used] = old[:, :, :used]
-            if self.occupancy.fixed_shape:  # a CUDA graph writes to this very memory
+            # a CUDA graph writes to this very memory; on CPUs static means that the contents never change
+            if self.occupancy.fixed_shape and new.device.type != "cpu":
                 torch._dynamo.mark_static_address(new)
             setattr(self, name, new)
 

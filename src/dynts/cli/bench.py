@@ -61,6 +61,10 @@ def bench(
     check_figure(figure)
     if figure is not None and mode == "generate":
         raise DyntsError("--figure draws steps by cache length, which only --mode profile measures")
+    if random_weights and gguf_file is not None:
+        raise DyntsError(
+            f"--random-weights reads no weights, so {gguf_file} would not be used: leave one of the two out"
+        )
     for name in method:
         resolve_method(name)
     schedules = []
@@ -93,7 +97,7 @@ def bench(
     works = [Work(rows, prompt, tokens) for rows, tokens in product(batch, generated)]
     machine = measure_machine(loaded.device, loaded.dtype)
     console = Console()
-    console.print(machine.describe(loaded.dtype), highlight=False)
+    console.print(machine.describe(), highlight=False)
     found = []
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("measuring", total=rounds * len(works) * sum(map(len, compared)))
@@ -104,7 +108,7 @@ def bench(
     if out is not None:
         write_text_whole(out, bench_json(found, machine, prompt))
     if markdown is not None:
-        write_text_whole(markdown, f"{machine.describe(loaded.dtype)}\n\n{bench_markdown(found)}")
+        write_text_whole(markdown, f"{machine.describe()}\n\n{bench_markdown(found)}")
     if figure is not None:
         from dynts.bench.figure import draw_steps
 
