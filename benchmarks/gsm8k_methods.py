@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 import dynts
+from dynts.grading.grader import Grader, Verdict
 from dynts.methods import METHODS
 from dynts.models import load_model
 from dynts.prompts import chat_prompt
-from dynts.grading.grader import Grader, Verdict
 
 
 def main() -> None:

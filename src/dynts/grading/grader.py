@@ -108,8 +108,9 @@ class Grader:
 
     def close(self) -> None:
         """End the idle workers. A closed grader can be used again: it starts new ones."""
-        for _ in range(self._idle.qsize()):
-            _stop(self._idle.get())
+        idle = [self._idle.get() for _ in range(self._idle.qsize())]
+        for worker in idle:
+            _stop(worker)
             self._idle.put(None)
 
 

@@ -1,6 +1,7 @@
 r"""Rewrite what Math-Verify would misread: Unicode signs, units, digit groups, percent signs, set-builder notation."""
 
 import re
+from collections.abc import Callable
 
 _SIGNS = {
     "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
@@ -12,12 +13,13 @@ WRAPPED = re.compile(rf"{_TEXT}\s*\{{([^{{}}]*)\}}")
 _SPACES = re.compile(r"\\[,;: ]|~|\\q?quad(?![a-z])|\s+")
 _MAGNITUDES = {"thousand": 3, "million": 6, "billion": 9}
 _POWER = r"(?:\s*\^\s*(?:\d|\{\d\}))?"
-_REPLACEMENTS = [
+_REPLACEMENTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"√\s*\(([^()]*)\)|√\s*(\w+)"), r"\\sqrt{\1\2}"),
     (re.compile(r"\\degree(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\^\s*\\circ"), r"^\\circ "),
     # a scale of temperature is a unit
     (re.compile(rf"(\^\\circ\s*)(?:{_TEXT}\s*\{{\s*[CF]\s*\}}|[CF])\s*$"), r"\1"),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
+    (re.compile(r"\\(?:mid|vert)(?![A-Za-z])"), "|"),
     (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])"), ""),
     (re.compile(rf"\s*(?:{_TEXT}\s*\{{\s*percent\s*\}}|\bpercent\b)"), r"\\%"),
     (re.compile(r"(?<!\\)%"), r"\\%"),
@@ -28,6 +30,11 @@ _REPLACEMENTS = [
     (re.compile(r"\\\$|\$|\\[()\[\]]|€|£|¢|\\!\s*"), ""),
     (re.compile(r"(?<![\d.,])(?:\d{1,3}(?:(?:\\[,;: ]|~|\{,\}| )\d{3})+)(?![\d,])"), lambda m: re.sub(r"\D", "", m[0])),
     (re.compile(r"(?<![A-Za-z])C_\{?(\d+)\}?\^\{?(\d+)\}?"), r"\\binom{\1}{\2}"),
+    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
+    (re.compile(r"\\binom\s*(\d)\s*(\d)"), r"\\binom{\1}{\2}"),
+    # of factors side by side with a binomial Math-Verify reads only one
+    (re.compile(r"(?<=[\d})])\s*(?=\\binom)"), r" \\cdot "),
+    (re.compile(r"(\\binom\{[^{}]*\}\{[^{}]*\})\s*(?=[\w(])"), r"\1 \\cdot "),
     (re.compile(r"^(?:=|≈|\\approx)\s*|(?<=\d)solution:$"), ""),  # GK23EN has a gold answer "$145$solution:"
     (re.compile(r"^([A-Za-z])\([A-Za-z](?:,\s*[A-Za-z])*\)\s*="), r"\1 ="),
 ]
@@ -41,7 +48,7 @@ _UNITS = re.compile(
     rf"|(?<=[\d}}]\s)(?:[A-Za-z]{{4,}}|per)(?:\s+[A-Za-z]+)*"  # 18 eggs
     rf")\s*$"
 )
-_SET_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\||\\mid|\\vert|:|\\colon)\s*(.*)\\\}$")
+_SET_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\||:|\\colon)\s*(.*)\\\}$")
 _LOWER_BOUNDS = re.compile(r"(\\geq?(?![A-Za-z])|>)")
 _COLUMN = re.compile(r"\\begin\{([pb])matrix\}([^&]*)\\end\{\1matrix\}")
 
@@ -54,6 +61,8 @@ def normalize(latex: str) -> str:
     notation to its condition, chains of `>` to `<`. Variables of one or two letters are never taken for units.
     """
     text = "".join(_SIGNS.get(character, character) for character in latex).strip()
+    if (wrapped := WRAPPED.fullmatch(text)) and any(map(str.isdigit, text)):
+        text = wrapped[1].strip()
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text).strip()
     text = text.rstrip(".,; ")

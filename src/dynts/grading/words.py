@@ -9,7 +9,7 @@ _CHOSEN = re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(([A-K])\).*|([A
 _SEVERAL = re.compile(r"\(?[A-K]\)?(?:(?:,|;|&|and|or|\s)*\(?[A-K]\)?)+", re.I)
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s,'’-]+[^\W\d_]+)*")
 _ARTICLE = re.compile(r"\b(?:an?|the)\b")
-_TIME = re.compile(r"(\d{1,2})\s*:\s*(\d\d)\s*([ap])\.?\s?m\.?", re.I)
+_TIME = re.compile(r"(\d{1,2})(?:\s*:\s*(\d\d))?\s*([ap])\.?\s?m\.?", re.I)
 _BASED = re.compile(r"(\d+)_\{?(\d+)\}?")
 
 
@@ -20,7 +20,7 @@ def compare_words(given: str, gold: str) -> bool | None:
       "C. 3/4" or "(C) 3/4". Several letters are wrong; an answer that is no letter is ungradable, for only the question
       tells which letter it belongs to.
     - Words, wholly inside `\text` or with one of at least four letters: equal but for case, articles and full stops.
-    - A time of day: equal in hour, minute and half of the day.
+    - Times of day (`1:58 am`, `5am`): equal in hour, minute and half of the day.
     - A number in another base (`52_8`): equal digits in the same base, which the given answer may leave out.
 
     Returns:
@@ -35,9 +35,9 @@ def compare_words(given: str, gold: str) -> bool | None:
         if chosen is not None:
             return (chosen[1] or chosen[2]).upper() == letter[1]
         return False if _SEVERAL.fullmatch(given_text) else None
-    if time := _TIME.fullmatch(gold_text):
-        given_time = _TIME.fullmatch(given_text.replace("{:}", ":"))
-        return given_time is not None and _clock(given_time) == _clock(time)
+    time, given_time = _TIME.fullmatch(gold_text), _TIME.fullmatch(given_text.replace("{:}", ":"))
+    if time and given_time:
+        return _clock(given_time) == _clock(time)
     if based := _BASED.fullmatch(gold_text):
         digits, _, base = given_text.replace("{", "").replace("}", "").partition("_")
         return digits.strip() == based[1] and base.strip() in ("", based[2])
@@ -47,7 +47,7 @@ def compare_words(given: str, gold: str) -> bool | None:
 
 
 def _clock(time: re.Match[str]) -> tuple[int, int, str]:
-    return int(time[1]), int(time[2]), time[3].lower()
+    return int(time[1]), int(time[2] or 0), time[3].lower()
 
 
 def _is_words(gold: str, text: str) -> bool:
