@@ -30,6 +30,14 @@ def test_the_table_has_enough_of_every_verdict() -> None:
         assert sum(case["expected"] is verdict for case in CASES) >= 10
 
 
+def test_the_docs_list_the_known_limits() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "grading.md").read_text(encoding="utf-8")
+    limits = [case["id"] for case in CASES if "known_limit" in case]
+    assert [name for name in limits if f"| {name} |" not in page] == []
+    assert f"The other {len(CASES) - len(limits)} cases" in page
+    assert f"holds {len(CASES)} cases" in page
+
+
 DATA = Path(__file__).parents[1] / "../shared/data/benchmarks"
 
 

@@ -41,7 +41,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 _INTEGER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,1000})")
 _UNITS = re.compile(
     rf"(?<=[\w}}).\s])\s*(?:\\[,;: ]|~|\s)*(?:"
-    rf"{_TEXT}\s*\{{[^{{}}]*\}}{_POWER}"  # 15\text{ cm}^2
+    rf"{_TEXT}\s*\{{(?!\s*or\b)[^{{}}]*\}}{_POWER}"  # 15\text{ cm}^2
     rf"|(?:square|cubic)?\s*[cdkm]m\s*\^\s*(?:[23]|\{{[23]\}})"  # 15cm^{2}; lone letters are variables: 5am
     rf"|\\[,;: ]\s*m\s*\^\s*(?:[23]|\{{[23]\}})"
     rf"|(?<=[\d}}\s])(?:[cdkm]m|kg)"
