@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
+from dynts.grading.grader import Verdict
 from dynts.training import labelling, shards
 from dynts.training.filters import select_traces
 from dynts.training.labelling import label_traces
@@ -190,8 +191,8 @@ def test_a_trace_that_grades_differently_next_time_shifts_no_other(
     traces: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    verdicts = iter([None, *[True] * 11])
-    monkeypatch.setattr("dynts.training.filters.is_correct", lambda *args: next(verdicts))
+    verdicts = iter([Verdict.UNGRADABLE, *[Verdict.CORRECT] * 11])
+    monkeypatch.setattr("dynts.training.filters.Grader.grade", lambda *args: next(verdicts))
     again = label_traces(model, tokenizer, traces, shards.path, future_window=4)
     assert again.indices == list(range(1, 12))
     assert [again.read(index).info["id"] for index in again.indices] == [f"trace-{index}" for index in range(1, 12)]

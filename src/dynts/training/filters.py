@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
+from dynts.grading.grader import Grader, Verdict
 from dynts.markers import END, START
-from dynts.training.grading import is_correct
 from dynts.training.tokens import TokenizedTrace, split_response, tokenize_trace
 from dynts.training.traces import Trace, question_key
 
@@ -19,6 +19,7 @@ REASONS = (
     "no_thinking",
     "no_answer",
     "ungradable",
+    "grader_failed",
     "wrong_answer",
     "too_long",
     "duplicate_question",
@@ -47,7 +48,7 @@ def select_traces(
         traces: the candidates; of several good ones for a question the first is kept.
         tokenizer: the tokenizer of the model that will label them, with a chat template.
         max_tokens: the longest trace, question and answer included.
-        keep_incorrect: keep wrong and ungradable answers too.
+        keep_incorrect: keep answers too that are wrong, ungradable or too much for the grader.
 
     Returns:
         The kept traces in order, and how many were dropped for each of `REASONS`. A trace counts once, for the first
@@ -61,16 +62,17 @@ def select_traces(
     kept: list[Selected] = []
     dropped: Counter[str] = Counter()
     questions: set[str] = set()
-    for trace in traces:
-        chosen = _check(trace, tokenizer, max_tokens, keep_incorrect)
-        key = question_key(trace.question)
-        if isinstance(chosen, str):
-            dropped[chosen] += 1
-        elif key in questions:
-            dropped["duplicate_question"] += 1
-        else:
-            questions.add(key)
-            kept.append(chosen)
+    with Grader() as grader:
+        for trace in traces:
+            chosen = _check(trace, tokenizer, grader, max_tokens, keep_incorrect)
+            key = question_key(trace.question)
+            if isinstance(chosen, str):
+                dropped[chosen] += 1
+            elif key in questions:
+                dropped["duplicate_question"] += 1
+            else:
+                questions.add(key)
+                kept.append(chosen)
     counts = {reason: dropped[reason] for reason in REASONS}
     if not kept:
         why = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
@@ -78,7 +80,9 @@ def select_traces(
     return kept, counts
 
 
-def _check(trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, keep_incorrect: bool) -> Selected | str:
+def _check(
+    trace: Trace, tokenizer: PreTrainedTokenizerBase, grader: Grader, max_tokens: int, keep_incorrect: bool
+) -> Selected | str:
     """The selected trace, or the reason to drop it."""
     opened = trace.response.lstrip().startswith(START)
     if trace.response.count(END) == 0:
@@ -91,9 +95,9 @@ def _check(trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, ke
         return "no_thinking"
     if not answer.strip():
         return "no_answer"
-    correct = is_correct(answer, trace.answer)
-    if not correct and not keep_incorrect:
-        return "ungradable" if correct is None else "wrong_answer"
+    verdict = grader.grade(answer, trace.answer)
+    if verdict is not Verdict.CORRECT and not keep_incorrect:
+        return verdict.value
     tokens = tokenize_trace(tokenizer, trace)
     if len(tokens.ids) > max_tokens:
         return "too_long"
@@ -101,4 +105,4 @@ def _check(trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, ke
         return "no_thinking"
     if len(tokens.ids) <= tokens.answer_start:
         return "no_answer"
-    return Selected(trace, tokens, bool(correct))
+    return Selected(trace, tokens, verdict is Verdict.CORRECT)
