@@ -104,7 +104,12 @@ def train(
         save_predictor(result.predictor, out, overwrite=overwrite)
     counts = f"{result.train_traces} training and {result.held_out_traces} held-out traces"
     display.table(f"{label}, {config.transform}: {counts}", result.metrics)
-    for group, metrics in result.groups.items():
-        display.table(f"{group_by} {group}: {result.group_traces[group]} held-out traces", metrics)
+    if group_by:
+        rows = {
+            f"{group} ({result.group_traces[group]}): {name}": values
+            for group, metrics in result.groups.items()
+            for name, values in metrics.items()
+        }
+        display.table(f"by {group_by} (held-out traces)", rows)
     display.line(f"predictor saved in {out}")
     processes.leave()

@@ -56,7 +56,7 @@ class Checkpoint:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
             recorded, state = dict(found["settings"]), dict(found["state"])
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            raise DyntsError(f"{self.path} is damaged ({error}): remove it to start over") from error
+            raise DyntsError(f"{self.path} is damaged or no checkpoint of dynts: remove it to start over") from error
         differing = sorted(name for name in {*recorded, *settings} if recorded.get(name) != settings.get(name))
         if differing:
             details = "; ".join(f"{name}: {recorded.get(name)} there, {settings.get(name)} now" for name in differing)

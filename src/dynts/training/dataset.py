@@ -15,6 +15,7 @@ from dynts.training.transforms import transform_labels
 FOLDER_COLUMN = "folder"
 """The column that every trace has: the name of its folder of shards."""
 _NO_VALUE = "none"
+_SAMPLE = "embedding_sample"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,11 @@ def _check_together(folders: Sequence[ShardFolder], label: str) -> None:
         ours, theirs = (_meaning(folder, label) for folder in (first, other))
         differing = sorted(name for name in {*ours, *theirs} if not _agree(ours.get(name), theirs.get(name)))
         if differing:
-            name = differing[0]
-            details = "" if name == "embedding_sample" else f": {ours.get(name)} and {theirs.get(name)}"
+            details = "; ".join(
+                name if name == _SAMPLE else f"{name}: {ours.get(name)} and {theirs.get(name)}" for name in differing
+            )
             raise DyntsError(
-                f"{first.path} and {other.path} differ in {name}{details}; "
+                f"{first.path} and {other.path} differ ({details}): "
                 "mix only folders that were labelled with the same model and settings"
             )
 
