@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 import torch
-from accelerate import PartialState
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -40,6 +39,8 @@ class Processes:
         count = int(os.environ.get("WORLD_SIZE", "1"))
         if count == 1:
             return cls(device=device)
+        from accelerate import PartialState
+
         # accelerate trains every process on its own, without a word, unless it is told that this is the CPU
         state = PartialState(cpu=device.type == "cpu")
         if state.num_processes != count:
