@@ -120,6 +120,7 @@ def _label(model: PreTrainedModel, chosen: Selected, labels: Sequence[str], chun
     tokens = chosen.tokens
     labelled = label_trace(model, tokens, labels, chunk=chunk, future_window=future_window)
     info: dict[str, Any] = {
+        **chosen.trace.columns,
         "id": chosen.trace.id,
         "question": question_key(chosen.trace.question),
         "correct": str(chosen.correct).lower(),

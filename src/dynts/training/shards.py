@@ -33,7 +33,7 @@ class Shard:
         rows: int64 [T], which of the L tokens these are.
         ids: int64 [L], token ids.
         labels: float32 [L] by label name.
-        info: strings; "id", "question" (its key), "correct".
+        info: strings; "id", "question" (its key), "correct", and the other columns of the trace.
     """
 
     hidden: torch.Tensor

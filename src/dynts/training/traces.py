@@ -1,5 +1,6 @@
 """Reasoning traces in JSON Lines: one object with `question`, `response`, `answer` and an optional `id` per line."""
 
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 
 FIELDS = ("question", "response", "answer")
+_MAX_COLUMN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,14 @@ class Trace:
         question: what the model was asked.
         response: what it wrote, from just after the opening think marker, closing marker and answer included.
         answer: the gold answer, as text or LaTeX.
+        columns: the other fields of the line, as text; lists, objects and long texts are left out.
     """
 
     id: str
     question: str
     response: str
     answer: str
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -71,4 +75,14 @@ def _parse(row: dict[str, Any], where: str) -> Trace:
     identity = row.get("id")
     if identity is None:
         identity = hashlib.sha256(json.dumps([values[field] for field in FIELDS]).encode()).hexdigest()[:16]
-    return Trace(id=str(identity), **values)
+    return Trace(id=str(identity), **values, columns=_columns(row))
+
+
+def _columns(row: dict[str, Any]) -> dict[str, str]:
+    others = {name: row[name] for name in sorted(row.keys() - {"id", *FIELDS})}
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in others.items()
+        if isinstance(value, str | int | float)
+    }
+    return {name: text for name, text in texts.items() if len(text) <= _MAX_COLUMN}
