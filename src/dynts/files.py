@@ -1,5 +1,6 @@
 """Files that carry their final name are whole."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,3 +27,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file in UTF-8, all or nothing."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, read a piece at a time."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

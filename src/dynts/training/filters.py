@@ -23,6 +23,8 @@ REASONS = (
     "too_long",
     "duplicate_question",
 )
+INCORRECT = ("ungradable", "wrong_answer")
+"""Reasons that say nothing but that the answer is not right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def select_traces(
     dropped: Counter[str] = Counter()
     questions: set[str] = set()
     for trace in traces:
-        chosen = _check(trace, tokenizer, max_tokens, keep_incorrect)
+        chosen = check_trace(trace, tokenizer, max_tokens, keep_incorrect)
         key = question_key(trace.question)
         if isinstance(chosen, str):
             dropped[chosen] += 1
@@ -78,22 +80,36 @@ def select_traces(
     return kept, counts
 
 
-def _check(trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, keep_incorrect: bool) -> Selected | str:
-    """The selected trace, or the reason to drop it."""
-    opened = trace.response.lstrip().startswith(START)
-    if trace.response.count(END) == 0:
-        return "unfinished"
+def judge(response: str, gold: str) -> tuple[str | None, bool]:
+    """Judge a response by its text alone.
+
+    Returns:
+        The first of `REASONS` to drop it, None if there is none; and whether its answer is right.
+    """
+    opened = response.lstrip().startswith(START)
+    if response.count(END) == 0:
+        return "unfinished", False
     # the prompt holds the opening marker, so the response may repeat it only at its very start
-    if trace.response.count(END) != 1 or trace.response.count(START) != int(opened):
-        return "think_markers"
-    thinking, answer = split_response(trace.response)
+    if response.count(END) != 1 or response.count(START) != int(opened):
+        return "think_markers", False
+    thinking, answer = split_response(response)
     if not thinking.strip():
-        return "no_thinking"
+        return "no_thinking", False
     if not answer.strip():
-        return "no_answer"
-    correct = is_correct(answer, trace.answer)
-    if not correct and not keep_incorrect:
-        return "ungradable" if correct is None else "wrong_answer"
+        return "no_answer", False
+    correct = is_correct(answer, gold)
+    if not correct:
+        return "ungradable" if correct is None else "wrong_answer", False
+    return None, True
+
+
+def check_trace(
+    trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, keep_incorrect: bool
+) -> Selected | str:
+    """The selected trace, or the reason to drop it."""
+    reason, correct = judge(trace.response, trace.answer)
+    if reason is not None and not (keep_incorrect and reason in INCORRECT):
+        return reason
     tokens = tokenize_trace(tokenizer, trace)
     if len(tokens.ids) > max_tokens:
         return "too_long"
@@ -101,4 +117,4 @@ def _check(trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, ke
         return "no_thinking"
     if len(tokens.ids) <= tokens.answer_start:
         return "no_answer"
-    return Selected(trace, tokens, bool(correct))
+    return Selected(trace, tokens, correct)

@@ -1,7 +1,9 @@
 """Reasoning traces in JSON Lines: one object with `question`, `response`, `answer` and an optional `id` per line."""
 
+import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 
 FIELDS = ("question", "response", "answer")
+_MAX_COLUMN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +24,14 @@ class Trace:
         question: what the model was asked.
         response: what it wrote, from just after the opening think marker, closing marker and answer included.
         answer: the gold answer, as text or LaTeX.
+        columns: the other fields of the line, as text; lists, objects and long texts are left out.
     """
 
     id: str
     question: str
     response: str
     answer: str
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -37,17 +42,20 @@ def read_traces(path: str | Path) -> list[Trace]:
     Raises:
         DyntsError: the file is missing, empty or not UTF-8, or a line is malformed; the message names file and line.
     """
-    traces: list[Trace] = []
+    return list(iter_traces(path))
+
+
+def iter_traces(path: str | Path) -> Iterator[Trace]:
+    """The same, one trace in memory at a time."""
     line_of: dict[str, int] = {}
     for number, row in read_objects(path):
         trace = _parse(row, f"{path}, line {number}")
         if trace.id in line_of:
             raise DyntsError(f"{path}, line {number}: id {trace.id!r} was already used in line {line_of[trace.id]}")
         line_of[trace.id] = number
-        traces.append(trace)
-    if not traces:
+        yield trace
+    if not line_of:
         raise DyntsError(f"{path} holds no traces: it needs one JSON object per line with {', '.join(FIELDS)}")
-    return traces
 
 
 def question_key(question: str) -> str:
@@ -71,4 +79,14 @@ def _parse(row: dict[str, Any], where: str) -> Trace:
     identity = row.get("id")
     if identity is None:
         identity = hashlib.sha256(json.dumps([values[field] for field in FIELDS]).encode()).hexdigest()[:16]
-    return Trace(id=str(identity), **values)
+    return Trace(id=str(identity), **values, columns=_columns(row))
+
+
+def _columns(row: dict[str, Any]) -> dict[str, str]:
+    others = {name: row[name] for name in sorted(row.keys() - {"id", *FIELDS})}
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in others.items()
+        if isinstance(value, str | int | float)
+    }
+    return {name: text for name, text in texts.items() if len(text) <= _MAX_COLUMN}
