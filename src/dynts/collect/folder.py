@@ -6,6 +6,7 @@ folder once, whatever happens, and nothing has to be known but what the folder h
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -139,24 +140,35 @@ class TraceWriter:
         Raises:
             DyntsError: the disk is full or not writable.
         """
-        try:
+        with self._writing():
             if self._journal is None:
                 self._journal = Journal(self.folder / f"journal-{self._stem}.jsonl")
             self._journal.append(row)
-            if self._journal.rows >= _ROLL_ROWS or self._journal.size >= _ROLL_BYTES:
-                self.close()
+        if self._journal.rows >= _ROLL_ROWS or self._journal.size >= _ROLL_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Roll up what is in the journal.
+
+        Raises:
+            DyntsError: the disk is full or not writable; the journal stays.
+        """
+        if self._journal is not None:
+            journal, stem = self._journal, self._stem
+            self._journal = None
+            self._number += 1
+            with self._writing():
+                journal.close()
+                _roll(journal.path, stem)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise DyntsError(
                 f"cannot write to {self.folder} ({error}): make room, then run the same command again to continue"
             ) from error
-
-    def close(self) -> None:
-        """Roll up what is in the journal."""
-        if self._journal is not None:
-            self._journal.close()
-            _roll(self._journal.path, self._stem)
-            self._journal = None
-            self._number += 1
 
     @property
     def _stem(self) -> str:
