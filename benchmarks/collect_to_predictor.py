@@ -4,7 +4,8 @@
 
 Every stage is a `dynts` command in a process of its own, whose wall time and peak memory are measured. Interrupted, the same
 command continues: stages that are done are not run again, and of one that was interrupted only the last part is counted. Both
-pairs of predictors are then measured on traces of held-out problems that neither has seen, and with their evictions. Writes collect_to_predictor.json and collect_to_predictor.md.
+pairs of predictors are then measured on traces of held-out problems that neither has seen, and with their evictions.
+Writes collect_to_predictor.json and collect_to_predictor.md.
 """
 
 import argparse

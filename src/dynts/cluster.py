@@ -114,8 +114,8 @@ class ActorPool:
             Results in the order they come.
 
         Raises:
-            DyntsError: an item's actor died three times.
-            Exception: what `prepare` or the work raised.
+            DyntsError: an actor could not start its engine, or an item's actor died three times.
+            Exception: what the work raised.
         """
         import ray
         from ray.exceptions import RayActorError, RayTaskError
@@ -143,6 +143,10 @@ class ActorPool:
             except RayActorError as error:
                 del self._busy[stream]
                 self._idle.append(self._remote.remote(self.prepare))
+                if error.actor_init_failed:
+                    # the message ends with the actor's own traceback
+                    reason = str(error).strip().splitlines()[-1]
+                    raise DyntsError(f"an actor could not start its engine: {reason}") from error
                 attempts.update(left.keys())
                 if exhausted := [name for name in left if attempts[name] >= _ATTEMPTS]:
                     raise DyntsError(

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,9 @@ class Hold:
         self.about |= figures
         now = time.time()
         if force or now - self._written >= _REFRESH:
-            write_text_whole(self.path, json.dumps({**self.about, "updated": now}))
             self._written = now
+            with suppress(OSError):  # a full disk must not end work that can still be stored
+                write_text_whole(self.path, json.dumps({**self.about, "updated": now}))
 
 
 @contextmanager
@@ -58,31 +59,32 @@ def hold(folder: Path, rank: Rank, made_by: str) -> Iterator[Hold]:
         DyntsError: another job holds it (the message says which process on which machine), or it cannot be locked.
     """
     make_folder(folder, made_by)
-    lock, note = _lock_file(folder, rank.rank), _note_file(folder, rank.rank)
+    lock, note = FileLock(_lock_file(folder, rank.rank)), _note_file(folder, rank.rank)
+    about = {
+        "rank": rank.rank,
+        "job": rank.job,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "command": " ".join(["dynts", *sys.argv[1:]]),
+        "started": time.time(),
+    }
+    held = Hold(note, about)
     try:
-        with FileLock(lock, timeout=_PATIENCE):
-            # other processes of this job may hold the folder, other jobs may not
-            for other in holders(folder):
-                if other["rank"] != rank.rank and other.get("job") != rank.job:
-                    raise _held(folder, other)
-            about = {
-                "rank": rank.rank,
-                "job": rank.job,
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "command": " ".join(["dynts", *sys.argv[1:]]),
-                "started": time.time(),
-            }
-            held = Hold(note, about)
-            try:
-                held.note(force=True)
-                yield held
-            finally:
-                note.unlink(missing_ok=True)
+        lock.acquire(timeout=_PATIENCE)
     except Timeout as error:
         raise _held(folder, _read(note)) from error
     except OSError as error:
         raise DyntsError(f"cannot lock {folder} ({error}): choose a folder on a disk that can be written to") from error
+    try:
+        # other processes of this job may hold the folder, other jobs may not
+        for other in holders(folder):
+            if other["rank"] != rank.rank and other.get("job") != rank.job:
+                raise _held(folder, other)
+        held.note(force=True)
+        yield held
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
 
 
 def holders(folder: Path) -> list[dict[str, Any]]:

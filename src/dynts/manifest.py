@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from dynts.errors import DyntsError
-from dynts.files import write_text_whole
+from dynts.files import sync, sync_folder, write_whole
 
 MANIFEST_FILE = "manifest.json"
 
@@ -80,9 +80,15 @@ def settled_manifest(path: Path, settings: Mapping[str, Any], made_by: str) -> I
 
 
 def write_manifest(path: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a manifest whole, and return it as it will be read."""
+    """Write a manifest whole and through to the disk, and return it as it will be read."""
     manifest: dict[str, Any] = json.loads(json.dumps({"settings": dict(settings), **facts}))
-    write_text_whole(path / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
+
+    def write(partial: Path) -> None:
+        partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        sync(partial)  # without its manifest a folder of days of work would be lost
+
+    write_whole(path / MANIFEST_FILE, write)
+    sync_folder(path)
     return manifest
 
 

@@ -31,11 +31,15 @@ class Rank:
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % self.world == self.rank
 
     def device(self, device: str) -> str:
-        """Where to put the model: with "auto", processes that share a machine take one accelerator each."""
-        if device != "auto" or self.world == 1 or not torch.accelerator.is_available():
+        """Where to put the model: processes that share a machine take one accelerator each, unless one is named.
+
+        Args:
+            device: such as "auto", "cuda", "cuda:1" or "cpu".
+        """
+        if self.world == 1 or not torch.accelerator.is_available():
             return device
-        accelerator = torch.accelerator.current_accelerator()
-        return f"{accelerator.type}:{self.local % torch.accelerator.device_count()}" if accelerator else device
+        kind = str(torch.accelerator.current_accelerator()).split(":")[0]
+        return f"{kind}:{self.local % torch.accelerator.device_count()}" if device in ("auto", kind) else device
 
 
 def this_rank() -> Rank:

@@ -75,6 +75,13 @@ def test_a_trace_that_kills_every_actor_is_named(sums: Path, tmp_path: Path) -> 
     assert set(rows_of(tmp_path / "out")) >= {f"sum-{x}#0" for x in range(7)}
 
 
+@pytest.mark.slow
+def test_an_engine_that_does_not_start_is_no_reason_to_try_again(sums: Path, tmp_path: Path) -> None:
+    generate = on_cluster(SlowAdderSpec(str(tmp_path)), Cluster(actors=1), print)
+    with pytest.raises(DyntsError, match=r"an actor could not start its engine.*IsADirectoryError"):
+        run(sums, tmp_path / "out", generate)  # type: ignore[arg-type]
+
+
 def test_labels_made_by_actors_are_those_made_here(tmp_path: Path) -> None:
     lines = []
     for seed in PREDICTOR[:8]:

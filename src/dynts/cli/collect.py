@@ -153,7 +153,9 @@ def collect(
 
             generate = on_cluster(spec, Cluster(ray, actors, gpus_per_actor), display.say)
         tally = collect(plan, found, out, settings, generate, display)
-    print(f"{tally.done} traces in {out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")
+    rank = this_rank()
+    share = "" if rank.world == 1 else f"share {rank.rank + 1} of {rank.world}: "
+    print(f"{share}{tally.done} traces in {out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")
 
 
 def _source(dataset: str, **given: Any) -> "ProblemSource":

@@ -12,6 +12,11 @@ from dynts.markers import END, START
 from dynts.prompts import chat_prompt
 
 
+def trace_id(problem_id: str, sample: int) -> str:
+    """The id of a sample's trace, unique where the problems' ids are."""
+    return f"{problem_id}#{sample}"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sample of one problem.
@@ -29,7 +34,7 @@ class Request:
     @property
     def id(self) -> str:
         """Of the trace that it becomes."""
-        return f"{self.problem.id}#{self.sample}"
+        return trace_id(self.problem.id, self.sample)
 
     @property
     def sampling_seed(self) -> int:

@@ -6,7 +6,6 @@ folder once, whatever happens, and nothing has to be known but what the folder h
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +14,7 @@ from dynts.collect.journal import Journal, read_journal
 from dynts.collect.row import TraceRow
 from dynts.collect.shard import Verdict, is_whole, read_shard, read_verdicts, write_shard
 from dynts.errors import DyntsError
+from dynts.files import writing_to
 from dynts.manifest import read_manifest, settled_manifest, warn_versions, write_manifest
 
 MADE_BY = "dynts collect` or `dynts import"
@@ -42,7 +42,7 @@ class TraceFolder:
             DyntsError: the folder holds other things, or other settings; the differing fields are named.
         """
         path = Path(path)
-        with settled_manifest(path, settings, MADE_BY) as old:
+        with writing_to(path), settled_manifest(path, settings, MADE_BY) as old:
             if old is not None:
                 warn_versions(old.get("versions", {}), facts["versions"])
                 facts = {**facts, "versions": old.get("versions", {})}
@@ -85,7 +85,10 @@ class TraceFolder:
                 yield from read_journal(file)
                 return
             except FileNotFoundError:  # rolled up since the folder was listed
-                file = self._files()[stem_of(file)]
+                shard = self._files().get(stem_of(file))
+                if shard is None:  # it was empty
+                    return
+                file = shard
         if not is_whole(file):
             raise DyntsError(
                 f"{file} is damaged (its checksum is not the one in its name): run the command that made "
@@ -140,7 +143,7 @@ class TraceWriter:
         Raises:
             DyntsError: the disk is full or not writable.
         """
-        with self._writing():
+        with writing_to(self.folder):
             if self._journal is None:
                 self._journal = Journal(self.folder / f"journal-{self._stem}.jsonl")
             self._journal.append(row)
@@ -157,18 +160,9 @@ class TraceWriter:
             journal, stem = self._journal, self._stem
             self._journal = None
             self._number += 1
-            with self._writing():
+            with writing_to(self.folder):
                 journal.close()
                 _roll(journal.path, stem)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise DyntsError(
-                f"cannot write to {self.folder} ({error}): make room, then run the same command again to continue"
-            ) from error
 
     @property
     def _stem(self) -> str:

@@ -63,6 +63,9 @@ def import_traces(
     Raises:
         DyntsError: a file or line is malformed, two different traces have the same id, other settings than the folder's.
     """
+    rank = this_rank()
+    if rank.world > 1:
+        raise DyntsError(f"an import is done by one process, not by {rank.world}: run it without torchrun")
     # all lines are looked at before one is graded, so that a mistake in the last does not cost an hour
     contents: dict[str, bytes] = {}
     repeated = 0
@@ -84,7 +87,7 @@ def import_traces(
         "markers": asdict(markers),
     }
     facts = {"total": len(contents), "repeated": repeated, "versions": versions()}
-    with hold(Path(out), this_rank(), MADE_BY) as held:
+    with hold(Path(out), rank, MADE_BY) as held:
         folder = TraceFolder.create(out, settings, facts)
         folder.mend(display.say)
         tally, done = count_verdicts(folder, contents.keys())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynts.collect.row import TraceRow, from_columns
+from dynts.files import sync_folder
 
 
 class Journal:
@@ -50,13 +51,3 @@ def _parse(line: bytes) -> TraceRow | None:
         return from_columns(json.loads(line))
     except (ValueError, TypeError, AttributeError):
         return None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make new and renamed entries of a folder durable, where the system lets one open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -95,9 +95,9 @@ def collect_settings(
 def collect_facts(plan: Plan, found: Survey) -> dict[str, Any]:
     """What the manifest records besides; the numbers are those of the last run."""
     return {
-        "problems": found.problems,
+        "problems": len(found.chosen),
         "samples": plan.samples,
-        "total": found.problems * plan.samples,
+        "total": len(found.chosen) * plan.samples,
         "without_gold": found.without_gold,
         "repeated": found.repeated,
         "versions": versions(),

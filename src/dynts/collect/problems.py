@@ -34,20 +34,18 @@ class Survey:
     """What a first pass over a data set found.
 
     Args:
-        problems: how many are to be solved.
-        available: how many there are.
+        available: how many problems there are.
         without_gold: rows left out because their answer column holds no gold answer.
         repeated: rows left out because the same problem stood before.
         sha256: of all ids, questions and gold answers.
-        chosen: ids of the problems to be solved; None for all.
+        chosen: ids of the problems to be solved.
     """
 
-    problems: int
     available: int
     without_gold: int
     repeated: int
     sha256: str
-    chosen: frozenset[str] | None
+    chosen: frozenset[str]
 
 
 def read_problems(source: ProblemSource, chosen: frozenset[str] | None = None) -> Iterator[Problem]:
@@ -105,10 +103,8 @@ def survey(source: ProblemSource, limit: int | None = None, seed: int = 0) -> Su
             f"{source.dataset} holds no problems with a gold answer ({without_gold} rows without): check "
             f"--answer-column ({source.answer_column}) and --gold ({source.gold})"
         )
-    chosen = None
-    if limit is not None and limit < len(ids):
-        chosen = frozenset(sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:limit])
-    return Survey(len(ids if chosen is None else chosen), len(ids), without_gold, repeated, digest.hexdigest(), chosen)
+    drawn = sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:limit]
+    return Survey(len(ids), without_gold, repeated, digest.hexdigest(), frozenset(drawn))
 
 
 def _parse(source: ProblemSource, where: str, row: dict[str, Any]) -> Problem | None:

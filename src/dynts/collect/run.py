@@ -1,11 +1,12 @@
 """Collect the traces that a folder lacks."""
 
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Generator, Iterator, Set
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from dynts.cluster import ActorPool, Cluster, Work
-from dynts.collect.engine import Completion, EngineSpec, Request
+from dynts.collect.engine import Completion, EngineSpec, Request, trace_id
 from dynts.collect.folder import MADE_BY, TraceFolder
 from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import Plan, collect_facts
@@ -16,7 +17,7 @@ from dynts.progress import Display, Tally
 from dynts.ranks import this_rank
 from dynts.training.filters import judge
 
-Generate = Callable[[Iterator[Request]], Iterable[Completion]]
+Generate = Callable[[Iterator[Request]], Generator[Completion]]
 """Starts an engine, or several, and works through the requests."""
 
 
@@ -48,7 +49,12 @@ def collect(
     with hold(Path(out), rank, MADE_BY) as held:
         folder = TraceFolder.create(out, settings, collect_facts(plan, found))
         folder.mend(display.say, lambda worker: worker % rank.world == rank.rank)
-        mine = {request.id for request in plan.requests(found) if rank.owns(request.problem.id)}
+        mine = {
+            trace_id(problem, sample)
+            for problem in found.chosen
+            if rank.owns(problem)
+            for sample in range(plan.samples)
+        }
         tally, done = count_verdicts(folder, mine)
         held.note(force=True, **tally.figures())
         missing = (request for request in plan.requests(found) if request.id in mine and request.id not in done)
@@ -56,12 +62,13 @@ def collect(
             return tally
         writer = folder.writer(rank.rank)
         try:
-            for completion in generate(missing):
-                row = grade(completion)
-                writer.append(row)
-                count(tally, row)
-                held.note(**tally.figures())
-                display.update(tally)
+            with closing(generate(missing)) as completions:
+                for completion in completions:
+                    row = grade(completion)
+                    writer.append(row)
+                    count(tally, row)
+                    held.note(**tally.figures())
+                    display.update(tally)
         finally:
             writer.close()
     return tally
@@ -70,7 +77,7 @@ def collect(
 def start(spec: EngineSpec) -> Generate:
     """Collect in this process."""
 
-    def generate(requests: Iterator[Request]) -> Iterator[Completion]:
+    def generate(requests: Iterator[Request]) -> Generator[Completion]:
         yield from spec.start().generate(requests)
 
     return generate
@@ -83,7 +90,7 @@ def on_cluster(spec: EngineSpec, cluster: Cluster, say: Callable[[str], object])
         engine = spec.start()
         return lambda requests: ((done.request.id, done) for done in engine.generate(requests))
 
-    def generate(requests: Iterator[Request]) -> Iterator[Completion]:
+    def generate(requests: Iterator[Request]) -> Generator[Completion]:
         with ActorPool(cluster, prepare, say) as pool:
             yield from pool.work(requests, spec.batch)
 

@@ -3,16 +3,15 @@
 `traces-00000-00003-1a2b3c4d.parquet` is the fourth shard of the first worker; its bytes have the CRC-32 1a2b3c4d.
 """
 
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dynts.collect.journal import sync_folder
 from dynts.collect.row import TraceRow, from_columns
 from dynts.errors import DyntsError
 from dynts.extras import need
+from dynts.files import sync, sync_folder
 
 if TYPE_CHECKING:
     import pyarrow
@@ -36,8 +35,7 @@ def write_shard(rows: Iterable[TraceRow], folder: Path, stem: str) -> Path:
     partial = folder / f".traces-{stem}.partial"
     try:
         pyarrow.parquet.write_table(table, partial, compression="zstd")
-        with partial.open("rb+") as written:
-            os.fsync(written.fileno())
+        sync(partial)
         final = folder / f"traces-{stem}-{_checksum(partial)}.parquet"
         partial.replace(final)
     finally:

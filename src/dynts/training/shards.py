@@ -17,11 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dynts.errors import DyntsError
-from dynts.files import write_whole
+from dynts.files import write_whole, writing_to
 from dynts.manifest import MANIFEST_FILE, read_manifest, settled_manifest, write_manifest
 
 MADE_BY = "dynts label"
-_AGAIN = "run the same command again to continue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +139,11 @@ class ShardFolder:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise DyntsError(
-            f"cannot write to {path} ({error}): make room or choose another folder, then {_AGAIN}"
-        ) from error
+    with writing_to(path):
+        try:
+            yield
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
