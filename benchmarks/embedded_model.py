@@ -25,11 +25,11 @@ from rich.progress import track
 from dynts.demo.compare import Contender, Result, compare, contenders
 from dynts.evaluate.retention import answer_from_kept, keep_top
 from dynts.files import write_text_whole
+from dynts.grading.compare import is_correct
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.schedule import budget_for, schedule
 from dynts.tiny.solve import is_solved, solve
 from dynts.tiny.task import HELD_OUT, Problem, make_problem
-from dynts.training.grading import is_correct
 from dynts.training.labels import LABELS, label_trace
 from dynts.training.tokens import tokenize_trace
 from dynts.training.traces import Trace

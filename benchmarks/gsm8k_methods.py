@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 import dynts
+from dynts.grading.grader import Grader, Verdict
 from dynts.methods import METHODS
 from dynts.models import load_model
 from dynts.prompts import chat_prompt
-from dynts.training.grading import is_correct
 
 
 def main() -> None:
@@ -86,10 +86,11 @@ def _row(
     texts = [
         tokenizer.decode(row[:length], skip_special_tokens=True) for row, length in zip(generated, lengths, strict=True)
     ]
-    correct = [bool(is_correct(text, row["answer"])) for text, row in zip(texts, rows, strict=True)]
+    with Grader() as grader:
+        verdicts = list(grader.grade_all(zip(texts, (row["answer"] for row in rows), strict=True)))
     return {
         "method": label,
-        "correct": sum(correct),
+        "correct": verdicts.count(Verdict.CORRECT),
         "mean_length": sum(lengths) / len(lengths),
         "truncated": sum(not bool(row.any()) for row in ended),
         "peak_tokens": stats.peak_tokens,

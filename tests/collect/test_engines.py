@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -21,6 +22,7 @@ from dynts.collect.vllm_engine import VllmEngine, VllmSpec
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError
+from dynts.grading.grader import Grader
 from dynts.methods import METHODS
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -32,6 +34,12 @@ SAMPLING = Sampling(max_new_tokens=330)
 @pytest.fixture(scope="module")
 def tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return load_tiny_model()
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as opened:
+        yield opened
 
 
 def requests(count: int, sample: int = 0, seed: int = 0) -> list[Request]:
@@ -74,7 +82,7 @@ def test_samples_and_seeds_differ_at_a_high_temperature(tiny: tuple[PreTrainedMo
 
 
 def test_completions_come_as_rows_end_and_say_how_they_ended(
-    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], grader: Grader
 ) -> None:
     model, tokenizer = tiny
     problems = [make_problem(0, steps=range(steps, steps + 1)) for steps in (4, 8, 4)]
@@ -88,7 +96,7 @@ def test_completions_come_as_rows_end_and_say_how_they_ended(
     for completion in done:
         problem = completion.request.problem
         assert completion.prompt_tokens == len(encode_prompt(tokenizer, problem.question, False))
-        assert judge(completion.text, problem.answer) == (
+        assert judge(completion.text, problem.answer, grader) == (
             (None, True) if completion.finished else ("unfinished", False)
         )
         again = tokenizer(completion.text, add_special_tokens=False)["input_ids"]
@@ -97,7 +105,7 @@ def test_completions_come_as_rows_end_and_say_how_they_ended(
 
 @pytest.mark.parametrize("method", ["dynts", "dynts-random", "snapkv"])
 def test_collecting_under_compression(
-    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], method: str, monkeypatch: pytest.MonkeyPatch
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], method: str, grader: Grader
 ) -> None:
     peaks: list[int] = []
 
@@ -114,7 +122,7 @@ def test_collecting_under_compression(
     assert len(done) == 6
     assert peaks == [170, 170], "every batch under the budget, and its statistics must not pile up"
     assert engine.session.stats == []
-    right = sum(judge(item.text, item.request.problem.answer)[1] for item in done)
+    right = sum(judge(item.text, item.request.problem.answer, grader)[1] for item in done)
     if method == "dynts":
         assert right >= 4
     if method == "dynts-random":

@@ -77,11 +77,11 @@ def test_an_interrupted_import_continues(
     bring_in([file], tmp_path / "whole")
     judged = []
 
-    def interrupt(response: str, answer: str) -> tuple[str | None, bool]:
+    def interrupt(response: str, *others: object) -> tuple[str | None, bool]:
         if len(judged) == 5:
             raise KeyboardInterrupt
         judged.append(response)
-        return original(response, answer)
+        return original(response, *others)
 
     from dynts.collect import importing
 

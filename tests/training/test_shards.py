@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
+from dynts.grading.grader import Verdict
 from dynts.training import labeller, shards
 from dynts.training.filters import select_traces
 from dynts.training.labelling import label_traces
@@ -195,7 +196,7 @@ def test_a_folder_that_is_continued_keeps_its_choice_of_traces(
     traces: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dynts.training.filters.is_correct", lambda *args: None)
+    monkeypatch.setattr("dynts.training.filters.Grader.grade", lambda *args: Verdict.UNGRADABLE)
     shards.file(3).unlink()
     again = label_traces(model, tokenizer, traces, shards.path, future_window=4)
     assert again.manifest == shards.manifest

@@ -1,7 +1,7 @@
 """Reading, filtering and grading of traces."""
 
+import functools
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
+from dynts.grading.grader import Grader
 from dynts.training.filters import REASONS, select_traces
-from dynts.training.grading import is_correct
 from dynts.training.traces import Trace, read_traces
 from tiny_traces import make_row
 
@@ -63,41 +63,10 @@ def test_line_separators_inside_a_string_do_not_split_a_line(tmp_path: Path) -> 
     assert read_traces(path)[0].question == "a\u2028b"
 
 
-@pytest.mark.parametrize(
-    ("text", "gold", "expected"),
-    [
-        (r"so \boxed{18}", "18", True),
-        (r"first \boxed{1}, then \boxed{18}.", "18", True),
-        (r"first \boxed{18}, then \boxed{1}.", "18", False),
-        (r"\boxed{\frac{1}{2}}", "0.5", True),
-        (r"\boxed{\$245,\!000}", "245000", True),
-        (r"\boxed{x^2 + 2x + 1}", "$(x+1)^2$", True),
-        (r"\boxed{3}", "4", False),
-        ("the answer is 18", "18", None),
-        (r"\boxed{}", "18", None),
-    ],
-)
-def test_the_last_boxed_answer_is_graded(text: str, gold: str, expected: bool | None) -> None:
-    assert is_correct(text, gold) is expected
-
-
-def test_grading_works_outside_the_main_thread() -> None:
-    found: list[bool | None] = []
-    thread = threading.Thread(target=lambda: found.append(is_correct(r"\boxed{18}", "18")))
-    thread.start()
-    thread.join()
-    assert found == [True]
-
-
-def test_a_failing_grader_means_ungradable(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object, **kwargs: object) -> bool:
-        raise RecursionError
-
-    monkeypatch.setattr("dynts.training.grading.verify", broken)
-    assert is_correct(r"\boxed{18}", "18") is None
-
-
-def test_every_reason_to_drop_a_trace_is_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_every_reason_to_drop_a_trace_is_counted(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynts.training.filters.Grader", functools.partial(Grader, seconds=1))
     good = make_row(0, steps=3)
     bad = {
         "unfinished": {"response": "a = 1 ."},
@@ -105,6 +74,7 @@ def test_every_reason_to_drop_a_trace_is_counted(tokenizer: PreTrainedTokenizerF
         "no_thinking": {"response": " \n</think> \\boxed{1}"},
         "no_answer": {"response": "a = 1 </think>\n"},
         "ungradable": {"response": "a = 1 </think> 18"},
+        "grader_failed": {"response": "a = 1 </think> \\boxed{9^{9^{9^9}}}"},
         "wrong_answer": {"answer": "1000"},
         "too_long": {"response": "a " * 90 + good["response"]},
     }

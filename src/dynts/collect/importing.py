@@ -15,6 +15,7 @@ from dynts.collect.run import count, count_verdicts
 from dynts.collect.source import as_text, well_formed
 from dynts.errors import DyntsError
 from dynts.files import file_sha256
+from dynts.grading.grader import Grader
 from dynts.jsonlines import read_objects
 from dynts.lock import hold
 from dynts.progress import Display, Tally
@@ -93,21 +94,22 @@ def import_traces(
         tally, done = count_verdicts(folder, contents.keys())
         writer = folder.writer()
         try:
-            for _, row in _rows(files, columns, markers):
-                if row.id not in done:
-                    done.add(row.id)
-                    graded = _grade(row)
-                    writer.append(graded)
-                    count(tally, graded)
-                    held.note(**tally.figures())
-                    display.update(tally)
+            with Grader() as grader:
+                for _, row in _rows(files, columns, markers):
+                    if row.id not in done:
+                        done.add(row.id)
+                        graded = _grade(row, grader)
+                        writer.append(graded)
+                        count(tally, graded)
+                        held.note(**tally.figures())
+                        display.update(tally)
         finally:
             writer.close()
     return tally
 
 
-def _grade(row: TraceRow) -> TraceRow:
-    reason, correct = judge(row.response, row.answer)
+def _grade(row: TraceRow, grader: Grader) -> TraceRow:
+    reason, correct = judge(row.response, row.answer, grader)
     return TraceRow(**{**asdict(row), "reason": reason, "correct": correct})
 
 

@@ -12,6 +12,7 @@ from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import Plan, collect_facts
 from dynts.collect.problems import Survey
 from dynts.collect.row import TraceRow
+from dynts.grading.grader import Grader
 from dynts.lock import hold
 from dynts.progress import Display, Tally
 from dynts.ranks import this_rank
@@ -62,9 +63,9 @@ def collect(
             return tally
         writer = folder.writer(rank.rank)
         try:
-            with closing(generate(missing)) as completions:
+            with Grader() as grader, closing(generate(missing)) as completions:
                 for completion in completions:
-                    row = grade(completion)
+                    row = grade(completion, grader)
                     writer.append(row)
                     count(tally, row)
                     held.note(**tally.figures())
@@ -97,11 +98,11 @@ def on_cluster(spec: EngineSpec, cluster: Cluster, say: Callable[[str], object])
     return generate
 
 
-def grade(completion: Completion) -> TraceRow:
+def grade(completion: Completion, grader: Grader) -> TraceRow:
     """Bring a completion into the form of traces, and judge it."""
     request = completion.request
     response = normalise(completion.text, Markers())
-    reason, correct = judge(response, request.problem.answer)
+    reason, correct = judge(response, request.problem.answer, grader)
     return TraceRow(
         id=request.id,
         problem_id=request.problem.id,

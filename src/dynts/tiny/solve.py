@@ -9,10 +9,10 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from dynts.grading.compare import is_response_correct
 from dynts.markers import END
 from dynts.prompts import chat_prompt
 from dynts.tiny.task import Problem
-from dynts.training.grading import is_correct
 
 MAX_NEW_TOKENS = 1000
 """More than any right solution has: the longest of 5,000 has 866."""
@@ -76,8 +76,7 @@ def solve(
 
 def is_solved(text: str, answer: str) -> bool:
     """Whether the thinking ends, and the boxed answer after it is right."""
-    _, closed, conclusion = text.rpartition(END)
-    return bool(closed) and bool(is_correct(conclusion, answer))
+    return bool(is_response_correct(text, answer))
 
 
 def mean_length(solutions: Sequence[Solution]) -> float:

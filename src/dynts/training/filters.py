@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
+from dynts.grading.grader import Grader, Verdict
 from dynts.markers import END, START
-from dynts.training.grading import is_correct
 from dynts.training.tokens import TokenizedTrace, split_response, tokenize_trace
 from dynts.training.traces import Trace, question_key
 
@@ -19,11 +19,12 @@ REASONS = (
     "no_thinking",
     "no_answer",
     "ungradable",
+    "grader_failed",
     "wrong_answer",
     "too_long",
     "duplicate_question",
 )
-INCORRECT = ("ungradable", "wrong_answer")
+INCORRECT = ("ungradable", "grader_failed", "wrong_answer")
 """Reasons that say nothing but that the answer is not right."""
 
 
@@ -49,7 +50,7 @@ def select_traces(
         traces: the candidates; of several good ones for a question the first is kept.
         tokenizer: the tokenizer of the model that will label them, with a chat template.
         max_tokens: the longest trace, question and answer included.
-        keep_incorrect: keep wrong and ungradable answers too.
+        keep_incorrect: keep answers too that are wrong, ungradable or too much for the grader.
 
     Returns:
         The kept traces in order, and how many were dropped for each of `REASONS`. A trace counts once, for the first
@@ -63,16 +64,17 @@ def select_traces(
     kept: list[Selected] = []
     dropped: Counter[str] = Counter()
     questions: set[str] = set()
-    for trace in traces:
-        chosen = check_trace(trace, tokenizer, max_tokens, keep_incorrect)
-        key = question_key(trace.question)
-        if isinstance(chosen, str):
-            dropped[chosen] += 1
-        elif key in questions:
-            dropped["duplicate_question"] += 1
-        else:
-            questions.add(key)
-            kept.append(chosen)
+    with Grader() as grader:
+        for trace in traces:
+            chosen = check_trace(trace, tokenizer, grader, max_tokens, keep_incorrect)
+            key = question_key(trace.question)
+            if isinstance(chosen, str):
+                dropped[chosen] += 1
+            elif key in questions:
+                dropped["duplicate_question"] += 1
+            else:
+                questions.add(key)
+                kept.append(chosen)
     counts = {reason: dropped[reason] for reason in REASONS}
     if not kept:
         why = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
@@ -80,7 +82,7 @@ def select_traces(
     return kept, counts
 
 
-def judge(response: str, gold: str) -> tuple[str | None, bool]:
+def judge(response: str, gold: str, grader: Grader) -> tuple[str | None, bool]:
     """Judge a response by its text alone.
 
     Returns:
@@ -97,17 +99,15 @@ def judge(response: str, gold: str) -> tuple[str | None, bool]:
         return "no_thinking", False
     if not answer.strip():
         return "no_answer", False
-    correct = is_correct(answer, gold)
-    if not correct:
-        return "ungradable" if correct is None else "wrong_answer", False
-    return None, True
+    verdict = grader.grade(answer, gold)
+    return (None, True) if verdict is Verdict.CORRECT else (verdict.value, False)
 
 
 def check_trace(
-    trace: Trace, tokenizer: PreTrainedTokenizerBase, max_tokens: int, keep_incorrect: bool
+    trace: Trace, tokenizer: PreTrainedTokenizerBase, grader: Grader, max_tokens: int, keep_incorrect: bool
 ) -> Selected | str:
     """The selected trace, or the reason to drop it."""
-    reason, correct = judge(trace.response, trace.answer)
+    reason, correct = judge(trace.response, trace.answer, grader)
     if reason is not None and not (keep_incorrect and reason in INCORRECT):
         return reason
     tokens = tokenize_trace(tokenizer, trace)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dynts import __version__
 from dynts.cluster import ActorPool, Cluster, Work
 from dynts.errors import DyntsError
+from dynts.grading.grader import Grader
 from dynts.lock import hold
 from dynts.manifest import warn_versions
 from dynts.progress import describe_counts
@@ -190,17 +191,18 @@ def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOp
     questions: set[str] = set()
     dropped: Counter[str] = Counter()
     total = 0
-    for index, trace in enumerate(sets):
-        total += 1
-        checked = check_trace(trace, tokenizer, options.max_tokens, options.keep_incorrect)
-        key = question_key(trace.question)
-        if isinstance(checked, str):
-            dropped[checked] += 1
-        elif key in questions:
-            dropped["duplicate_question"] += 1
-        else:
-            questions.add(key)
-            indices.append(index)
+    with Grader() as grader:
+        for index, trace in enumerate(sets):
+            total += 1
+            checked = check_trace(trace, tokenizer, grader, options.max_tokens, options.keep_incorrect)
+            key = question_key(trace.question)
+            if isinstance(checked, str):
+                dropped[checked] += 1
+            elif key in questions:
+                dropped["duplicate_question"] += 1
+            else:
+                questions.add(key)
+                indices.append(index)
     counts = {reason: dropped[reason] for reason in REASONS}
     if not indices:
         raise DyntsError(f"no trace is fit for training; dropped: {describe_counts(counts)}")
@@ -215,7 +217,8 @@ def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOp
 def _tasks(
     sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions, missing: set[int]
 ) -> Iterator[LabelTask]:
-    for index, trace in enumerate(sets):
-        if index in missing:
-            correct = not options.keep_incorrect or judge(trace.response, trace.answer)[1]
-            yield LabelTask(index, trace, tokenize_trace(tokenizer, trace), correct)
+    with Grader() as grader:
+        for index, trace in enumerate(sets):
+            if index in missing:
+                correct = not options.keep_incorrect or judge(trace.response, trace.answer, grader)[1]
+                yield LabelTask(index, trace, tokenize_trace(tokenizer, trace), correct)

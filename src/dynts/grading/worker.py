@@ -1,0 +1,34 @@
+"""The process that grades for a `Grader`: one JSON line in, [answer text, gold]; one out, true, false or null.
+
+It ends by itself when its parent is gone, and when one answer takes more processor time than its limit.
+"""
+
+import json
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Grade until the input ends. Argument: the limit for one answer, in seconds of processor time."""
+    limit = float(sys.argv[1])
+    # the parent decides what an interrupt from the keyboard means
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    verdicts = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever is printed must not look like a verdict
+
+    from dynts.grading.compare import is_correct, same_answer
+
+    same_answer("x", "y")  # imports Math-Verify now, not at the cost of the first answer
+    print("ready", file=verdicts, flush=True)
+    for line in sys.stdin:
+        answer_text, gold = json.loads(line)
+        # the default action of this signal ends the process, even inside a single long operation of the interpreter
+        signal.setitimer(signal.ITIMER_PROF, limit)
+        verdict = is_correct(answer_text, gold)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(verdict), file=verdicts, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Grading in processes of its own: what hangs or dies there is counted, and nothing is left behind."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from dynts.errors import DyntsError
+from dynts.grading.grader import Grader, Verdict
+
+ENDLESS = r"\boxed{9^{9^{9^9}}}"
+ANSWERS = [(r"\boxed{x + 1}", "1 + x"), (r"\boxed{3}", "4"), ("no box", "4"), (r"\boxed{\frac{1}{2}}", "0.5")]
+VERDICTS = [Verdict.CORRECT, Verdict.WRONG, Verdict.UNGRADABLE, Verdict.CORRECT]
+
+
+def workers() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if "dynts.grading.worker" in child.cmdline():
+                found.append(child)
+        except psutil.Error:  # gone in the meantime
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():  # a failure ends in the time limit of the test
+        time.sleep(0.05)
+
+
+def test_a_worker_starts_with_the_first_answer_and_ends_with_the_grader() -> None:
+    with Grader() as grader:
+        assert workers() == []
+        assert [grader.grade(*answer) for answer in ANSWERS] == VERDICTS
+        assert len(workers()) == 1
+    assert workers() == []
+
+
+def test_a_closed_grader_can_be_used_again() -> None:
+    grader = Grader()
+    assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
+    grader.close()
+    assert workers() == []
+    assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
+    grader.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_batch_keeps_its_order_and_survives_an_endless_answer(processes: int) -> None:
+    with Grader(processes, seconds=1) as grader:
+        found = list(grader.grade_all([*ANSWERS, (ENDLESS, "5"), *ANSWERS]))
+    assert workers() == []
+    assert found == [*VERDICTS, Verdict.FAILED, *VERDICTS]
+
+
+@pytest.mark.parametrize(
+    "content", [r"(x+1)^{100000}", "(" * 3000 + "1" + ")" * 3000, r"2^{2^{36}}"], ids=["power", "nested", "large"]
+)
+def test_hostile_answers_cost_no_more_than_the_limit(content: str) -> None:
+    with Grader(seconds=1) as grader:
+        assert grader.grade(f"\\boxed{{{content}}}", "5") is Verdict.FAILED
+        assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
+
+
+def test_odd_text_passes_the_pipe() -> None:
+    with Grader() as grader:
+        assert grader.grade("\ud800\x00\n\r\u2028é \\boxed{\n5\n}" + "a" * 200_000, "5\n") is Verdict.CORRECT
+
+
+def test_threads_share_a_grader() -> None:
+    answers = [(f"\\boxed{{{index} + x}}", f"x + {index % 3}") for index in range(24)]
+    with Grader(2) as grader, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda answer: grader.grade(*answer), answers))
+        assert len(workers()) <= 2
+    assert found == [Verdict.CORRECT if index < 3 else Verdict.WRONG for index in range(24)]
+
+
+def test_a_worker_that_is_killed_while_it_grades_is_replaced() -> None:
+    found: list[Verdict] = []
+    with Grader(seconds=100) as grader:
+        grader.grade(r"\boxed{5}", "5")
+        (worker,) = workers()
+        thread = threading.Thread(target=lambda: found.append(grader.grade(ENDLESS, "5")))
+        thread.start()
+        before = worker.cpu_times().user
+        wait_until(lambda: worker.cpu_times().user > before + 0.1)
+        worker.kill()
+        thread.join()
+        assert found == [Verdict.FAILED]
+        assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
+
+
+def test_a_worker_that_died_idle_blames_no_answer() -> None:
+    with Grader() as grader:
+        grader.grade(r"\boxed{5}", "5")
+        (worker,) = workers()
+        worker.kill()
+        wait_until(lambda: worker.status() == psutil.STATUS_ZOMBIE)
+        assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
+
+
+def grade_in_a_daemon(results: "multiprocessing.Queue[list[str]]") -> None:
+    with Grader() as grader:
+        results.put([verdict.value for verdict in grader.grade_all(ANSWERS)])
+
+
+def test_a_daemonic_process_can_grade() -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=grade_in_a_daemon, args=(results,), daemon=True)
+    process.start()
+    assert results.get() == [verdict.value for verdict in VERDICTS]
+    process.join()
+
+
+SCRIPT = f"""
+from dynts.grading.grader import Grader
+with Grader(seconds=SECONDS) as grader:
+    print(grader.grade(r"\\boxed{{x + 1}}", "1 + x"), flush=True)
+    print(grader.grade(r"{ENDLESS}", "5"), flush=True)
+"""
+
+
+def run_script(seconds: float) -> tuple["subprocess.Popen[str]", psutil.Process]:
+    """A script without a `__main__` guard, from standard input, that is grading the endless answer; and its worker."""
+    script = subprocess.Popen(
+        [sys.executable, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert script.stdin is not None
+    assert script.stdout is not None
+    script.stdin.write(SCRIPT.replace("SECONDS", str(seconds)))
+    script.stdin.close()
+    assert script.stdout.readline() == "correct\n"
+    (worker,) = psutil.Process(script.pid).children()
+    return script, worker
+
+
+def test_a_script_without_a_main_guard_can_grade() -> None:
+    script, worker = run_script(1)
+    assert script.stdout is not None
+    assert script.stdout.read() == "grader_failed\n"
+    assert script.wait() == 0
+    assert not worker.is_running()
+
+
+def test_an_interrupt_leaves_no_worker() -> None:
+    script, worker = run_script(1000)
+    # like the terminal, which sends it to both
+    worker.send_signal(signal.SIGINT)
+    script.send_signal(signal.SIGINT)
+    assert script.stderr is not None
+    assert "KeyboardInterrupt" in script.stderr.read()
+    assert script.wait() != 0
+    assert not worker.is_running()
+
+
+def test_a_killed_process_leaves_no_worker() -> None:
+    script, worker = run_script(1)
+    script.kill()
+    script.wait()
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_grader_is_not_shared_with_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    grader = Grader()
+    monkeypatch.setattr("dynts.grading.grader.os.getpid", lambda: os.getppid())
+    with pytest.raises(DyntsError, match="make one in each process"):
+        grader.grade(r"\boxed{5}", "5")
+
+
+def test_a_worker_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Grader() as grader, pytest.raises(DyntsError, match=r"does not start; .*dynts\.grading\.worker"):
+        grader.grade(r"\boxed{5}", "5")
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(DyntsError, match="processes must be a whole number of at least 1, got 0"):
+        Grader(0)
+    with pytest.raises(DyntsError, match="seconds must be positive, got 0"):
+        Grader(seconds=0)
