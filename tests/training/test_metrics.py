@@ -1,15 +1,19 @@
 """Properties of label transforms, metrics and trivial predictors."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from dynts.errors import DyntsError
 from dynts.training.baselines import baseline_metrics
-from dynts.training.dataset import Example, split_by_question
+from dynts.training.dataset import Example, Tokens, split_by_question
 from dynts.training.metrics import METRICS, average, top_overlap, trace_metrics
+from dynts.training.shards import ShardFolder
 from dynts.training.transforms import TRANSFORMS, transform_labels
 
 # attention weights lie in [0, 1]; the smallest that float32 softmax gives are about 1e-38
@@ -84,35 +88,42 @@ def test_a_constant_score_orders_nothing() -> None:
     assert found["kendall_tau"] == found["spearman"] == 0
 
 
-def example(index: int, targets: list[float], ids: list[int], question: str | None = None) -> Example:
-    return Example(index, question or str(index), np.arange(len(ids)), np.array(ids), np.array(targets, dtype=float))
+def tokens(targets: list[float], ids: list[int]) -> Tokens:
+    return Tokens(torch.empty(0), np.arange(len(ids)), np.array(ids), np.array(targets, dtype=float))
 
 
 def test_trivial_predictors_see_only_what_they_should() -> None:
     # the target is a function of the token's identity, and positions say nothing
     generator = np.random.default_rng(0)
-    examples = []
-    for index in range(20):
+    traces = []
+    for _ in range(20):
         ids = generator.permutation(40)
-        examples.append(example(index, (ids / 40).tolist(), ids.tolist()))
-    found = baseline_metrics(examples[:15], examples[15:], seed=0)
+        traces.append(tokens((ids / 40).tolist(), ids.tolist()))
+    rows = baseline_metrics(traces[:15], traces[15:], seed=0)
+    assert all(len(values) == 5 for values in rows.values())
+    found = {name: average(values) for name, values in rows.items()}
     assert found["token_identity"]["kendall_tau"] == pytest.approx(1)
     assert abs(found["position_only"]["kendall_tau"]) < 0.3
     assert abs(found["random"]["kendall_tau"]) < 0.3
 
 
-def test_a_token_never_seen_gets_the_overall_mean() -> None:
-    train = [example(0, [0.0, 1.0, np.nan], [3, 5, 9])]
-    # token 9 was seen without a label, tokens 1, 4 and 99 never
-    found = baseline_metrics(train, [example(1, [0.0, 0.5, 0.5, 0.5, 0.5, 1.0], [3, 1, 4, 9, 99, 5])], seed=0)
-    assert found["token_identity"]["mse"] == 0
+def test_trivial_predictors_predict_means_over_all_training_traces() -> None:
+    # token 9 was seen without a label, tokens 1, 4 and 99 never; token 3 has a mean of 0.25, all tokens one of 0.5
+    train = [tokens([0.5, 1.0, np.nan], [3, 5, 9]), tokens([0.0, 0.5, 1.0], [3, 7, 5])]
+    held_out = tokens([0.25, 0.6, 0.6, 0.6, 0.6, 1.0], [3, 1, 4, 9, 99, 5])
+    found = baseline_metrics(train, [held_out], seed=0)
+    assert found["token_identity"][0]["mse"] == pytest.approx(0)
+
+
+def example(index: int, question: str) -> Example:
+    return Example(ShardFolder(Path("unread"), {}), index, "answer", "rank", question, known=1)
 
 
 @given(
     questions=st.lists(st.integers(0, 8), min_size=2, max_size=40), share=st.floats(0.05, 0.6), seed=st.integers(0, 9)
 )
 def test_no_question_is_on_both_sides(questions: list[int], share: float, seed: int) -> None:
-    examples = [example(index, [0.0], [0], question=str(key)) for index, key in enumerate(questions)]
+    examples = [example(index, str(key)) for index, key in enumerate(questions)]
     if len(set(questions)) < 2:
         with pytest.raises(DyntsError, match="cannot be split"):
             split_by_question(examples, share, seed)
@@ -126,4 +137,4 @@ def test_no_question_is_on_both_sides(questions: list[int], share: float, seed: 
 
 def test_a_share_outside_its_range_is_refused() -> None:
     with pytest.raises(DyntsError, match="held_out must lie between 0 and 1"):
-        split_by_question([example(0, [0.0], [0])], 1.0, 0)
+        split_by_question([example(0, "question")], 1.0, 0)

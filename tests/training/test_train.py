@@ -11,39 +11,20 @@ from transformers import PreTrainedModel
 
 from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor, PredictorConfig
-from dynts.training import train as training
-from dynts.training.dataset import load_examples
+from dynts.training import fit as fitting
+from dynts.training.dataset import Example, Tokens, load_examples, split_by_question
 from dynts.training.saving import save_predictor
-from dynts.training.shards import Shard, ShardFolder
+from dynts.training.shards import ShardFolder
+from dynts.training.state import TrainingState, _warmup_cosine
 from dynts.training.train import TrainConfig, compare_transforms, train_predictor
+from made_up import make_up
 
 QUICK = TrainConfig(epochs=2, batch_traces=4)
 
 
 @pytest.fixture
 def learnable(tmp_path: Path) -> ShardFolder:
-    """Made-up shards whose label is a function of the hidden state, and of nothing else."""
-    settings = {
-        "labels": ["answer"],
-        "fingerprint": {"hidden_size": 8},
-        "model": "made up",
-        "future_window": None,
-        "traces_sha256": "",
-        "keep_incorrect": False,
-        "think_markers": None,
-    }
-    folder = ShardFolder.create(
-        tmp_path / "made-up", settings, {"indices": list(range(60)), "dropped": {}, "traces_file": "none"}
-    )
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(8, generator=generator)
-    for index in range(60):
-        hidden = torch.randn(40, 8, generator=generator)
-        label = torch.sigmoid(2 * hidden @ direction) * 1e-4
-        ids = torch.randint(9, (40,), generator=generator)
-        info = {"id": str(index), "question": str(index), "correct": "true"}
-        folder.write(index, Shard(hidden, torch.arange(40), ids, {"answer": label}, info))
-    return folder
+    return make_up(tmp_path / "made-up", traces=60)
 
 
 @pytest.mark.quick
@@ -80,7 +61,7 @@ def test_micro_batches_do_not_change_the_gradient(shards: ShardFolder) -> None:
 
 def test_held_out_traces_do_not_influence_the_weights(shards: ShardFolder) -> None:
     before = train_predictor(shards, QUICK)
-    _, held_out = training.split_by_question(load_examples(shards, "answer", "rank"), QUICK.held_out, QUICK.seed)
+    _, held_out = split_by_question(load_examples([shards], "answer", "rank"), QUICK.held_out, QUICK.seed)
     for example in held_out:
         shard = shards.read(example.index)
         shards.write(example.index, replace(shard, hidden=torch.randn_like(shard.hidden)))
@@ -96,19 +77,20 @@ def test_tokens_without_a_future_label_are_left_out(shards: ShardFolder) -> None
     labels = {name: values.clone() for name, values in shard.labels.items()}
     labels["future"][:] = torch.nan
     shards.write(index, replace(shard, labels=labels))
-    assert index not in [example.index for example in load_examples(shards, "future", "rank")]
+    assert index not in [example.index for example in load_examples([shards], "future", "rank")]
     result = train_predictor(shards, replace(QUICK, label="future"))
     assert all(weight.isfinite().all() for weight in result.predictor.parameters())
     assert all(math.isfinite(value) for row in result.metrics.values() for value in row.values())
 
 
 def test_labels_of_a_subset_are_those_of_the_whole_trace(shards: ShardFolder) -> None:
-    whole = load_examples(shards, "answer", "rank")[0].targets
+    whole = load_examples([shards], "answer", "rank")[0].read().targets
     shard = shards.read(0)
     rows = torch.tensor([1, 4, 5])
     shards.write(0, replace(shard, hidden=shard.hidden[rows], rows=rows))
-    few = load_examples(shards, "answer", "rank")[0]
-    np.testing.assert_array_equal(few.targets, whole[[1, 4, 5]])
+    few = load_examples([shards], "answer", "rank")[0]
+    assert few.known == 3
+    np.testing.assert_array_equal(few.read().targets, whole[[1, 4, 5]])
 
 
 def test_the_checkpoint_tells_where_it_comes_from(shards: ShardFolder, model: PreTrainedModel, tmp_path: Path) -> None:
@@ -131,22 +113,22 @@ def test_the_checkpoint_tells_where_it_comes_from(shards: ShardFolder, model: Pr
 def test_transforms_are_compared_without_the_held_out_questions(
     shards: ShardFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, held_out = training.split_by_question(load_examples(shards, "answer", "rank"), QUICK.held_out, QUICK.seed)
+    _, held_out = split_by_question(load_examples([shards], "answer", "rank"), QUICK.held_out, QUICK.seed)
     read: set[int] = set()
-    original = training.read_hidden
+    original = Example.read
 
-    def recorded(folder: ShardFolder, examples: list[training.Example]) -> torch.Tensor:
-        read.update(example.index for example in examples)
-        return original(folder, examples)
+    def recorded(example: Example) -> Tokens:
+        read.add(example.index)
+        return original(example)
 
-    monkeypatch.setattr(training, "read_hidden", recorded)
+    monkeypatch.setattr(Example, "read", recorded)
     assert set(compare_transforms(shards, QUICK)) == {"rank", "power", "log", "linear"}
     assert read
     assert not read & {example.index for example in held_out}
 
 
 def test_the_schedule_warms_up_and_decays() -> None:
-    factors = [training._warmup_cosine(step, 100) for step in range(101)]
+    factors = [_warmup_cosine(step, 100) for step in range(101)]
     assert factors[9] == factors[10] == 1
     assert factors[0] == pytest.approx(0.1)
     assert factors[100] == pytest.approx(0, abs=1e-9)
@@ -156,8 +138,8 @@ def test_the_schedule_warms_up_and_decays() -> None:
 
 @pytest.mark.parametrize(("traces", "expected"), [(7000, 70), (30_000, 256), (375, 3), (10, 1)])
 def test_the_default_batch_shrinks_with_the_data(traces: int, expected: int) -> None:
-    assert training.batch_size(TrainConfig(), traces) == expected
-    assert training.batch_size(TrainConfig(batch_traces=256), traces) == 256
+    assert fitting.batch_size(TrainConfig(), traces) == expected
+    assert fitting.batch_size(TrainConfig(batch_traces=256), traces) == 256
 
 
 @pytest.mark.parametrize(
@@ -217,3 +199,38 @@ def test_a_failed_save_leaves_the_old_predictor(tmp_path: Path, monkeypatch: pyt
         save_predictor(ImportancePredictor(PredictorConfig(hidden_size=8)), out, overwrite=True)
     assert ImportancePredictor.from_pretrained(out).config.hidden_size == 4
     assert [path.name for path in tmp_path.iterdir()] == ["predictor"]
+
+
+def test_bf16_computes_in_bf16_and_keeps_everything_else_in_float32(
+    learnable: ShardFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(epochs=4, batch_traces=2, learning_rate=1e-2)
+    losses: list[tuple[torch.dtype, torch.dtype]] = []
+    products: list[torch.dtype] = []
+    states: list[TrainingState] = []
+    original, start = fitting.mse_loss, TrainingState.start
+
+    def loss(scores: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        losses.append((scores.dtype, targets.dtype))
+        return original(scores, targets, reduction=reduction)
+
+    def started(*arguments: object) -> TrainingState:
+        states.append(start(*arguments))
+        layer = states[-1].predictor.layers[0]
+        layer.register_forward_hook(lambda module, inputs, output: products.append(output.dtype))
+        return states[-1]
+
+    monkeypatch.setattr(fitting, "mse_loss", loss)
+    monkeypatch.setattr(TrainingState, "start", started)
+    exact = train_predictor(learnable, config)
+    assert set(products) == {torch.float32}
+    products.clear()
+    rounded = train_predictor(learnable, replace(config, bf16=True))
+    assert torch.bfloat16 in products
+    assert set(losses) == {(torch.float32, torch.float32)}
+    state = states[-1]
+    kept = [*state.predictor.parameters(), *(value for row in state.optimizer.state.values() for value in row.values())]
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+    ours, theirs = (result.metrics["predictor"]["kendall_tau"] for result in (rounded, exact))
+    assert theirs > 0.5
+    assert ours == pytest.approx(theirs, abs=0.05)

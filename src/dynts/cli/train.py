@@ -7,8 +7,10 @@ import typer
 
 
 def train(
-    shards: Annotated[Path, typer.Option(help="Folder written by `dynts label`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the predictor.")],
+    shards: Annotated[
+        list[Path], typer.Option(help="Folder written by `dynts label`; repeat to mix folders of the same model.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the predictor. Run the same command again to continue.")],
     label: Annotated[str, typer.Option(help="Which stored label to predict: answer or future.")] = "answer",
     transform: Annotated[
         str, typer.Option(help="How labels are scaled within a trace: rank, power, log or linear.")
@@ -19,6 +21,10 @@ def train(
             "--compare-transforms", help="Choose the transform on a validation split of the training questions."
         ),
     ] = False,
+    group_by: Annotated[
+        str | None,
+        typer.Option(help="Report held-out metrics by a column of the traces too, or by folder (the mixed folders)."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training traces; the last one is saved.")] = 15,
     batch_traces: Annotated[
         int | None,
@@ -26,12 +32,15 @@ def train(
             help="Traces per step (default: the paper's 256, fewer where an epoch would have under 100 steps)."
         ),
     ] = None,
-    micro_traces: Annotated[int, typer.Option(help="Traces per forward pass; bounds memory only.")] = 4,
+    micro_traces: Annotated[int, typer.Option(help="Traces per forward pass of a process; bounds memory only.")] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 5e-4,
     weight_decay: Annotated[float, typer.Option(help="Weight decay of AdamW.")] = 0.01,
     held_out: Annotated[float, typer.Option(help="Share of the questions kept for the reported metrics.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where that is safe.")] = False,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(help="Minutes between checkpoints, besides one after each epoch.")
+    ] = 10,
     device: Annotated[
         str, typer.Option(help="Such as cuda or cpu; auto takes an accelerator if there is one.")
     ] = "auto",
@@ -40,16 +49,17 @@ def train(
     """Train an importance predictor and report its held-out metrics beside those of trivial predictors.
 
     Higher is better, except for mse, which is in units of the transformed label. Metrics are averaged over traces of
-    questions that training never saw.
+    questions that training never saw. For several processes: torchrun --nproc-per-node 2 -m dynts train ...
     """
     from dataclasses import replace
 
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
+    from dynts.cli.train_display import TrainDisplay
     from dynts.training import train as training
-    from dynts.training.saving import check_free, save_predictor
+    from dynts.training.checkpoint import Checkpoint
+    from dynts.training.processes import Processes
+    from dynts.training.saving import check_free, save_predictor, work_folder
     from dynts.training.shards import ShardFolder
 
     check_free(out, overwrite)
@@ -67,30 +77,39 @@ def train(
         seed=seed,
         bf16=bf16,
     )
-    folder = ShardFolder.open(shards)
-    progress, output = Console(stderr=True), Console()
-
-    def show(title: str, metrics: dict[str, dict[str, float]]) -> None:
-        names = list(next(iter(metrics.values())))
-        table = Table(title=title)
-        table.add_column(no_wrap=True)
-        for name in names:
-            table.add_column(name.replace("_", " "), justify="right")
-        for row, values in metrics.items():
-            table.add_row(row.replace("_", " "), *(f"{values[name]:.3f}" for name in names))
-        output.print(table)
-
-    def report(epoch: int, loss: float, metrics: dict[str, float]) -> None:
-        figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-        progress.print(f"epoch {epoch}/{epochs}  loss {loss:.4f}  held-out: {figures}", highlight=False, soft_wrap=True)
-
-    if compare_transforms:
-        compared = training.compare_transforms(folder, config, device=device)
-        best = max(compared, key=lambda name: compared[name]["kendall_tau"])
-        show("transforms, on the validation split", compared)
-        config = replace(config, transform=best)
-    result = training.train_predictor(folder, config, device=device, report=report)
-    save_predictor(result.predictor, out, overwrite=overwrite)
-    title = f"{label}, {config.transform}: {result.train_traces} training and {result.held_out_traces} held-out traces"
-    show(title, result.metrics)
-    output.print(f"predictor saved in {out}", soft_wrap=True, highlight=False)
+    folders = [ShardFolder.open(path) for path in shards]
+    checkpoint = Checkpoint(work_folder(out) / "checkpoint.pt", checkpoint_minutes)
+    processes = Processes.join(torch.device(device))
+    with TrainDisplay(epochs, visible=processes.is_main) as display:
+        try:
+            if compare_transforms:
+                compared = training.compare_transforms(
+                    folders, config, processes=processes, progress=display.step, checkpoint=checkpoint
+                )
+                display.table("transforms, on the validation split", compared)
+                config = replace(config, transform=max(compared, key=lambda name: compared[name]["kendall_tau"]))
+            result = training.train_predictor(
+                folders,
+                config,
+                group_by=group_by,
+                processes=processes,
+                report=display.epoch,
+                progress=display.step,
+                checkpoint=checkpoint,
+            )
+        except KeyboardInterrupt as error:
+            display.interrupted(checkpoint.path.parent)
+            raise typer.Exit(130) from error
+    if processes.is_main:
+        save_predictor(result.predictor, out, overwrite=overwrite)
+    counts = f"{result.train_traces} training and {result.held_out_traces} held-out traces"
+    display.table(f"{label}, {config.transform}: {counts}", result.metrics)
+    if group_by:
+        rows = {
+            f"{group} ({result.group_traces[group]}): {name}": values
+            for group, metrics in result.groups.items()
+            for name, values in metrics.items()
+        }
+        display.table(f"by {group_by} (held-out traces)", rows)
+    display.line(f"predictor saved in {out}")
+    processes.leave()

@@ -1,46 +1,61 @@
 """Trivial predictors: without their figures beside it, the figure of a trained one means little."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from dynts.training.dataset import Example
-from dynts.training.metrics import average, trace_metrics
+from dynts.training.dataset import Tokens
+from dynts.training.metrics import trace_metrics
 
 Array = npt.NDArray[np.float64]
+Keys = npt.NDArray[np.int64]
 _POSITIONS_PER_BUCKET = 16
 
 
-def baseline_metrics(train: Sequence[Example], held_out: Sequence[Example], seed: int) -> dict[str, dict[str, float]]:
-    """Held-out metrics of predictors that see only a token's position, only its identity, or nothing.
+def baseline_metrics(
+    train: Iterable[Tokens], held_out: Iterable[Tokens], seed: int
+) -> dict[str, list[dict[str, float]]]:
+    """Metrics of each held-out trace, of predictors that see only a token's position, only its identity, or nothing.
 
-    Position and identity predict the mean training target of their kind, which is what least squares would fit.
+    Position and identity predict the mean training target of their kind, which is what least squares would fit. Traces
+    are taken one at a time; memory is O(longest trace + largest token id).
     """
-    positions = _MeanByKey(train, [example.positions // _POSITIONS_PER_BUCKET for example in train])
-    identities = _MeanByKey(train, [example.ids for example in train])
+    positions, identities = _MeanByKey(), _MeanByKey()
+    for tokens in train:
+        positions.add(_buckets(tokens), tokens.targets)
+        identities.add(tokens.ids, tokens.targets)
     generator = np.random.default_rng(seed)
-    predictions = {
-        "position_only": [positions(example.positions // _POSITIONS_PER_BUCKET) for example in held_out],
-        "token_identity": [identities(example.ids) for example in held_out],
-        "random": [generator.random(len(example.targets)) for example in held_out],
-    }
-    return {
-        name: average(trace_metrics(scores, example.targets) for scores, example in zip(values, held_out, strict=True))
-        for name, values in predictions.items()
-    }
+    rows: dict[str, list[dict[str, float]]] = {"position_only": [], "token_identity": [], "random": []}
+    for tokens in held_out:
+        scores = (positions(_buckets(tokens)), identities(tokens.ids), generator.random(len(tokens.targets)))
+        for name, predicted in zip(rows, scores, strict=True):
+            rows[name].append(trace_metrics(predicted, tokens.targets))
+    return rows
+
+
+def _buckets(tokens: Tokens) -> Keys:
+    return tokens.positions // _POSITIONS_PER_BUCKET
 
 
 class _MeanByKey:
     """Mean target of the training tokens with a key; the overall mean for a key never seen."""
 
-    def __init__(self, examples: Sequence[Example], keys: Sequence[npt.NDArray[np.int64]]) -> None:
-        targets = np.concatenate([example.targets for example in examples])
-        known = ~np.isnan(targets)
-        self.keys, index = np.unique(np.concatenate(keys)[known], return_inverse=True)
-        self.means = np.bincount(index, weights=targets[known]) / np.bincount(index)
-        self.overall = targets[known].mean()
+    def __init__(self) -> None:
+        self.sums: Array = np.zeros(0)
+        self.counts: Array = np.zeros(0)
 
-    def __call__(self, keys: npt.NDArray[np.int64]) -> Array:
-        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, self.means[places], self.overall)
+    def add(self, keys: Keys, targets: Array) -> None:
+        known = ~np.isnan(targets)
+        size = max(len(self.sums), int(keys.max()) + 1)
+        self.sums = _grown(self.sums, size) + np.bincount(keys[known], weights=targets[known], minlength=size)
+        self.counts = _grown(self.counts, size) + np.bincount(keys[known], minlength=size)
+
+    def __call__(self, keys: Keys) -> Array:
+        overall = self.sums.sum() / self.counts.sum()
+        means = np.divide(self.sums, self.counts, out=np.full_like(self.sums, overall), where=self.counts > 0)
+        return np.where(keys < len(means), means[keys.clip(max=len(means) - 1)], overall)
+
+
+def _grown(values: Array, size: int) -> Array:
+    return np.concatenate([values, np.zeros(size - len(values))])

@@ -1,6 +1,6 @@
 """How well predicted scores order the tokens of a trace."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,3 +42,21 @@ def average(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over the traces, every trace counting alike."""
     rows = list(metrics)
     return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
+
+
+def by_group(
+    rows: Mapping[str, Sequence[dict[str, float]]], groups: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Mean metrics by group and predictor.
+
+    Args:
+        rows: metrics of each trace, by predictor.
+        groups: of the traces; empty gives no groups.
+    """
+    return {
+        group: {
+            name: average(row for row, its in zip(values, groups, strict=True) if its == group)
+            for name, values in rows.items()
+        }
+        for group in sorted(set(groups))
+    }

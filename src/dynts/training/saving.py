@@ -1,31 +1,45 @@
 """Save a trained predictor, all or nothing."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from dynts.errors import DyntsError
 from dynts.predictor.model import CONFIG_FILE, WEIGHTS_FILE, ImportancePredictor
 
 
+def work_folder(out: Path) -> Path:
+    """Where a predictor is made, checkpoints included, before it moves to `out`; removed when it is saved."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.partial")
+
+
 def save_predictor(predictor: ImportancePredictor, out: str | Path, *, overwrite: bool = False) -> None:
-    """Save as a folder, all or nothing.
+    """Save as a folder, all or nothing, and remove the work folder.
 
     Raises:
         DyntsError: `out` exists and `overwrite` is not set, or it cannot be written.
     """
     out = Path(out)
     check_free(out, overwrite)
-    partial = out.with_name(f".{out.name}.partial")
+    work = work_folder(out)
+    new, old = work / "predictor", work / "replaced"
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        predictor.save_pretrained(partial)
+        shutil.rmtree(new, ignore_errors=True)
+        predictor.save_pretrained(new)
         if out.is_dir():
-            shutil.rmtree(out)
-        partial.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        new.rename(out)
     except OSError as error:
         raise DyntsError(f"cannot save the predictor to {out} ({error}): make room or choose another folder") from error
+    else:
+        shutil.rmtree(work, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)
+        # what a checkpoint needs stays
+        with suppress(OSError):
+            work.rmdir()
 
 
 def check_free(out: Path, overwrite: bool) -> None:
