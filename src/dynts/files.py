@@ -1,9 +1,12 @@
 """Files that carry their final name are whole."""
 
+import hashlib
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from dynts.errors import DyntsError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -26,3 +29,41 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file in UTF-8, all or nothing."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes, read a piece at a time."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Write a file's content through to the disk."""
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make new and renamed entries of a folder durable, where the system lets one open a folder."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Name the way out where a disk is full or not writable.
+
+    Raises:
+        DyntsError: it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DyntsError(
+            f"cannot write to {folder} ({error}): make room or choose another folder, then run the same command again to "
+            "continue"
+        ) from error

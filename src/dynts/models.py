@@ -33,15 +33,7 @@ def load_model(
     name = str(model)
     _check(name, gguf_file)
     resolved_dtype = _dtype(dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, gguf_file=gguf_file, revision=revision)
-    except ImportError as error:
-        raise _missing_package(name, gguf_file, error) from error
-    except Exception as error:
-        raise DyntsError(
-            f"could not load the tokenizer of {_source(name, gguf_file)}: {_first_line(error)}; "
-            "check that the name is right and that the tokenizer files lie beside the weights"
-        ) from error
+    tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             name,
@@ -56,6 +48,30 @@ def load_model(
     except Exception as error:
         raise DyntsError(f"could not load the model {_source(name, gguf_file)}: {_first_line(error)}") from error
     return loaded.eval(), tokenizer
+
+
+def load_tokenizer(
+    model: str | Path, *, gguf_file: str | None = None, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer alone.
+
+    Args:
+        model: as in `load_model`, as are the others.
+
+    Raises:
+        DyntsError: it is missing or cannot be read.
+    """
+    name = str(model)
+    _check(name, gguf_file)
+    try:
+        return AutoTokenizer.from_pretrained(name, gguf_file=gguf_file, revision=revision)
+    except ImportError as error:
+        raise _missing_package(name, gguf_file, error) from error
+    except Exception as error:
+        raise DyntsError(
+            f"could not load the tokenizer of {_source(name, gguf_file)}: {_first_line(error)}; "
+            "check that the name is right and that the tokenizer files lie beside the weights"
+        ) from error
 
 
 def random_model(

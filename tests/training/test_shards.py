@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
 from dynts.grading.grader import Verdict
-from dynts.training import labelling, shards
+from dynts.training import labeller, shards
 from dynts.training.filters import select_traces
 from dynts.training.labelling import label_traces
 from dynts.training.labels import label_trace
@@ -29,7 +29,12 @@ def contents(path: Path) -> dict[str, object]:
     done = sorted(int(file.stem) for file in path.glob("*.safetensors"))
     assert all(folder.is_whole(index) for index in done)
     shards = {index: folder.read(index).info for index in done}
-    return {"manifest": folder.manifest, "files": sorted(file.name for file in path.iterdir()), **shards}
+    return {"manifest": folder.manifest, "files": visible(path), **shards}
+
+
+def visible(path: Path) -> list[str]:
+    """The files of a folder but the locks."""
+    return sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
 
 
 def test_shards_hold_the_labels_of_every_fit_trace(
@@ -61,8 +66,8 @@ def test_an_interrupted_run_continues_to_the_same_end(
             raise KeyboardInterrupt
 
     labelled: list[int] = []
-    original = labelling.label_trace
-    monkeypatch.setattr(labelling, "label_trace", lambda *a, **k: labelled.append(1) or original(*a, **k))
+    original = labeller.label_trace
+    monkeypatch.setattr(labeller, "label_trace", lambda *a, **k: labelled.append(1) or original(*a, **k))
     label_traces(model, tokenizer, traces, tmp_path / "whole")
     labelled.clear()
     with pytest.raises(KeyboardInterrupt):
@@ -97,7 +102,7 @@ def test_a_killed_process_leaves_only_whole_shards(
     assert finished.returncode == 0, finished.stderr
     assert "40 of 40 traces labelled" in finished.stdout
     assert {name: (out / name).stat().st_mtime_ns for name in done} == times
-    assert len([path for path in out.iterdir() if path.name != "manifest.json"]) == 40
+    assert visible(out) == sorted(["manifest.json", *(f"{index:06d}.safetensors" for index in range(40))])
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped bit", "emptied", "deleted"])
@@ -143,10 +148,10 @@ def test_a_folder_of_other_things_is_refused(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
-    with pytest.raises(DyntsError, match="no folder of shards"):
+    with pytest.raises(DyntsError, match="no folder written by `dynts label`"):
         label_traces(model, tokenizer, traces, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "precious"
-    with pytest.raises(DyntsError, match="no folder of shards"):
+    with pytest.raises(DyntsError, match="no folder written by `dynts label`"):
         label_traces(model, tokenizer, traces, traces)
 
 
@@ -164,7 +169,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(shards, "save_file", full_disk)
     with pytest.raises(DyntsError, match=r"No space left.*run the same command again"):
         label_traces(model, tokenizer, traces, tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    assert visible(tmp_path / "out") == ["manifest.json"]
     monkeypatch.undo()
     folder = label_traces(model, tokenizer, traces, tmp_path / "out")
     assert all(folder.is_whole(index) for index in range(12))
@@ -184,18 +189,18 @@ def test_a_subset_of_tokens_is_stored_with_whole_labels(
     assert folder.is_whole(0)
 
 
-def test_a_trace_that_grades_differently_next_time_shifts_no_other(
+def test_a_folder_that_is_continued_keeps_its_choice_of_traces(
     shards: ShardFolder,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     traces: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    verdicts = iter([Verdict.UNGRADABLE, *[Verdict.CORRECT] * 11])
-    monkeypatch.setattr("dynts.training.filters.Grader.grade", lambda *args: next(verdicts))
+    monkeypatch.setattr("dynts.training.filters.Grader.grade", lambda *args: Verdict.UNGRADABLE)
+    shards.file(3).unlink()
     again = label_traces(model, tokenizer, traces, shards.path, future_window=4)
-    assert again.indices == list(range(1, 12))
-    assert [again.read(index).info["id"] for index in again.indices] == [f"trace-{index}" for index in range(1, 12)]
+    assert again.manifest == shards.manifest
+    assert [again.read(index).info["id"] for index in again.indices] == [f"trace-{index}" for index in range(12)]
 
 
 def test_the_manifest_records_what_was_dropped(

@@ -9,9 +9,13 @@ import typer
 
 import dynts
 from dynts.cli.bench import bench
+from dynts.cli.collect import collect
 from dynts.cli.demo import demo
 from dynts.cli.generate import generate
+from dynts.cli.importing import import_
 from dynts.cli.label import label
+from dynts.cli.ray_option import RayCommand
+from dynts.cli.status import status
 from dynts.cli.train import train
 
 app = typer.Typer(
@@ -42,8 +46,11 @@ def _friendly(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (bench, demo, generate, label, train):
+for _command in (bench, demo, generate, status, train):
     app.command()(_friendly(_command))
+app.command(cls=RayCommand)(_friendly(collect))
+app.command(cls=RayCommand)(_friendly(label))
+app.command("import")(_friendly(import_))
 
 
 def _version(wanted: bool) -> None:

@@ -5,12 +5,17 @@ from typing import Annotated
 
 import typer
 
+from dynts.cli.ray_option import Actors, GpusPerActor, Ray
+
 
 def label(
     model: Annotated[str, typer.Option(help="Base model: a folder or the id of a Hub repository.")],
     traces: Annotated[
-        Path,
-        typer.Option(help="JSON Lines with question, response (after the opening think marker), answer, optional id."),
+        list[Path],
+        typer.Option(
+            help="A folder of traces, or JSON Lines with question, response (after the opening think marker), answer, "
+            "optional id; several are mixed."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the shards. Run the same command again to continue.")],
     labels: Annotated[
@@ -39,44 +44,54 @@ def label(
     dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
     device: Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+    ray: Ray = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
 ) -> None:
     """Label the thinking tokens of reasoning traces: the training data for `dynts train`.
 
     Keeps traces that finish their thinking, answer correctly (last boxed answer) and are no longer than --max-tokens,
-    one per question. One teacher-forced forward per trace; attention is recomputed a few rows at a time.
+    one per question. One teacher-forced forward per trace; attention is recomputed a few rows at a time. Under torchrun
+    the processes share the traces.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from dynts.models import parse_dtype
+    from dynts.progress import Display, Tally, describe_counts
+    from dynts.ranks import this_rank
+    from dynts.training.labeller import LabellerSpec, LabelOptions
+    from dynts.training.labelling import label_on_cluster, label_with
+    from dynts.training.trace_sets import as_sets
 
-    from dynts.models import load_model, parse_dtype
-    from dynts.training.labelling import label_traces
-    from dynts.training.traces import read_traces
-
-    stored = None if store_dtype is None else parse_dtype(store_dtype)
-    read_traces(traces)  # a malformed line should not cost the loading of a model first
-    loaded, tokenizer = load_model(model, gguf_file=gguf_file, dtype=dtype, device=device, revision=revision)
-    console = Console(stderr=True)
-    columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("labelling", total=None)
-        folder = label_traces(
-            loaded,
-            tokenizer,
-            traces,
-            out,
-            name=f"{model}/{gguf_file}" if gguf_file else model,
-            labels=tuple(name.strip() for name in labels.split(",")),
-            future_window=future_window,
-            max_tokens=max_tokens,
-            keep_incorrect=keep_incorrect,
-            limit=limit,
-            tokens_per_trace=tokens_per_trace,
-            store_dtype=stored,
-            seed=seed,
-            chunk=chunk,
-            progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    dropped = ", ".join(f"{reason} {count}" for reason, count in folder.manifest["dropped"].items() if count)
-    print(
-        f"{len(folder.indices)} of {folder.manifest['traces']} traces labelled in {out}; dropped: {dropped or 'none'}"
+    options = LabelOptions(
+        labels=tuple(name.strip() for name in labels.split(",")),
+        future_window=future_window,
+        max_tokens=max_tokens,
+        keep_incorrect=keep_incorrect,
+        limit=limit,
+        tokens_per_trace=tokens_per_trace,
+        store_dtype=None if store_dtype is None else parse_dtype(store_dtype),
+        seed=seed,
+        chunk=chunk,
     )
+    sets = as_sets(traces)
+    sets.sha256()  # a malformed line should not cost the loading of a model first
+    loading = {"gguf_file": gguf_file, "dtype": dtype, "device": this_rank().device(device), "revision": revision}
+    spec = LabellerSpec(model, options, loading)
+    name = f"{model}/{gguf_file}" if gguf_file else model
+    tally = Tally(total=0)
+    with Display("labelling") as display:
+
+        def show(done: int, total: int) -> None:
+            if not tally.total:
+                tally.started_with = done
+            tally.done, tally.total = done, total
+            display.update(tally)
+
+        if ray is None:
+            folder = label_with(spec.start(), sets, out, name, show)
+        else:
+            from dynts.cluster import Cluster
+
+            cluster = Cluster(ray, actors, gpus_per_actor)
+            folder = label_on_cluster(spec, cluster, sets, out, name, show, display.say)
+    dropped = describe_counts(folder.manifest["dropped"])
+    print(f"{len(folder.indices)} of {folder.manifest['traces']} traces labelled in {out}; dropped: {dropped}")

@@ -24,6 +24,8 @@ REASONS = (
     "too_long",
     "duplicate_question",
 )
+INCORRECT = ("ungradable", "grader_failed", "wrong_answer")
+"""Reasons that say nothing but that the answer is not right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def select_traces(
     questions: set[str] = set()
     with Grader() as grader:
         for trace in traces:
-            chosen = _check(trace, tokenizer, grader, max_tokens, keep_incorrect)
+            chosen = check_trace(trace, tokenizer, grader, max_tokens, keep_incorrect)
             key = question_key(trace.question)
             if isinstance(chosen, str):
                 dropped[chosen] += 1
@@ -80,24 +82,34 @@ def select_traces(
     return kept, counts
 
 
-def _check(
+def judge(response: str, gold: str, grader: Grader) -> tuple[str | None, bool]:
+    """Judge a response by its text alone.
+
+    Returns:
+        The first of `REASONS` to drop it, None if there is none; and whether its answer is right.
+    """
+    opened = response.lstrip().startswith(START)
+    if response.count(END) == 0:
+        return "unfinished", False
+    # the prompt holds the opening marker, so the response may repeat it only at its very start
+    if response.count(END) != 1 or response.count(START) != int(opened):
+        return "think_markers", False
+    thinking, answer = split_response(response)
+    if not thinking.strip():
+        return "no_thinking", False
+    if not answer.strip():
+        return "no_answer", False
+    verdict = grader.grade(answer, gold)
+    return (None, True) if verdict is Verdict.CORRECT else (verdict.value, False)
+
+
+def check_trace(
     trace: Trace, tokenizer: PreTrainedTokenizerBase, grader: Grader, max_tokens: int, keep_incorrect: bool
 ) -> Selected | str:
     """The selected trace, or the reason to drop it."""
-    opened = trace.response.lstrip().startswith(START)
-    if trace.response.count(END) == 0:
-        return "unfinished"
-    # the prompt holds the opening marker, so the response may repeat it only at its very start
-    if trace.response.count(END) != 1 or trace.response.count(START) != int(opened):
-        return "think_markers"
-    thinking, answer = split_response(trace.response)
-    if not thinking.strip():
-        return "no_thinking"
-    if not answer.strip():
-        return "no_answer"
-    verdict = grader.grade(answer, trace.answer)
-    if verdict is not Verdict.CORRECT and not keep_incorrect:
-        return verdict.value
+    reason, correct = judge(trace.response, trace.answer, grader)
+    if reason is not None and not (keep_incorrect and reason in INCORRECT):
+        return reason
     tokens = tokenize_trace(tokenizer, trace)
     if len(tokens.ids) > max_tokens:
         return "too_long"
@@ -105,4 +117,4 @@ def _check(
         return "no_thinking"
     if len(tokens.ids) <= tokens.answer_start:
         return "no_answer"
-    return Selected(trace, tokens, verdict is Verdict.CORRECT)
+    return Selected(trace, tokens, correct)

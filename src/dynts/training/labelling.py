@@ -1,8 +1,7 @@
-"""Label a file of traces into a folder of shards, resumably."""
+"""Label sets of traces into a folder of shards, resumably."""
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,134 +10,215 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts import __version__
-from dynts.cache.architecture import full_attention_layers
+from dynts.cluster import ActorPool, Cluster, Work
 from dynts.errors import DyntsError
-from dynts.markers import think_markers
-from dynts.predictor.fingerprint import fingerprint
-from dynts.training.filters import MAX_TOKENS, Selected, select_traces
-from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace
-from dynts.training.shards import Shard, ShardFolder
-from dynts.training.traces import question_key, read_traces
+from dynts.grading.grader import Grader
+from dynts.lock import hold
+from dynts.manifest import warn_versions
+from dynts.progress import describe_counts
+from dynts.ranks import this_rank
+from dynts.training.filters import REASONS, check_trace, judge
+from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
+from dynts.training.shards import MADE_BY, Shard, ShardFolder
+from dynts.training.tokens import tokenize_trace
+from dynts.training.trace_sets import TraceSets, as_sets
+from dynts.training.traces import question_key
 
 Progress = Callable[[int, int], None]
 """Called with the number of traces done and their total."""
+Label = Callable[[Iterator[LabelTask]], Iterable[tuple[int, Shard]]]
+"""Labels tasks, here or elsewhere: pairs of a task's index and its shard, in any order."""
 
 
 def label_traces(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    traces: str | Path,
+    traces: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
     name: str = "",
-    labels: Sequence[str] = LABELS,
-    future_window: int = FUTURE_WINDOW,
-    max_tokens: int = MAX_TOKENS,
-    keep_incorrect: bool = False,
-    limit: int | None = None,
-    tokens_per_trace: int | None = None,
-    store_dtype: torch.dtype | None = None,
-    seed: int = 0,
-    chunk: int = 128,
     progress: Progress | None = None,
+    **options: Any,
 ) -> ShardFolder:
-    """Label the fit traces of a file. The same call on the same folder continues where the last one stopped.
+    """Label the fit traces of a file or folder, or of several. The same call on the same folder continues where the last
+    one stopped; under `torchrun` the processes share the traces.
 
     Args:
         model: the base model of the predictor, on any device or several.
         tokenizer: its tokenizer.
-        traces: JSON Lines, see `dynts.training.traces`.
+        traces: JSON Lines, see `dynts.training.traces`, or folders written by `dynts collect` and `dynts import`.
         out: the folder of shards.
         name: the model's name in the manifest; its `name_or_path` if empty.
-        labels: which of "answer" and "future".
-        future_window: see `label_trace`.
-        max_tokens: longer traces are dropped.
-        keep_incorrect: keep traces whose answer is wrong or cannot be graded.
-        limit: label the first fit traces only, this many.
-        tokens_per_trace: store the hidden states of this many random thinking tokens of a trace; None stores all.
-        store_dtype: dtype of the stored hidden states; None keeps the model's.
-        seed: of the choice of tokens.
-        chunk: attention rows held at a time, see `label_trace`.
         progress: called after each trace.
+        options: fields of `LabelOptions`.
 
     Raises:
-        DyntsError: a bad setting or file, a folder with other settings, a full disk.
+        DyntsError: a bad setting or file, a folder with other settings or in use, a full disk.
     """
-    check_labels(labels, future_window)
-    full_attention_layers(model.config.get_text_config())
-    for option, value in (("limit", limit), ("tokens_per_trace", tokens_per_trace), ("chunk", chunk)):
-        if value is not None and value < 1:
-            raise DyntsError(f"{option} must be at least 1, got {value}")
-    candidates = read_traces(traces)
-    selected, dropped = select_traces(candidates, tokenizer, max_tokens=max_tokens, keep_incorrect=keep_incorrect)
-    selected = selected[:limit]
-    place = {trace.id: index for index, trace in enumerate(candidates)}
-    markers = think_markers(tokenizer)
-    settings = {
-        "model": name or model.name_or_path,
-        "fingerprint": fingerprint(model),
-        "compute_dtype": str(model.dtype).removeprefix("torch."),
-        "store_dtype": str(store_dtype or model.dtype).removeprefix("torch."),
-        "labels": list(labels),
-        "future_window": future_window if "future" in labels else None,
-        "max_tokens": max_tokens,
-        "keep_incorrect": keep_incorrect,
-        "limit": limit,
-        "tokens_per_trace": tokens_per_trace,
-        "seed": seed if tokens_per_trace else None,
-        "traces_sha256": hashlib.sha256(Path(traces).read_bytes()).hexdigest(),
-        "think_markers": asdict(markers) if markers else None,
-    }
-    facts = {
-        "traces_file": Path(traces).name,
-        "traces": len(candidates),
-        "dropped": dropped,
-        "indices": [place[chosen.trace.id] for chosen in selected],
-        "versions": {
-            "dynts": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-    }
-    folder = ShardFolder.create(out, settings, facts)
-    for done, (index, chosen) in enumerate(zip(folder.indices, selected, strict=True), start=1):
-        if not folder.is_whole(index):
-            shard = _label(model, chosen, labels, chunk, future_window)
-            shard = _thin(shard, tokens_per_trace, store_dtype, seed + index)
-            if not shard.hidden.isfinite().all():
-                raise DyntsError(
-                    f"the hidden states of trace {chosen.trace.id!r} are not finite, computed in {model.dtype} and "
-                    f"stored in {shard.hidden.dtype}: choose other dtypes, such as bfloat16"
-                )
-            folder.write(index, shard)
-        if progress is not None:
-            progress(done, len(selected))
-    return folder
+    labeller = Labeller(model, tokenizer, LabelOptions(**options))
+    return label_with(labeller, as_sets(traces), out, name or str(model.name_or_path), progress)
 
 
-def _label(model: PreTrainedModel, chosen: Selected, labels: Sequence[str], chunk: int, future_window: int) -> Shard:
-    tokens = chosen.tokens
-    labelled = label_trace(model, tokens, labels, chunk=chunk, future_window=future_window)
-    info: dict[str, Any] = {
-        **chosen.trace.columns,
-        "id": chosen.trace.id,
-        "question": question_key(chosen.trace.question),
-        "correct": str(chosen.correct).lower(),
-    }
-    return Shard(
-        hidden=labelled.hidden,
-        rows=torch.arange(len(labelled.hidden)),
-        ids=torch.tensor(tokens.ids[tokens.question_end : tokens.thinking_end]),
-        labels=labelled.labels,
-        info=info,
+def label_with(
+    labeller: Labeller, sets: TraceSets, out: str | Path, name: str, progress: Progress | None = None
+) -> ShardFolder:
+    """The same with a labeller that is loaded."""
+    return _fill(
+        out,
+        sets,
+        labeller.tokenizer,
+        labeller.options,
+        {"model": name, **labeller.describe()},
+        lambda tasks: ((task.index, labeller.label(task)) for task in tasks),
+        progress,
     )
 
 
-def _thin(shard: Shard, tokens: int | None, dtype: torch.dtype | None, seed: int) -> Shard:
-    """Fewer stored hidden states; the labels stay whole, because transforms look at the whole trace."""
-    rows = shard.rows
-    if tokens is not None:
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:tokens]
-        rows = rows[chosen.sort().values]
-    hidden = shard.hidden[rows.to(shard.hidden.device)].to(dtype=dtype or shard.hidden.dtype)
-    return Shard(hidden, rows, shard.ids, shard.labels, shard.info)
+def label_on_cluster(
+    spec: LabellerSpec,
+    cluster: Cluster,
+    sets: TraceSets,
+    out: str | Path,
+    name: str,
+    progress: Progress | None,
+    say: Callable[[str], object],
+) -> ShardFolder:
+    """The same in the actors of a Ray cluster, a model in each; this process alone writes the folder."""
+
+    def prepare() -> Work:
+        labeller = spec.start()
+
+        def work(tasks: Sequence[LabelTask | _Question]) -> Iterator[tuple[str, Any]]:
+            for task in tasks:
+                yield (
+                    task.id,
+                    labeller.describe() if isinstance(task, _Question) else (task.index, labeller.label(task)),
+                )
+
+        return work
+
+    with ActorPool(cluster, prepare, say) as pool:
+        [about] = pool.work([_Question()], 1)
+        return _fill(
+            out,
+            sets,
+            spec.tokenizer(),
+            spec.options,
+            {"model": name, **about},
+            lambda tasks: pool.work(tasks, 1),
+            progress,
+        )
+
+
+class _Question:
+    """Asks an actor for what the manifest says of its model."""
+
+    id = "describe"
+
+
+def _fill(
+    out: str | Path,
+    sets: TraceSets,
+    tokenizer: PreTrainedTokenizerBase,
+    options: LabelOptions,
+    about: dict[str, Any],
+    label: Label,
+    progress: Progress | None = None,
+) -> ShardFolder:
+    """Make the shards that a folder lacks.
+
+    Args:
+        out: the folder.
+        sets: the traces.
+        tokenizer: the model's.
+        options: what to keep, and how to label it.
+        about: the model, for the manifest; see `Labeller.describe`.
+        label: makes the shards; called only if some are missing.
+        progress: called after each trace.
+
+    Raises:
+        DyntsError: see `label_traces`.
+    """
+    rank = this_rank()
+    settings = {
+        **about,
+        "labels": list(options.labels),
+        "future_window": options.future_window if "future" in options.labels else None,
+        "max_tokens": options.max_tokens,
+        "keep_incorrect": options.keep_incorrect,
+        "limit": options.limit,
+        "tokens_per_trace": options.tokens_per_trace,
+        "seed": options.seed if options.tokens_per_trace else None,
+        "traces_sha256": sets.sha256(),
+    }
+    versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    with hold(Path(out), rank, MADE_BY) as held:
+        folder = ShardFolder.create(out, settings, lambda: {**select(sets, tokenizer, options), "versions": versions})
+        warn_versions(folder.manifest["versions"], versions)
+        if rank.world == 1:
+            for partial in folder.path.glob(".*.safetensors.partial"):
+                partial.unlink()
+        mine = [index for index in folder.indices if rank.owns(str(index))]
+        missing = {index for index in mine if not folder.is_whole(index)}
+        done = started_with = len(mine) - len(missing)
+        tokens = 0
+
+        def note(force: bool = False) -> None:
+            held.note(force, done=done, total=len(mine), started_with=started_with, tokens=tokens)
+            if progress is not None:
+                progress(done, len(mine))
+
+        note(force=True)
+        if missing:
+            for index, shard in label(_tasks(sets, tokenizer, options, missing)):
+                folder.write(index, shard)
+                done += 1
+                tokens += len(shard.ids)
+                note()
+    return folder
+
+
+def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions) -> dict[str, Any]:
+    """Find the traces to train on, see `dynts.training.filters.select_traces`; of each only its place is kept.
+
+    Returns:
+        Facts for the manifest: "traces", how many there are; "indices" of the chosen ones; "dropped", counts by reason.
+
+    Raises:
+        DyntsError: no trace is left.
+    """
+    indices: list[int] = []
+    questions: set[str] = set()
+    dropped: Counter[str] = Counter()
+    total = 0
+    with Grader() as grader:
+        for index, trace in enumerate(sets):
+            total += 1
+            checked = check_trace(trace, tokenizer, grader, options.max_tokens, options.keep_incorrect)
+            key = question_key(trace.question)
+            if isinstance(checked, str):
+                dropped[checked] += 1
+            elif key in questions:
+                dropped["duplicate_question"] += 1
+            else:
+                questions.add(key)
+                indices.append(index)
+    counts = {reason: dropped[reason] for reason in REASONS}
+    if not indices:
+        raise DyntsError(f"no trace is fit for training; dropped: {describe_counts(counts)}")
+    return {
+        "traces_file": ", ".join(sets.names),
+        "traces": total,
+        "dropped": counts,
+        "indices": indices[: options.limit],
+    }
+
+
+def _tasks(
+    sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions, missing: set[int]
+) -> Iterator[LabelTask]:
+    with Grader() as grader:
+        for index, trace in enumerate(sets):
+            if index in missing:
+                correct = not options.keep_incorrect or judge(trace.response, trace.answer, grader)[1]
+                yield LabelTask(index, trace, tokenize_trace(tokenizer, trace), correct)

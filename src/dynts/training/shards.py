@@ -5,9 +5,8 @@ the ones that were damaged later. The shard's name is the trace's place in the t
 its hash, so running the same command again does the missing traces and no other.
 """
 
-import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dynts.errors import DyntsError
-from dynts.files import write_text_whole, write_whole
+from dynts.files import write_whole, writing_to
+from dynts.manifest import MANIFEST_FILE, read_manifest, settled_manifest, write_manifest
 
-MANIFEST_FILE = "manifest.json"
-_AGAIN = "run the same command again to continue"
+MADE_BY = "dynts label"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,38 +50,25 @@ class ShardFolder:
     manifest: dict[str, Any]
 
     @classmethod
-    def create(cls, path: str | Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> "ShardFolder":
+    def create(
+        cls, path: str | Path, settings: Mapping[str, Any], facts: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
+    ) -> "ShardFolder":
         """Start a folder, or continue one with the same settings.
 
         Args:
             path: the folder.
             settings: what determines the shards; must match on resuming.
             facts: what the manifest records besides (versions, counts); "indices" says which shards make it complete.
+                A function is called for a new folder only, while other processes of the job wait.
 
         Raises:
             DyntsError: the folder holds other things, or other settings; the differing fields are named.
         """
         path = Path(path)
-        # through JSON, so that tuples compare equal to the lists that are read back
-        manifest = json.loads(json.dumps({"settings": dict(settings), **facts}))
-        if (path / MANIFEST_FILE).exists():
-            old = cls.open(path).manifest["settings"]
-            new = manifest["settings"]
-            if differing := sorted(name for name in {*old, *new} if old.get(name) != new.get(name)):
-                details = "; ".join(
-                    f"{name}: {_short(old.get(name))} there, {_short(new.get(name))} now" for name in differing
-                )
-                raise DyntsError(
-                    f"{path} was labelled with other settings ({details}): repeat those, or choose another folder"
-                )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise DyntsError(f"{path} exists and is no folder of shards: choose a new or empty folder")
-        with _writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            for partial in path.glob(".*.partial"):
-                partial.unlink()
-            write_text_whole(path / MANIFEST_FILE, json.dumps(manifest, indent=2) + "\n")
-        return cls(path, manifest)
+        with _writing(path), settled_manifest(path, settings, MADE_BY) as old:
+            if old is not None and callable(facts):
+                return cls.open(path)
+            return cls(path, write_manifest(path, settings, facts() if callable(facts) else facts))
 
     @classmethod
     def open(cls, path: str | Path) -> "ShardFolder":
@@ -92,16 +78,10 @@ class ShardFolder:
             DyntsError: no manifest, or a damaged one.
         """
         path = Path(path)
-        try:
-            manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DyntsError(f"{path} holds no {MANIFEST_FILE}: give a folder written by `dynts label`") from error
-        except (OSError, ValueError) as error:
-            raise DyntsError(f"{path / MANIFEST_FILE} is damaged ({error}): label into a new folder") from error
-        kinds = {"settings": dict, "indices": list}
-        if not isinstance(manifest, dict) or not all(isinstance(manifest.get(key), kinds[key]) for key in kinds):
+        manifest = read_manifest(path, MADE_BY)
+        if not isinstance(manifest.get("indices"), list):
             raise DyntsError(
-                f"{path / MANIFEST_FILE} is not a manifest of shards: give a folder written by `dynts label`"
+                f"{path / MANIFEST_FILE} is not a manifest of shards: give a folder written by `{MADE_BY}`"
             )
         return cls(path, manifest)
 
@@ -159,12 +139,11 @@ class ShardFolder:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise DyntsError(
-            f"cannot write to {path} ({error}): make room or choose another folder, then {_AGAIN}"
-        ) from error
+    with writing_to(path):
+        try:
+            yield
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -175,8 +154,3 @@ def _checksum(tensors: Mapping[str, torch.Tensor]) -> str:
             tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), value)
         )
     return f"{value:08x}"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,20 @@ def read_traces(path: str | Path) -> list[Trace]:
     Raises:
         DyntsError: the file is missing, empty or not UTF-8, or a line is malformed; the message names file and line.
     """
-    traces: list[Trace] = []
+    return list(iter_traces(path))
+
+
+def iter_traces(path: str | Path) -> Iterator[Trace]:
+    """The same, one trace in memory at a time."""
     line_of: dict[str, int] = {}
     for number, row in read_objects(path):
         trace = _parse(row, f"{path}, line {number}")
         if trace.id in line_of:
             raise DyntsError(f"{path}, line {number}: id {trace.id!r} was already used in line {line_of[trace.id]}")
         line_of[trace.id] = number
-        traces.append(trace)
-    if not traces:
+        yield trace
+    if not line_of:
         raise DyntsError(f"{path} holds no traces: it needs one JSON object per line with {', '.join(FIELDS)}")
-    return traces
 
 
 def question_key(question: str) -> str:

@@ -1,0 +1,169 @@
+"""`dynts collect`: sample reasoning traces from a model, graded, into a folder that survives everything."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dynts.cli.ray_option import Actors, GpusPerActor, Ray
+
+if TYPE_CHECKING:
+    from dynts.collect.source import ProblemSource
+
+
+def collect(
+    model: Annotated[str, typer.Option(help="A folder or the id of a Hub repository.")],
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="math-train, gsm8k-train, the id of a data set on the Hub, a folder, a .jsonl or .parquet file."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the traces. Run the same command again to continue.")],
+    split: Annotated[str | None, typer.Option(help="Split of a data set.")] = None,
+    config: Annotated[
+        list[str] | None, typer.Option(help="Configuration of a data set; several are read one after another.")
+    ] = None,
+    dataset_revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")
+    ] = None,
+    question_column: Annotated[str | None, typer.Option(help="Column that holds the question.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column that holds the gold answer or a solution.")] = None,
+    gold: Annotated[
+        Literal["whole", "boxed", "hashes"] | None,
+        typer.Option(help="The gold answer is the whole column, in its last \\boxed{}, or after its last ####."),
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column with a unique id (default: id, else a hash).")] = None,
+    keep_column: Annotated[
+        list[str] | None, typer.Option(help="Column to keep with each trace, such as a subject; may be repeated.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take this many problems, drawn by --seed.")] = None,
+    samples: Annotated[int, typer.Option(help="Traces of each problem.")] = 1,
+    engine: Annotated[Literal["transformers", "vllm"], typer.Option(help="What generates.")] = "transformers",
+    batch: Annotated[int | None, typer.Option(help="Traces generated at a time (default: 20, with vllm 256).")] = None,
+    engine_args: Annotated[
+        str | None, typer.Option(help="JSON for vLLM's EngineArgs, such as '{\"tensor_parallel_size\": 2}'.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="What to keep in the KV cache; full keeps everything.")] = "full",
+    budget: Annotated[int, typer.Option(help="Most cached tokens, question included.")] = 5000,
+    local_window: Annotated[int, typer.Option(help="Most recent tokens that every compaction keeps.")] = 2000,
+    retention_ratio: Annotated[
+        float, typer.Option(help="Share of the remaining room that selected tokens keep at a compaction.")
+    ] = 0.4,
+    predictor: Annotated[
+        str | None, typer.Option(help="Importance predictor: a folder or the id of a Hub repository.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Stop a trace after this many tokens.")] = 16_384,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 decodes greedily.")] = 0.6,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this probability.")] = 0.95,
+    top_k: Annotated[int, typer.Option(help="Sample from this many tokens.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the draw of --limit.")] = 0,
+    open_thinking: Annotated[
+        bool, typer.Option(help="Open the thinking in the prompt where the chat template leaves that to the model.")
+    ] = False,
+    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
+    device: Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")] = "auto",
+    attention: Annotated[
+        str | None, typer.Option(help="Attention implementation, such as sdpa (default: the model's).")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+    ray: Ray = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
+) -> None:
+    """Sample reasoning traces from a model and grade them: the training data for `dynts label` and `dynts train`.
+
+    Every finished trace is on the disk within seconds. The same command again continues, whatever ended the last one;
+    a higher --limit or --samples adds to the folder. Under torchrun the processes share the problems.
+    """
+    import json
+
+    from dynts.collect.engine import EngineSpec
+    from dynts.collect.plan import Plan, collect_settings
+    from dynts.collect.run import collect, on_cluster, start
+    from dynts.collect.transformers_engine import TransformersSpec
+    from dynts.collect.vllm_engine import VllmSpec
+    from dynts.config import CompressionConfig
+    from dynts.decode.answer import Sampling
+    from dynts.errors import DyntsError
+    from dynts.extras import need
+    from dynts.methods import resolve_method
+    from dynts.progress import Display, describe_counts
+    from dynts.ranks import this_rank
+
+    need("pyarrow", "collect", "dynts collect")
+    chosen = resolve_method(method)
+    schedule = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
+    if chosen.needs_predictor and predictor is None:
+        raise DyntsError(f"method {method!r} needs --predictor: train one with `dynts label` and `dynts train`")
+    if batch is not None and batch < 1:
+        raise DyntsError(f"batch must be at least 1, got {batch}")
+    try:
+        extra_args = json.loads(engine_args) if engine_args else {}
+    except ValueError as error:
+        raise DyntsError(f"--engine-args is no JSON ({error}): give an object such as {{}}") from error
+    if engine == "vllm" and (method != "full" or gguf_file or attention):
+        raise DyntsError("--engine vllm takes no --method, --gguf-file or --attention: use --engine transformers")
+    if engine == "transformers" and extra_args:
+        raise DyntsError("--engine-args are for --engine vllm: drop them")
+    source = _source(
+        dataset,
+        split=split,
+        configs=tuple(config) if config else None,
+        revision=dataset_revision,
+        question_column=question_column,
+        answer_column=answer_column,
+        gold=gold,
+        id_column=id_column,
+        keep_columns=tuple(keep_column) if keep_column else None,
+    )
+    plan = Plan(source, Sampling(max_new_tokens, temperature, top_p, top_k, seed), samples, limit)
+    spec: EngineSpec
+    if engine == "vllm":
+        spec = VllmSpec(model, plan.sampling, batch or 256, open_thinking, revision, dtype, extra_args)
+    else:
+        loading = {
+            "gguf_file": gguf_file,
+            "dtype": dtype,
+            "device": this_rank().device(device),
+            "attn_implementation": attention,
+            "revision": revision,
+        }
+        spec = TransformersSpec(model, plan.sampling, chosen, schedule, predictor, batch or 20, open_thinking, loading)
+    found = plan.survey()
+    settings = collect_settings(
+        plan,
+        found,
+        model=model,
+        revision=revision,
+        gguf_file=gguf_file,
+        engine=engine,
+        method=chosen,
+        config=schedule,
+        predictor=predictor,
+        open_thinking=open_thinking,
+        dtype=dtype,
+        engine_args=extra_args,
+    )
+    with Display("collecting") as display:
+        generate = start(spec)
+        if ray is not None:
+            from dynts.cluster import Cluster
+
+            generate = on_cluster(spec, Cluster(ray, actors, gpus_per_actor), display.say)
+        tally = collect(plan, found, out, settings, generate, display)
+    rank = this_rank()
+    share = "" if rank.world == 1 else f"share {rank.rank + 1} of {rank.world}: "
+    print(f"{share}{tally.done} traces in {out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")
+
+
+def _source(dataset: str, **given: Any) -> "ProblemSource":
+    """The preset of that name or the data set, with the options that were given."""
+    from dataclasses import replace
+
+    from dynts.collect.presets import PRESETS
+    from dynts.collect.source import ProblemSource
+
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return replace(PRESETS.get(dataset) or ProblemSource(dataset), **chosen)

@@ -1,0 +1,150 @@
+"""Bring in traces that were made elsewhere."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dynts.collect.folder import MADE_BY, TraceFolder
+from dynts.collect.normalise import Markers, normalise
+from dynts.collect.plan import versions
+from dynts.collect.row import FIELDS, TraceRow
+from dynts.collect.run import count, count_verdicts
+from dynts.collect.source import as_text, well_formed
+from dynts.errors import DyntsError
+from dynts.files import file_sha256
+from dynts.grading.grader import Grader
+from dynts.jsonlines import read_objects
+from dynts.lock import hold
+from dynts.progress import Display, Tally
+from dynts.ranks import this_rank
+from dynts.training.filters import judge
+from dynts.training.traces import question_key
+
+
+@dataclass(frozen=True, slots=True)
+class ImportColumns:
+    """Which fields of a line hold what.
+
+    Args:
+        question: what the model was asked.
+        response: what it wrote, thinking included.
+        answer: the gold answer.
+        keep: fields to keep with the trace.
+    """
+
+    question: str = "question"
+    response: str = "response"
+    answer: str = "answer"
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.keep:
+            if name in FIELDS:
+                raise DyntsError(f"field {name!r} cannot be kept: a trace has a field of that name; rename it")
+
+
+def import_traces(
+    files: Sequence[Path], out: str | Path, columns: ImportColumns, markers: Markers, display: Display
+) -> Tally:
+    """Import JSON Lines files into a folder of traces, and grade them. The same call continues an interrupted one.
+
+    Args:
+        files: one JSON object a line.
+        out: the folder.
+        columns: which fields hold what.
+        markers: how the model writes its think markers.
+        display: shows how far the work is.
+
+    Returns:
+        The counts of the folder.
+
+    Raises:
+        DyntsError: a file or line is malformed, two different traces have the same id, other settings than the folder's.
+    """
+    rank = this_rank()
+    if rank.world > 1:
+        raise DyntsError(f"an import is done by one process, not by {rank.world}: run it without torchrun")
+    # all lines are looked at before one is graded, so that a mistake in the last does not cost an hour
+    contents: dict[str, bytes] = {}
+    repeated = 0
+    for where, row in _rows(files, columns, markers):
+        content = hashlib.sha256(json.dumps([row.question, row.response, row.answer]).encode()).digest()
+        if contents.setdefault(row.id, content) != content:
+            raise DyntsError(
+                f"{where}: id {row.id!r} stands for another trace before: import the files into folders of their own and "
+                "give all of them to `dynts label`"
+            )
+        repeated += 1
+    repeated -= len(contents)
+    if not contents:
+        raise DyntsError(f"no traces in {', '.join(map(str, files))}: each line needs {columns.question}, ...")
+    settings = {
+        "kind": "import",
+        "files": [{"name": path.name, "sha256": file_sha256(path)} for path in files],
+        "columns": asdict(columns),
+        "markers": asdict(markers),
+    }
+    facts = {"total": len(contents), "repeated": repeated, "versions": versions()}
+    with hold(Path(out), rank, MADE_BY) as held:
+        folder = TraceFolder.create(out, settings, facts)
+        folder.mend(display.say)
+        tally, done = count_verdicts(folder, contents.keys())
+        writer = folder.writer()
+        try:
+            with Grader() as grader:
+                for _, row in _rows(files, columns, markers):
+                    if row.id not in done:
+                        done.add(row.id)
+                        graded = _grade(row, grader)
+                        writer.append(graded)
+                        count(tally, graded)
+                        held.note(**tally.figures())
+                        display.update(tally)
+        finally:
+            writer.close()
+    return tally
+
+
+def _grade(row: TraceRow, grader: Grader) -> TraceRow:
+    reason, correct = judge(row.response, row.answer, grader)
+    return TraceRow(**{**asdict(row), "reason": reason, "correct": correct})
+
+
+def _rows(files: Sequence[Path], columns: ImportColumns, markers: Markers) -> Iterator[tuple[str, TraceRow]]:
+    """Traces that are not graded yet, and where they stand."""
+    for path in files:
+        for number, row in read_objects(path):
+            where = f"{path}, line {number}"
+            yield where, _parse(row, columns, markers, where)
+
+
+def _parse(row: dict[str, Any], columns: ImportColumns, markers: Markers, where: str) -> TraceRow:
+    question = _text(row, columns.question, where)
+    response = normalise(_text(row, columns.response, where), markers)
+    answer = _text(row, columns.answer, where)
+    identity = row.get("id")
+    if identity is None:
+        identity = hashlib.sha256(json.dumps([question, response, answer]).encode()).hexdigest()[:16]
+    return TraceRow(
+        id=str(identity),
+        problem_id=str(row.get("problem_id") or question_key(question)[:16]),
+        sample=0,
+        question=question,
+        response=response,
+        answer=answer,
+        correct=False,
+        extra={name: text for name in columns.keep if (text := as_text(row.get(name))) is not None},
+    )
+
+
+def _text(row: dict[str, Any], field: str, where: str) -> str:
+    value = row.get(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # gold answers are often written as JSON numbers
+    if not isinstance(value, str) or not value.strip():
+        problem = "is missing" if field not in row else f"must be text that is not empty, got {value!r}"
+        raise DyntsError(f"{where}: field {field!r} {problem}")
+    return well_formed(value)

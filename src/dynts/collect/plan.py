@@ -1,0 +1,129 @@
+"""What is to be collected, and the manifest that pins it."""
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from dynts.collect.engine import Request
+from dynts.collect.problems import Survey, read_problems, survey
+from dynts.collect.source import ProblemSource
+from dynts.config import CompressionConfig
+from dynts.decode.answer import Sampling
+from dynts.errors import DyntsError
+from dynts.methods import Method
+from dynts.methods.full import Full
+
+_PACKAGES = ("dynts", "torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which samples of which problems to collect.
+
+    Args:
+        source: where the problems are.
+        sampling: how to draw tokens; its seed is that of the run.
+        samples: of each problem.
+        limit: how many problems; None takes all.
+
+    Raises:
+        DyntsError: no samples, or several equal ones.
+    """
+
+    source: ProblemSource
+    sampling: Sampling
+    samples: int = 1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise DyntsError(f"samples must be at least 1, got {self.samples}")
+        if self.samples > 1 and self.sampling.temperature == 0:
+            raise DyntsError(f"{self.samples} samples at temperature 0 would be equal: raise it, or take one sample")
+
+    def survey(self) -> Survey:
+        """See `dynts.collect.problems.survey`."""
+        return survey(self.source, self.limit, self.sampling.seed)
+
+    def requests(self, found: Survey) -> Iterator[Request]:
+        """All samples of all chosen problems."""
+        for problem in read_problems(self.source, found.chosen):
+            for sample in range(self.samples):
+                yield Request(problem, sample, self.sampling.seed)
+
+
+def collect_settings(
+    plan: Plan,
+    found: Survey,
+    *,
+    model: str,
+    revision: str | None,
+    gguf_file: str | None,
+    engine: str,
+    method: Method,
+    config: CompressionConfig,
+    predictor: str | None,
+    open_thinking: bool,
+    dtype: str | None,
+    engine_args: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What determines the traces; how many of them are wanted, the batch and the device do not."""
+    return {
+        "kind": "collect",
+        "model": model,
+        "revision": revision,
+        "gguf_file": gguf_file,
+        "model_files": model_files(model),
+        "engine": engine,
+        "engine_args": engine_args or {},
+        "dtype": dtype,
+        "method": {"name": type(method).__name__, **asdict(method)},  # type: ignore[call-overload]
+        "config": None if isinstance(method, Full) else asdict(config),
+        "predictor": predictor,
+        "predictor_files": None if predictor is None else model_files(predictor),
+        "sampling": asdict(plan.sampling),
+        "open_thinking": open_thinking,
+        "source": asdict(plan.source),
+        "data_sha256": found.sha256,
+    }
+
+
+def collect_facts(plan: Plan, found: Survey) -> dict[str, Any]:
+    """What the manifest records besides; the numbers are those of the last run."""
+    return {
+        "problems": len(found.chosen),
+        "samples": plan.samples,
+        "total": len(found.chosen) * plan.samples,
+        "without_gold": found.without_gold,
+        "repeated": found.repeated,
+        "versions": versions(),
+    }
+
+
+def model_files(model: str) -> str | None:
+    """A hash of the configuration and of the names and sizes of the files of a local model; None on the Hub."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".gguf", ".bin"):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        elif path.name in ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that have a part in the traces, where they are installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,129 @@
+"""Problems to collect traces for, each with a stable id and a gold answer."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynts.collect.gold import GOLD
+from dynts.collect.row import FIELDS
+from dynts.collect.source import ProblemSource, as_text, well_formed
+from dynts.errors import DyntsError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with its gold answer.
+
+    Args:
+        id: unique within the data set, and the same whatever order it is in.
+        question: what is asked.
+        answer: the gold answer, as text or LaTeX.
+        extra: columns that are kept with every trace.
+    """
+
+    id: str
+    question: str
+    answer: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a first pass over a data set found.
+
+    Args:
+        available: how many problems there are.
+        without_gold: rows left out because their answer column holds no gold answer.
+        repeated: rows left out because the same problem stood before.
+        sha256: of all ids, questions and gold answers.
+        chosen: ids of the problems to be solved.
+    """
+
+    available: int
+    without_gold: int
+    repeated: int
+    sha256: str
+    chosen: frozenset[str]
+
+
+def read_problems(source: ProblemSource, chosen: frozenset[str] | None = None) -> Iterator[Problem]:
+    """The problems of a source, one at a time; rows without a gold answer are left out.
+
+    Args:
+        source: where they are.
+        chosen: ids to keep; None keeps all.
+
+    Raises:
+        DyntsError: the source cannot be read, or a row lacks a column or holds no question.
+    """
+    seen: set[str] = set()
+    for where, row in source.rows():
+        problem = _parse(source, where, row)
+        if problem is not None and problem.id not in seen and (chosen is None or problem.id in chosen):
+            seen.add(problem.id)
+            yield problem
+
+
+def survey(source: ProblemSource, limit: int | None = None, seed: int = 0) -> Survey:
+    """Read a source once before a model is loaded: is it sound, and which problems are to be solved?
+
+    Args:
+        source: where the problems are.
+        limit: solve this many, drawn by `seed`; a higher limit adds to those of a lower one.
+        seed: of the draw.
+
+    Raises:
+        DyntsError: as `read_problems`; two different problems have the same id; nothing is left.
+    """
+    if limit is not None and limit < 1:
+        raise DyntsError(f"limit must be at least 1, got {limit}")
+    digest = hashlib.sha256()
+    # a hash of each problem, so that memory does not grow with their length
+    ids: dict[str, bytes] = {}
+    without_gold = repeated = 0
+    for where, row in source.rows():
+        problem = _parse(source, where, row)
+        if problem is None:
+            without_gold += 1
+            continue
+        content = hashlib.sha256(json.dumps([problem.id, problem.question, problem.answer]).encode()).digest()
+        if problem.id not in ids:
+            ids[problem.id] = content
+            digest.update(content)
+        elif ids[problem.id] == content:
+            repeated += 1
+        else:
+            raise DyntsError(
+                f"{where}: id {problem.id!r} stands for another problem before: choose another --id-column"
+            )
+    if not ids:
+        raise DyntsError(
+            f"{source.dataset} holds no problems with a gold answer ({without_gold} rows without): check "
+            f"--answer-column ({source.answer_column}) and --gold ({source.gold})"
+        )
+    drawn = sorted(ids, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())[:limit]
+    return Survey(len(ids), without_gold, repeated, digest.hexdigest(), frozenset(drawn))
+
+
+def _parse(source: ProblemSource, where: str, row: dict[str, Any]) -> Problem | None:
+    """The problem of a row; None if its answer column holds no gold answer."""
+    needed = [source.question_column, source.answer_column, *source.keep_columns]
+    for column in [*needed, source.id_column] if source.id_column else needed:
+        if column not in row:
+            raise DyntsError(f"{where}: there is no column {column!r}, only {', '.join(row)}: name the right one")
+    for column in source.keep_columns:
+        if column in FIELDS:
+            raise DyntsError(f"column {column!r} cannot be kept: a trace has a field of that name; rename it")
+    question = row[source.question_column]
+    if not isinstance(question, str) or not question.strip():
+        raise DyntsError(f"{where}: column {source.question_column!r} must be text that is not empty, got {question!r}")
+    answer = GOLD[source.gold](as_text(row[source.answer_column]) or "")
+    if answer is None:
+        return None
+    identity = row[source.id_column] if source.id_column else row.get("id")
+    if identity is None:
+        identity = hashlib.sha256(json.dumps([question, answer]).encode()).hexdigest()[:16]
+    extra = {column: text for column in source.keep_columns if (text := as_text(row[column])) is not None}
+    return Problem(str(identity), well_formed(question), well_formed(answer), extra)

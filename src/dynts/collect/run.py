@@ -1,0 +1,145 @@
+"""Collect the traces that a folder lacks."""
+
+from collections.abc import Callable, Generator, Iterator, Set
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from dynts.cluster import ActorPool, Cluster, Work
+from dynts.collect.engine import Completion, EngineSpec, Request, trace_id
+from dynts.collect.folder import MADE_BY, TraceFolder
+from dynts.collect.normalise import Markers, normalise
+from dynts.collect.plan import Plan, collect_facts
+from dynts.collect.problems import Survey
+from dynts.collect.row import TraceRow
+from dynts.grading.grader import Grader
+from dynts.lock import hold
+from dynts.progress import Display, Tally
+from dynts.ranks import this_rank
+from dynts.training.filters import judge
+
+Generate = Callable[[Iterator[Request]], Generator[Completion]]
+"""Starts an engine, or several, and works through the requests."""
+
+
+def collect(
+    plan: Plan,
+    found: Survey,
+    out: str | Path,
+    settings: dict[str, Any],
+    generate: Generate,
+    display: Display,
+) -> Tally:
+    """Collect into a folder. The same call on the same folder makes the traces that it lacks.
+
+    Args:
+        plan: what is wanted.
+        found: its survey.
+        out: the folder.
+        settings: see `dynts.collect.plan.collect_settings`.
+        generate: makes the completions; called only if there is something to do.
+        display: shows how far the work is.
+
+    Returns:
+        The counts of the whole folder; under `torchrun` those of this process's share.
+
+    Raises:
+        DyntsError: other settings than the folder's, a folder in use, a full disk.
+    """
+    rank = this_rank()
+    with hold(Path(out), rank, MADE_BY) as held:
+        folder = TraceFolder.create(out, settings, collect_facts(plan, found))
+        folder.mend(display.say, lambda worker: worker % rank.world == rank.rank)
+        mine = {
+            trace_id(problem, sample)
+            for problem in found.chosen
+            if rank.owns(problem)
+            for sample in range(plan.samples)
+        }
+        tally, done = count_verdicts(folder, mine)
+        held.note(force=True, **tally.figures())
+        missing = (request for request in plan.requests(found) if request.id in mine and request.id not in done)
+        if tally.done >= tally.total:
+            return tally
+        writer = folder.writer(rank.rank)
+        try:
+            with Grader() as grader, closing(generate(missing)) as completions:
+                for completion in completions:
+                    row = grade(completion, grader)
+                    writer.append(row)
+                    count(tally, row)
+                    held.note(**tally.figures())
+                    display.update(tally)
+        finally:
+            writer.close()
+    return tally
+
+
+def start(spec: EngineSpec) -> Generate:
+    """Collect in this process."""
+
+    def generate(requests: Iterator[Request]) -> Generator[Completion]:
+        yield from spec.start().generate(requests)
+
+    return generate
+
+
+def on_cluster(spec: EngineSpec, cluster: Cluster, say: Callable[[str], object]) -> Generate:
+    """Collect in the actors of a Ray cluster, an engine in each; this process alone writes the folder."""
+
+    def prepare() -> Work:
+        engine = spec.start()
+        return lambda requests: ((done.request.id, done) for done in engine.generate(requests))
+
+    def generate(requests: Iterator[Request]) -> Generator[Completion]:
+        with ActorPool(cluster, prepare, say) as pool:
+            yield from pool.work(requests, spec.batch)
+
+    return generate
+
+
+def grade(completion: Completion, grader: Grader) -> TraceRow:
+    """Bring a completion into the form of traces, and judge it."""
+    request = completion.request
+    response = normalise(completion.text, Markers())
+    reason, correct = judge(response, request.problem.answer, grader)
+    return TraceRow(
+        id=request.id,
+        problem_id=request.problem.id,
+        sample=request.sample,
+        question=request.problem.question,
+        response=response,
+        answer=request.problem.answer,
+        correct=correct,
+        reason=reason,
+        finished=completion.finished,
+        prompt_tokens=completion.prompt_tokens,
+        generated_tokens=completion.generated_tokens,
+        seconds=round(completion.seconds, 3),
+        extra=request.problem.extra,
+    )
+
+
+def count(tally: Tally, row: TraceRow) -> None:
+    """Add a trace of this run."""
+    add(tally, row.correct, row.reason)
+    tally.tokens += row.generated_tokens or 0
+
+
+def add(tally: Tally, correct: bool, reason: str | None) -> None:
+    """Add a trace."""
+    tally.done += 1
+    tally.correct = (tally.correct or 0) + correct
+    if reason is not None:
+        tally.dropped[reason] += 1
+
+
+def count_verdicts(folder: TraceFolder, wanted: Set[str]) -> tuple[Tally, set[str]]:
+    """What a folder holds of the wanted traces: counts and ids."""
+    tally, done = Tally(total=len(wanted), correct=0), set()
+    for verdict in folder.verdicts():
+        if verdict.id in wanted:
+            done.add(verdict.id)
+            add(tally, verdict.correct, verdict.reason)
+    tally.started_with = tally.done
+    return tally, done

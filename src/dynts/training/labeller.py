@@ -1,0 +1,164 @@
+"""Label one trace after another with a loaded model: the part of labelling that an actor of a cluster can do."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dynts.cache.architecture import full_attention_layers
+from dynts.errors import DyntsError
+from dynts.markers import think_markers
+from dynts.models import load_model, load_tokenizer
+from dynts.predictor.fingerprint import fingerprint
+from dynts.training.filters import MAX_TOKENS
+from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace
+from dynts.training.shards import Shard
+from dynts.training.tokens import TokenizedTrace
+from dynts.training.traces import Trace, question_key
+
+
+@dataclass(frozen=True, slots=True)
+class LabelOptions:
+    """What to keep, and how to label it.
+
+    Args:
+        labels: which of "answer" and "future".
+        future_window: see `label_trace`.
+        max_tokens: longer traces are dropped.
+        keep_incorrect: keep traces whose answer is wrong or cannot be graded.
+        limit: label the first fit traces only, this many.
+        tokens_per_trace: store the hidden states of this many random thinking tokens of a trace; None stores all.
+        store_dtype: dtype of the stored hidden states; None keeps the model's.
+        seed: of the choice of tokens.
+        chunk: attention rows held at a time, see `label_trace`.
+
+    Raises:
+        DyntsError: a value is out of range.
+    """
+
+    labels: Sequence[str] = LABELS
+    future_window: int = FUTURE_WINDOW
+    max_tokens: int = MAX_TOKENS
+    keep_incorrect: bool = False
+    limit: int | None = None
+    tokens_per_trace: int | None = None
+    store_dtype: torch.dtype | None = None
+    seed: int = 0
+    chunk: int = 128
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels, self.future_window)
+        for name in ("limit", "tokens_per_trace", "chunk", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DyntsError(f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelTask:
+    """One trace to label.
+
+    Args:
+        index: of the shard.
+        trace: the trace.
+        tokens: its tokens.
+        correct: whether its answer is right.
+    """
+
+    index: int
+    trace: Trace
+    tokens: TokenizedTrace
+    correct: bool
+
+    @property
+    def id(self) -> str:
+        """Tells it from the others."""
+        return str(self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class Labeller:
+    """A model that labels traces.
+
+    Args:
+        model: the base model of the predictor, on any device or several.
+        tokenizer: its tokenizer.
+        options: how to label.
+
+    Raises:
+        UnsupportedError: no layer has full attention.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    options: LabelOptions
+
+    def __post_init__(self) -> None:
+        full_attention_layers(self.model.config.get_text_config())
+
+    def describe(self) -> dict[str, Any]:
+        """What the manifest says of the model."""
+        markers = think_markers(self.tokenizer)
+        dtype = self.model.dtype
+        return {
+            "fingerprint": fingerprint(self.model),
+            "compute_dtype": str(dtype).removeprefix("torch."),
+            "store_dtype": str(self.options.store_dtype or dtype).removeprefix("torch."),
+            "think_markers": asdict(markers) if markers else None,
+        }
+
+    def label(self, task: LabelTask) -> Shard:
+        """One trace's shard, on the CPU.
+
+        Raises:
+            DyntsError: hidden states that are not finite.
+        """
+        tokens, options = task.tokens, self.options
+        labelled = label_trace(
+            self.model, tokens, options.labels, chunk=options.chunk, future_window=options.future_window
+        )
+        rows = torch.arange(len(labelled.hidden))
+        if options.tokens_per_trace is not None:
+            # fewer hidden states; the labels stay whole, because transforms look at the whole trace
+            generator = torch.Generator().manual_seed(options.seed + task.index)
+            rows = torch.randperm(len(rows), generator=generator)[: options.tokens_per_trace].sort().values
+        hidden = labelled.hidden[rows.to(labelled.hidden.device)]
+        hidden = hidden.to(device="cpu", dtype=options.store_dtype or hidden.dtype)
+        if not hidden.isfinite().all():
+            raise DyntsError(
+                f"the hidden states of trace {task.trace.id!r} are not finite, computed in {self.model.dtype} and "
+                f"stored in {hidden.dtype}: choose other dtypes, such as bfloat16"
+            )
+        info = {
+            **task.trace.columns,
+            "id": task.trace.id,
+            "question": question_key(task.trace.question),
+            "correct": str(task.correct).lower(),
+        }
+        ids = torch.tensor(tokens.ids[tokens.question_end : tokens.thinking_end])
+        return Shard(hidden, rows, ids, labelled.labels, info)
+
+
+@dataclass(frozen=True, slots=True)
+class LabellerSpec:
+    """How to start a `Labeller`: what is sent to another process, where the model is then loaded.
+
+    Args:
+        model: a folder, or the id of a repository on the Hub.
+        options: how to label.
+        loading: further keyword arguments of `dynts.models.load_model`.
+    """
+
+    model: str
+    options: LabelOptions
+    loading: dict[str, Any]
+
+    def start(self) -> Labeller:
+        """Load the model."""
+        return Labeller(*load_model(self.model, **self.loading), self.options)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer alone."""
+        return load_tokenizer(self.model, gguf_file=self.loading["gguf_file"], revision=self.loading["revision"])

@@ -1,0 +1,290 @@
+"""The back ends: what they draw, when they hand it over, and what they ask vLLM for."""
+
+import importlib
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dynts.collect.engine import Request, decode_text, encode_prompt
+from dynts.collect.problems import Problem
+from dynts.collect.row_sampling import RowSampling
+from dynts.collect.transformers_engine import TransformersEngine
+from dynts.collect.vllm_engine import VllmEngine, VllmSpec
+from dynts.config import CompressionConfig
+from dynts.decode.answer import Sampling
+from dynts.errors import DyntsError
+from dynts.grading.grader import Grader
+from dynts.methods import METHODS
+from dynts.tiny import load_tiny_model, load_tiny_predictor
+from dynts.tiny.task import PREDICTOR, make_problem
+from dynts.training.filters import judge
+
+SAMPLING = Sampling(max_new_tokens=330)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_tiny_model()
+
+
+@pytest.fixture(scope="module")
+def grader() -> Iterator[Grader]:
+    with Grader() as opened:
+        yield opened
+
+
+def requests(count: int, sample: int = 0, seed: int = 0) -> list[Request]:
+    problems = [make_problem(number, steps=range(4, 5)) for number in PREDICTOR[:count]]
+    return [Request(Problem(f"p{i}", p.question, p.answer), sample, seed) for i, p in enumerate(problems)]
+
+
+def texts(engine: TransformersEngine, wanted: list[Request]) -> dict[str, str]:
+    return {done.request.id: done.text for done in engine.generate(wanted)}
+
+
+def test_rows_are_drawn_from_the_distribution_that_transformers_draws_from() -> None:
+    scores = torch.tensor([[2.0, 1.0, 0.0, -1.0, 0.5, -3.0]])
+    sampling = Sampling(max_new_tokens=1, temperature=0.7, top_p=0.9, top_k=4)
+    rows = 20_000
+    drawn = RowSampling(sampling, range(rows), torch.device("cpu"))(None, scores.expand(rows, -1)).argmax(dim=-1)
+    expected = (scores[0] / 0.7).softmax(0)
+    expected[[3, 5]] = 0  # top-k keeps 0, 1, 4, 2; of these top-p 0.9 needs the first three
+    expected[2] = 0
+    expected /= expected.sum()
+    frequency = drawn.bincount(minlength=6) / rows
+    assert set(drawn.tolist()) == {0, 1, 4}
+    torch.testing.assert_close(frequency, expected, atol=0.015, rtol=0)
+
+
+def test_a_trace_does_not_depend_on_the_batch_that_it_is_in(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    wanted = requests(6)
+    together = texts(TransformersEngine(*tiny, SAMPLING, batch=6), wanted)
+    apart = texts(TransformersEngine(*tiny, SAMPLING, batch=1), wanted[4:] + wanted[:2])
+    assert {name: together[name] for name in apart} == apart
+
+
+def test_samples_and_seeds_differ_at_a_high_temperature(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    engine = TransformersEngine(*tiny, Sampling(max_new_tokens=40, temperature=3.0, top_p=1.0))
+    drawn = [texts(engine, requests(1, sample, seed))[f"p0#{sample}"] for sample in range(2) for seed in range(2)]
+    assert len(set(drawn)) == 4
+    assert texts(engine, requests(1, 1, 1))["p0#1"] == drawn[3]
+
+
+def test_completions_come_as_rows_end_and_say_how_they_ended(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], grader: Grader
+) -> None:
+    model, tokenizer = tiny
+    problems = [make_problem(0, steps=range(steps, steps + 1)) for steps in (4, 8, 4)]
+    wanted = [Request(Problem(f"p{i}", p.question, p.answer), 0, 0) for i, p in enumerate(problems)]
+    done = list(TransformersEngine(model, tokenizer, SAMPLING, batch=3).generate(wanted))
+    assert done[2].request.id == "p1#0"
+    assert done[0].generated_tokens <= done[1].generated_tokens < done[2].generated_tokens
+    assert [completion.finished for completion in done] == [True, True, False]
+    assert done[2].generated_tokens == SAMPLING.max_new_tokens
+    assert done[0].seconds < done[2].seconds
+    for completion in done:
+        problem = completion.request.problem
+        assert completion.prompt_tokens == len(encode_prompt(tokenizer, problem.question, False))
+        assert judge(completion.text, problem.answer, grader) == (
+            (None, True) if completion.finished else ("unfinished", False)
+        )
+        again = tokenizer(completion.text, add_special_tokens=False)["input_ids"]
+        assert len(again) + completion.finished == completion.generated_tokens
+
+
+@pytest.mark.parametrize("method", ["dynts", "dynts-random", "snapkv"])
+def test_collecting_under_compression(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], method: str, grader: Grader
+) -> None:
+    peaks: list[int] = []
+
+    class Watched(list):  # type: ignore[type-arg]
+        def clear(self) -> None:
+            peaks.extend(stats.peak_tokens for stats in self)
+            super().clear()
+
+    config = CompressionConfig(budget=170, local_window=50, retention_ratio=0.66)
+    predictor = load_tiny_predictor() if METHODS[method]().needs_predictor else None
+    engine = TransformersEngine(*tiny, SAMPLING, method=method, config=config, predictor=predictor, batch=4)
+    engine.session.stats = Watched()
+    done = list(engine.generate(requests(6)))
+    assert len(done) == 6
+    assert peaks == [170, 170], "every batch under the budget, and its statistics must not pile up"
+    assert engine.session.stats == []
+    right = sum(judge(item.text, item.request.problem.answer, grader)[1] for item in done)
+    if method == "dynts":
+        assert right >= 4
+    if method == "dynts-random":
+        assert right <= 2
+
+
+def test_greedy_decoding_has_no_sampler(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    sampling = Sampling(max_new_tokens=250, temperature=0)
+    first = texts(TransformersEngine(*tiny, sampling), requests(2))
+    assert first == texts(TransformersEngine(*tiny, sampling), requests(2, seed=5))
+
+
+def test_stopping_early_ends_the_thread_and_an_error_arrives(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+) -> None:
+    model, tokenizer = tiny
+    before = threading.active_count()
+    running = TransformersEngine(model, tokenizer, Sampling(max_new_tokens=900), batch=4).generate(requests(4))
+    next(running)
+    running.close()
+    assert threading.active_count() == before
+    assert "generate" not in model.__dict__, "the compress context must be left"
+
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError
+
+    handle = model.get_output_embeddings().register_forward_hook(broken)
+    with pytest.raises(ZeroDivisionError):
+        list(TransformersEngine(model, tokenizer, SAMPLING).generate(requests(1)))
+    handle.remove()
+
+
+def test_think_markers_survive_where_they_are_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "training")
+    build_tokenizer = importlib.import_module("tiny_traces").build_tokenizer
+
+    tokenizer = build_tokenizer()
+    ids = tokenizer.encode("<think> a = 1 </think> b <eos>", add_special_tokens=False)
+    assert decode_text(tokenizer, ids) == "<think> a = 1 </think> b"
+
+
+class FakeVllm:
+    """Stands in for the package vllm, and remembers what it was asked for."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.engine_args: dict[str, Any] = {}
+        self.added: list[tuple[str, dict[str, Any], Any]] = []
+        self.aborted: list[str] = []
+        self.most_running = 0
+        fake = self
+
+        @dataclass
+        class EngineArgs:
+            model: str
+            revision: str | None
+            tokenizer_revision: str | None
+            dtype: str
+            max_num_seqs: int
+            tensor_parallel_size: int = 1
+
+            def __post_init__(self) -> None:
+                fake.engine_args = dict(self.__dict__)
+
+        @dataclass
+        class SamplingParams:
+            temperature: float
+            top_p: float
+            top_k: int
+            max_tokens: int
+            seed: int
+            detokenize: bool
+            output_kind: Any
+
+        class RequestOutputKind(Enum):
+            CUMULATIVE = 0
+            FINAL_ONLY = 2
+
+        class LLMEngine:
+            def __init__(self) -> None:
+                self.running: dict[str, int] = {}
+
+            @classmethod
+            def from_engine_args(cls, arguments: EngineArgs) -> "LLMEngine":
+                return cls()
+
+            def get_tokenizer(self) -> PreTrainedTokenizerBase:
+                return tokenizer
+
+            def add_request(self, name: str, prompt: dict[str, Any], parameters: SamplingParams) -> None:
+                fake.added.append((name, prompt, parameters))
+                self.running[name] = 2 if name.startswith("p0") else 1
+                fake.most_running = max(fake.most_running, len(self.running))
+
+            def step(self) -> list[Any]:
+                outputs = []
+                for name in list(self.running):
+                    self.running[name] -= 1
+                    if not self.running[name]:
+                        del self.running[name]
+                        ids = tokenizer.encode("so 1 + 1 = 2 </think> \\boxed{ 2 } <stop>", add_special_tokens=False)
+                        reason = "length" if name.startswith("p1") else "stop"
+                        completion = types.SimpleNamespace(token_ids=ids, finish_reason=reason)
+                        outputs.append(types.SimpleNamespace(request_id=name, finished=True, outputs=[completion]))
+                return outputs
+
+            def abort_request(self, names: list[str]) -> None:
+                fake.aborted += names
+
+        self.modules = {
+            "vllm": types.SimpleNamespace(
+                EngineArgs=EngineArgs, LLMEngine=LLMEngine, SamplingParams=SamplingParams, __spec__=object()
+            ),
+            "vllm.sampling_params": types.SimpleNamespace(RequestOutputKind=RequestOutputKind),
+        }
+
+
+@pytest.fixture
+def vllm(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
+    fake = FakeVllm(tiny[1])
+    for name, module in fake.modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return fake
+
+
+def test_what_vllm_is_asked_for(vllm: FakeVllm, tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    spec = VllmSpec("some/model", Sampling(300, seed=3), 2, False, "v1", None, {"tensor_parallel_size": 2})
+    engine = spec.start()
+    assert vllm.engine_args == {
+        "model": "some/model",
+        "revision": "v1",
+        "tokenizer_revision": "v1",
+        "dtype": "auto",
+        "max_num_seqs": 2,
+        "tensor_parallel_size": 2,
+    }
+    wanted = requests(5, sample=1, seed=3)
+    done = list(engine.generate(iter(wanted)))
+    assert [item.request.id for item in done] == ["p1#1", "p0#1", "p2#1", "p3#1", "p4#1"]
+    assert vllm.most_running == 2
+    assert vllm.aborted == []
+    for (name, prompt, parameters), request in zip(vllm.added, wanted, strict=True):
+        assert name == request.id
+        assert prompt == {"prompt_token_ids": encode_prompt(tiny[1], request.problem.question, False)}
+        assert (parameters.temperature, parameters.top_p, parameters.top_k) == (0.6, 0.95, 20)
+        assert (parameters.max_tokens, parameters.seed) == (300, request.sampling_seed)
+        assert parameters.output_kind.name == "FINAL_ONLY"
+    assert len({parameters.seed for _, _, parameters in vllm.added}) == 5
+    assert [item.finished for item in done] == [False, True, True, True, True]
+    assert done[0].text == "so 1 + 1 = 2 </think> \\boxed{ 2 }"
+    assert done[0].generated_tokens == len(tiny[1].encode(done[0].text, add_special_tokens=False)) + 1
+
+
+def test_vllm_requests_are_aborted_when_nobody_waits_for_them(vllm: FakeVllm) -> None:
+    running = VllmSpec("some/model", SAMPLING, 4, False).start().generate(requests(6))
+    next(running)
+    running.close()
+    assert set(vllm.aborted) >= {"p0#0"}
+
+
+def test_unknown_engine_arguments_and_a_missing_package(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DyntsError, match=r"vLLM refuses the engine arguments .*'speed'"):
+        VllmEngine(VllmSpec("some/model", SAMPLING, 4, False, engine_args={"speed": "fast"}))
+    monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
+    with pytest.raises(DyntsError, match=r"--engine vllm needs vllm: pip install 'dynts\[vllm\]'"):
+        VllmSpec("some/model", SAMPLING, 4, False)

@@ -1,0 +1,86 @@
+"""kill -9 at five random moments: the same command again must lose nothing and make nothing twice."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adder import rows_of
+from dynts.tiny import WEIGHTS
+from dynts.tiny.task import PREDICTOR, make_problem
+from dynts.training.shards import ShardFolder
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the drill forks")
+KILLS = 5
+PROBLEMS, TRACES = 24, 40
+
+
+@pytest.fixture(scope="module")
+def drilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of undisturbed and of killed runs."""
+    folder = tmp_path_factory.mktemp("drill")
+    problems = [make_problem(seed, steps=range(4, 5)) for seed in PREDICTOR[:PROBLEMS]]
+    lines = [json.dumps({"question": item.question, "answer": item.answer}) for item in problems]
+    (folder / "problems.jsonl").write_text("\n".join(lines))
+    traces = [make_problem(seed, steps=range(4, 9)) for seed in PREDICTOR[:TRACES]]
+    lines = [
+        json.dumps(
+            {
+                "question": item.question,
+                "response": f"{item.thinking} </think> {item.conclusion}",
+                "answer": item.answer,
+            }
+        )
+        for item in traces
+    ]
+    (folder / "traces.jsonl").write_text("\n".join(lines))
+    collect = f"collect --dataset {folder / 'problems.jsonl'} --max-new-tokens 320 --batch 12"
+    label = f"label --traces {folder / 'traces.jsonl'}"
+    jobs = [
+        {
+            "arguments": [*command.split(), "--model", str(WEIGHTS), "--device", "cpu"],
+            "out": str(folder / f"{command.split()[0]}-{kills}"),
+            "entries": entries,
+            "kills": kills,
+            "spacing": count // (KILLS + 1),
+        }
+        for command, entries, count in (
+            (collect, "journal-*.jsonl", PROBLEMS),
+            (label, "*.safetensors", TRACES),
+        )
+        for kills in (0, KILLS)
+    ]
+    seed = random.SystemRandom().randrange(2**32)
+    command = [sys.executable, str(Path(__file__).with_name("drill.py")), str(seed)]
+    done = subprocess.run(command, input=json.dumps(jobs), capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, f"seed {seed}: {done.stderr}"
+    killed = json.loads(done.stdout)
+    assert killed[0] == killed[2] == 0
+    assert min(killed[1], killed[3]) >= 3, f"seed {seed}: only {killed} were killed"
+    return folder
+
+
+def test_collect_killed_and_continued(drilled: Path) -> None:
+    whole, continued = rows_of(drilled / "collect-0"), rows_of(drilled / f"collect-{KILLS}")
+    assert len(whole) == PROBLEMS
+    # in float32 a trace does not depend on the batch that it happened to be in, so even the texts are the same
+    assert continued == whole
+    assert not list((drilled / f"collect-{KILLS}").glob("journal-*"))
+
+
+def test_label_killed_and_continued(drilled: Path) -> None:
+    whole, continued = (ShardFolder.open(drilled / f"label-{kills}") for kills in (0, KILLS))
+    assert continued.manifest == whole.manifest
+    assert len(whole.indices) == TRACES
+    names = [f"{index:06d}.safetensors" for index in whole.indices]
+    assert sorted(file.name for file in continued.path.glob("*.safetensors*")) == names
+    for index in whole.indices:
+        assert continued.is_whole(index)
+        one, other = whole.read(index), continued.read(index)
+        assert one.info == other.info
+        assert one.hidden.equal(other.hidden)
+        assert one.labels["answer"].equal(other.labels["answer"])
