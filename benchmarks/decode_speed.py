@@ -14,6 +14,7 @@ from peer_engines import GatherEngine, HeldEngine
 from rich.console import Console
 
 from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
+from dynts.bench.figure import draw_steps
 from dynts.bench.grid import Effort, measure
 from dynts.bench.machine import measure_machine
 from dynts.bench.profile import Work
@@ -48,7 +49,7 @@ def compared(eager: bool) -> list[Engine]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="existing folder for decode_speed.json and .md")
+    parser.add_argument("--out", type=Path, required=True, help="existing folder for decode_speed.json, .md and .png")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3)
@@ -67,6 +68,7 @@ def main() -> None:
         write_text_whole(arguments.out / "decode_speed.json", bench_json(rows, machine, PROMPT))
         text = f"{machine.describe()}\n\n{bench_markdown(rows)}"
         write_text_whole(arguments.out / "decode_speed.md", text)
+        draw_steps(rows, arguments.out / "decode_speed.png")
 
 
 if __name__ == "__main__":

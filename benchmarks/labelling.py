@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="existing folder for labelling.json and labelling.md")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    parser.add_argument("--case", choices=CASES, help="measure one case once, and print it")
     arguments = parser.parse_args()
     if arguments.case:
         print(json.dumps(_measure(arguments.case)))

@@ -1,5 +1,6 @@
 """`compress(compile=True)`: the same tokens as without, at one shape that is compiled once."""
 
+import gc
 import shutil
 from contextlib import suppress
 from typing import Any
@@ -87,11 +88,20 @@ def test_weights_that_changed_since_an_earlier_context_count() -> None:
         with dynts.compress(model, "window", CONFIG, compile=compile):
             return model.generate(**batch, max_new_tokens=5, **OPTIONS)
 
+    before = live_bytes()
     check_same(answer(compile=True), answer(compile=False))
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(1.1)
     check_same(answer(compile=True), answer(compile=False))
+    # nor do the packed weights of a context stay when it ends
+    assert live_bytes() - before < sum(weight.nbytes for weight in model.parameters()) / 2
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors."""
+    gc.collect()
+    return sum(found.nbytes for found in gc.get_objects() if type(found) is Tensor)
 
 
 def test_prompts_in_chunks_of_one_token_at_a_fixed_shape() -> None:

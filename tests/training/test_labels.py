@@ -89,8 +89,8 @@ def test_no_row_by_row_matrix_of_the_whole_trace(model: PreTrainedModel, monkeyp
         rows.append(query.shape[2])
         return original(query, *args)
 
-    original = labels.attention_weights
-    monkeypatch.setattr(labels, "attention_weights", counted)
+    original = labels.attention_logits
+    monkeypatch.setattr(labels, "attention_logits", counted)
     label_trace(model, random_trace(), chunk=8)
     assert max(rows) == 8
 

@@ -12,7 +12,7 @@ from dynts.figures import save_figure
 def draw_steps(rows: Sequence[Row], path: Path) -> None:
     """Draw the rows of profile mode, one panel a batch size; the ending of `path` chooses the format."""
     batches = sorted({row.batch for row in rows})
-    figure = Figure(figsize=(5 * len(batches), 3.6), layout="constrained")
+    figure = Figure(figsize=(5 * max(len(batches), 1.4), 4), layout="constrained")
     panels = figure.subplots(1, len(batches), squeeze=False)[0]
     for batch, axes in zip(batches, panels, strict=True):
         floor: dict[int, float] = {}
@@ -30,5 +30,7 @@ def draw_steps(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("cached tokens a row")
         axes.set_ylabel("ms a step")
         axes.set_yscale("log")
-        axes.legend(frameon=False, fontsize="small")
+    # all panels show the same engines
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     save_figure(figure, path)

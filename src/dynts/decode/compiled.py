@@ -1,5 +1,6 @@
 """Decode steps of one fixed shape, compiled."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import FunctionType
@@ -21,15 +22,17 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     On CUDA a step is captured as a CUDA graph ("reduce-overhead"). On CPUs weights are packed once for thin products, which
     takes as much memory again as the weights; weights that change afterwards are not noticed.
     """
-    from torch._inductor import config as inductor  # takes seconds
+    # these take seconds to import
+    from torch._inductor import config as inductor
+    from torch._inductor.codecache import PyCodeCache
 
     decoder: Any = model.get_decoder()
     head: Any = model.get_output_embeddings()
     on_cpu = model.device.type == "cpu"
     mode = None if on_cpu else "reduce-overhead"
     plain, plain_head = decoder.forward, head.forward
-    step = torch.compile(_of_its_own(plain), dynamic=False, mode=mode)
-    step_head = torch.compile(_of_its_own(plain_head), dynamic=False, mode=mode)
+    own = [_of_its_own(plain), _of_its_own(plain_head)]
+    step, step_head = (torch.compile(function, dynamic=False, mode=mode) for function in own)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         cache = kwargs.get("past_key_values")
@@ -45,6 +48,7 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
         # the last token of a prompt is a view, with strides of its own
         return step_head(hidden.contiguous()) if hidden.shape[1] == 1 else plain_head(hidden)
 
+    loaded = len(PyCodeCache.modules)
     decoder.forward, head.forward = forward, forward_head
     try:
         # weights become constants only if the configuration says so while a step is traced: `options` come too late
@@ -52,6 +56,12 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
             yield
     finally:
         del decoder.forward, head.forward
+        # otherwise the packed weights would stay in memory: inductor and dynamo both keep what they made
+        for module in PyCodeCache.modules[loaded:]:
+            sys.modules.pop(module.__name__, None)
+        del PyCodeCache.modules[loaded:]
+        for function in own:
+            torch._dynamo.reset_code(function.__code__)
 
 
 def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from dynts.attention import attention_weights, observed_attention
+from dynts.attention import attention_logits, observed_attention
 from dynts.cache.architecture import full_attention_layers
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.training.tokens import TokenizedTrace
@@ -120,8 +120,11 @@ class _RowMean:
         if layer not in self.layers:
             return
         rows, keys = query.shape[2], key.shape[2]
-        causal = torch.ones(rows, keys, dtype=torch.bool, device=query.device).tril(keys - rows)
-        mean = attention_weights(query, key, scaling, softcap, causal)[0].mean(dim=(0, 1))
+        logits = attention_logits(query, key, scaling, softcap)[0]
+        # in place, and only where a mask hides anything: at 16,000 keys every pass over all weights counts
+        later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu(1)
+        logits[..., keys - rows :].masked_fill_(later, float("-inf"))
+        mean = logits.softmax(dim=-1).mean(dim=(0, 1))
         # layers may lie on different devices
         self.total = mean if self.total is None else self.total + mean.to(self.total.device)
 
