@@ -23,6 +23,7 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     takes as much memory again as the weights; weights that change afterwards are not noticed.
     """
     # these take seconds to import
+    from torch._C._dynamo.eval_frame import reset_code
     from torch._inductor import config as inductor
     from torch._inductor.codecache import PyCodeCache
 
@@ -61,7 +62,7 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
             sys.modules.pop(module.__name__, None)
         del PyCodeCache.modules[loaded:]
         for function in own:
-            torch._dynamo.reset_code(function.__code__)
+            reset_code(function.__code__)
 
 
 def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
