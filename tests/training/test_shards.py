@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dynts.errors import DyntsError
 from dynts.grading.grader import Verdict
 from dynts.training import labeller, shards
-from dynts.training.filters import select_traces
+from dynts.training.filters import Selected, select_traces
 from dynts.training.labelling import label_traces
 from dynts.training.labels import label_trace
 from dynts.training.shards import ShardFolder
@@ -40,10 +40,11 @@ def visible(path: Path) -> list[str]:
 def test_shards_hold_the_labels_of_every_fit_trace(
     shards: ShardFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path
 ) -> None:
-    selected, _ = select_traces(read_traces(traces), tokenizer)
+    selected = list(select_traces(read_traces(traces), tokenizer))
     assert shards.indices == list(range(12))
     assert len(selected) == 12
     for index, chosen in enumerate(selected):
+        assert isinstance(chosen, Selected)
         shard = shards.read(index)
         expected = label_trace(model, chosen.tokens, future_window=4)
         assert shard.info["id"] == chosen.trace.id
@@ -210,6 +211,14 @@ def test_the_manifest_records_what_was_dropped(
     manifest = label_traces(model, tokenizer, traces, tmp_path / "out").manifest
     assert (manifest["traces"], manifest["indices"]) == (3, [1])
     assert manifest["dropped"]["wrong_answer"] == manifest["dropped"]["unfinished"] == 1
+
+
+def test_nothing_fit_is_an_error(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, write_traces: Callable[..., Path], tmp_path: Path
+) -> None:
+    traces = write_traces([{**make_row(0), "answer": "1000"}])
+    with pytest.raises(DyntsError, match="no trace is fit for training; dropped: wrong_answer 1"):
+        label_traces(model, tokenizer, traces, tmp_path / "none")
 
 
 def test_hidden_states_that_overflow_are_refused(

@@ -2,7 +2,8 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
-from dynts.training.filters import REASONS, select_traces
+from dynts.training.filters import REASONS, Selected, select_traces
 from dynts.training.traces import Trace, read_traces
 from tiny_traces import make_row
 
@@ -63,6 +64,14 @@ def test_line_separators_inside_a_string_do_not_split_a_line(tmp_path: Path) -> 
     assert read_traces(path)[0].question == "a\u2028b"
 
 
+def sort_out(chosen: Iterable[Selected | str]) -> tuple[list[Selected], Counter[str]]:
+    """The selected traces, and how often each reason drops one."""
+    chosen = list(chosen)
+    return [item for item in chosen if isinstance(item, Selected)], Counter(
+        item for item in chosen if isinstance(item, str)
+    )
+
+
 def test_every_reason_to_drop_a_trace_is_counted(
     tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +90,7 @@ def test_every_reason_to_drop_a_trace_is_counted(
     rows = [{**good, **change, "id": reason, "question": f"a = {reason}"} for reason, change in bad.items()]
     rows.append({**good, "id": "opened twice", "question": "c", "response": f"<think> a <think> {good['response']}"})
     rows += [good, {**good, "id": "again", "question": good["question"] + " "}]
-    kept, dropped = select_traces([Trace(**row) for row in rows], tokenizer, max_tokens=80)
+    kept, dropped = sort_out(select_traces([Trace(**row) for row in rows], tokenizer, max_tokens=80))
     assert [selected.trace.id for selected in kept] == [good["id"]]
     assert dropped == {**dict.fromkeys(REASONS, 1), "think_markers": 2}
 
@@ -89,21 +98,16 @@ def test_every_reason_to_drop_a_trace_is_counted(
 def test_a_good_trace_is_kept_when_a_wrong_one_for_its_question_came_first(tokenizer: PreTrainedTokenizerFast) -> None:
     good = make_row(0)
     wrong = {**good, "id": "wrong", "response": "a = 1 </think> \\boxed{1000}"}
-    kept, _ = select_traces([Trace(**wrong), Trace(**good)], tokenizer)
+    kept, _ = sort_out(select_traces([Trace(**wrong), Trace(**good)], tokenizer))
     assert [selected.trace.id for selected in kept] == [good["id"]]
-    kept, dropped = select_traces([Trace(**wrong), Trace(**good)], tokenizer, keep_incorrect=True)
+    kept, dropped = sort_out(select_traces([Trace(**wrong), Trace(**good)], tokenizer, keep_incorrect=True))
     assert [(selected.trace.id, selected.correct) for selected in kept] == [("wrong", False)]
     assert dropped["duplicate_question"] == 1
 
 
-def test_nothing_left_is_an_error(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(DyntsError, match="no trace is fit for training; dropped: wrong_answer 1"):
-        select_traces([Trace(**{**make_row(0), "answer": "1000"})], tokenizer)
-
-
 @pytest.mark.skipif(not DATA.exists(), reason="the shared R1 traces are not beside this checkout")
 def test_real_traces(tokenizer: PreTrainedTokenizerFast) -> None:
-    kept, dropped = select_traces(read_traces(DATA), tokenizer)
+    kept, dropped = sort_out(select_traces(read_traces(DATA), tokenizer))
     assert dropped["unfinished"] == 31
     assert len(kept) + sum(dropped.values()) == 500
     assert len(kept) > 350

@@ -1,12 +1,11 @@
 """Which traces are fit for training (arXiv 2601.18383, section 4.1)."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.errors import DyntsError
+from dynts.errors import check_count
 from dynts.grading.grader import Grader, Verdict
 from dynts.markers import END, START
 from dynts.training.tokens import TokenizedTrace, split_response, tokenize_trace
@@ -43,43 +42,32 @@ def select_traces(
     *,
     max_tokens: int = MAX_TOKENS,
     keep_incorrect: bool = False,
-) -> tuple[list[Selected], dict[str, int]]:
-    """Keep the traces to train on: finished, one pair of think markers, right answer, short enough, one per question.
+) -> Iterator[Selected | str]:
+    """Judge the traces: to train on are those that are finished, with one pair of think markers, right, short enough, and the
+    first such one of their question.
 
     Args:
-        traces: the candidates; of several good ones for a question the first is kept.
+        traces: the candidates.
         tokenizer: the tokenizer of the model that will label them, with a chat template.
         max_tokens: the longest trace, question and answer included.
         keep_incorrect: keep answers too that are wrong, ungradable or too much for the grader.
 
-    Returns:
-        The kept traces in order, and how many were dropped for each of `REASONS`. A trace counts once, for the first
-        reason in that order.
+    Yields:
+        For each trace in turn the trace, tokenized, or the first of `REASONS` to drop it.
 
     Raises:
-        DyntsError: `max_tokens` is not positive, or no trace is left.
+        DyntsError: `max_tokens` is not positive.
     """
-    if max_tokens < 1:
-        raise DyntsError(f"max_tokens must be at least 1, got {max_tokens}")
-    kept: list[Selected] = []
-    dropped: Counter[str] = Counter()
+    check_count("max_tokens", max_tokens, least=1)
     questions: set[str] = set()
     with Grader() as grader:
         for trace in traces:
-            chosen = check_trace(trace, tokenizer, grader, max_tokens, keep_incorrect)
+            chosen = _check(trace, tokenizer, grader, max_tokens, keep_incorrect)
             key = question_key(trace.question)
-            if isinstance(chosen, str):
-                dropped[chosen] += 1
-            elif key in questions:
-                dropped["duplicate_question"] += 1
-            else:
+            if not isinstance(chosen, str):
+                chosen = "duplicate_question" if key in questions else chosen
                 questions.add(key)
-                kept.append(chosen)
-    counts = {reason: dropped[reason] for reason in REASONS}
-    if not kept:
-        why = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
-        raise DyntsError(f"no trace is fit for training; dropped: {why or 'there were none'}")
-    return kept, counts
+            yield chosen
 
 
 def judge(response: str, gold: str, grader: Grader) -> tuple[str | None, bool]:
@@ -103,7 +91,7 @@ def judge(response: str, gold: str, grader: Grader) -> tuple[str | None, bool]:
     return (None, True) if verdict is Verdict.CORRECT else (verdict.value, False)
 
 
-def check_trace(
+def _check(
     trace: Trace, tokenizer: PreTrainedTokenizerBase, grader: Grader, max_tokens: int, keep_incorrect: bool
 ) -> Selected | str:
     """The selected trace, or the reason to drop it."""

@@ -17,12 +17,11 @@ from dynts.lock import hold
 from dynts.manifest import warn_versions
 from dynts.progress import describe_counts
 from dynts.ranks import this_rank
-from dynts.training.filters import REASONS, check_trace, judge
+from dynts.training.filters import REASONS, judge, select_traces
 from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
 from dynts.training.shards import MADE_BY, Shard, ShardFolder
 from dynts.training.tokens import tokenize_trace
 from dynts.training.trace_sets import TraceSets, as_sets
-from dynts.training.traces import question_key
 
 Progress = Callable[[int, int], None]
 """Called with the number of traces done and their total."""
@@ -188,21 +187,16 @@ def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOp
         DyntsError: no trace is left.
     """
     indices: list[int] = []
-    questions: set[str] = set()
     dropped: Counter[str] = Counter()
     total = 0
-    with Grader() as grader:
-        for index, trace in enumerate(sets):
-            total += 1
-            checked = check_trace(trace, tokenizer, grader, options.max_tokens, options.keep_incorrect)
-            key = question_key(trace.question)
-            if isinstance(checked, str):
-                dropped[checked] += 1
-            elif key in questions:
-                dropped["duplicate_question"] += 1
-            else:
-                questions.add(key)
-                indices.append(index)
+    for index, chosen in enumerate(
+        select_traces(sets, tokenizer, max_tokens=options.max_tokens, keep_incorrect=options.keep_incorrect)
+    ):
+        total += 1
+        if isinstance(chosen, str):
+            dropped[chosen] += 1
+        else:
+            indices.append(index)
     counts = {reason: dropped[reason] for reason in REASONS}
     if not indices:
         raise DyntsError(f"no trace is fit for training; dropped: {describe_counts(counts)}")
