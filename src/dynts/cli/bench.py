@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from dynts.cli.options import Dtype, GgufFile, RetentionRatio
+
 
 def bench(
     *,
@@ -12,7 +14,7 @@ def bench(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Read the model's configuration only; weights are random.")
     ] = False,
-    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")] = None,
+    gguf_file: GgufFile = None,
     predictor: Annotated[
         str | None, typer.Option(help="Importance predictor (default: an untrained one, which costs the same).")
     ] = None,
@@ -23,9 +25,7 @@ def bench(
     local_window: Annotated[
         int | None, typer.Option(help="Most recent tokens that every compaction keeps (default: 40% of the budget).")
     ] = None,
-    retention_ratio: Annotated[
-        float, typer.Option(help="Share of the remaining room that selected tokens keep at a compaction.")
-    ] = 0.4,
+    retention_ratio: RetentionRatio = 0.4,
     prompt: Annotated[int, typer.Option(help="Tokens of each question.", min=1)] = 128,
     mode: Annotated[
         Literal["profile", "generate"],
@@ -38,7 +38,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 3,
     steps: Annotated[int, typer.Option(help="Steps timed at each cache length, in profile mode.", min=1)] = 3,
     points: Annotated[int, typer.Option(help="Cache lengths, in profile mode.", min=2)] = 4,
-    dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
+    dtype: Dtype = None,
     device: Annotated[
         str | None, typer.Option(help="Such as cuda (default: CUDA if there is one, else the CPU).")
     ] = None,

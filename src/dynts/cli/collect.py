@@ -5,6 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dynts.cli.options import (
+    Attention,
+    Budget,
+    Device,
+    Dtype,
+    GgufFile,
+    LocalWindow,
+    OpenThinking,
+    PredictorName,
+    RetentionRatio,
+    Revision,
+    Temperature,
+    TopK,
+    TopP,
+)
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
 if TYPE_CHECKING:
@@ -45,29 +60,21 @@ def collect(
         str | None, typer.Option(help="JSON for vLLM's EngineArgs, such as '{\"tensor_parallel_size\": 2}'.")
     ] = None,
     method: Annotated[str, typer.Option(help="What to keep in the KV cache; full keeps everything.")] = "full",
-    budget: Annotated[int, typer.Option(help="Most cached tokens, question included.")] = 5000,
-    local_window: Annotated[int, typer.Option(help="Most recent tokens that every compaction keeps.")] = 2000,
-    retention_ratio: Annotated[
-        float, typer.Option(help="Share of the remaining room that selected tokens keep at a compaction.")
-    ] = 0.4,
-    predictor: Annotated[
-        str | None, typer.Option(help="Importance predictor: a folder or the id of a Hub repository.")
-    ] = None,
+    budget: Budget = 5000,
+    local_window: LocalWindow = 2000,
+    retention_ratio: RetentionRatio = 0.4,
+    predictor: PredictorName = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop a trace after this many tokens.")] = 16_384,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 decodes greedily.")] = 0.6,
-    top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this probability.")] = 0.95,
-    top_k: Annotated[int, typer.Option(help="Sample from this many tokens.")] = 20,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.95,
+    top_k: TopK = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the draw of --limit.")] = 0,
-    open_thinking: Annotated[
-        bool, typer.Option(help="Open the thinking in the prompt where the chat template leaves that to the model.")
-    ] = False,
-    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
-    device: Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")] = "auto",
-    attention: Annotated[
-        str | None, typer.Option(help="Attention implementation, such as sdpa (default: the model's).")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+    open_thinking: OpenThinking = False,
+    gguf_file: GgufFile = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    attention: Attention = None,
+    revision: Revision = None,
     ray: Ray = None,
     actors: Actors = None,
     gpus_per_actor: GpusPerActor = None,

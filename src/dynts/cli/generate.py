@@ -6,6 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from dynts.cli.options import (
+    Attention,
+    Budget,
+    Device,
+    Dtype,
+    GgufFile,
+    LocalWindow,
+    OpenThinking,
+    PredictorName,
+    RetentionRatio,
+    Revision,
+    Temperature,
+    TopK,
+    TopP,
+)
+
 if TYPE_CHECKING:
     from dynts.methods import Method
 
@@ -17,16 +33,12 @@ def generate(
     questions: Annotated[
         Path | None, typer.Option(help="Instead of a question: JSON Lines with `question` and an optional `id`.")
     ] = None,
-    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")] = None,
-    predictor: Annotated[
-        str | None, typer.Option(help="Importance predictor: a folder or the id of a Hub repository.")
-    ] = None,
+    gguf_file: GgufFile = None,
+    predictor: PredictorName = None,
     method: Annotated[str, typer.Option(help="What to keep; `full` keeps everything.")] = "dynts",
-    budget: Annotated[int, typer.Option(help="Most cached tokens, question included.")] = 5000,
-    local_window: Annotated[int, typer.Option(help="Most recent tokens that every compaction keeps.")] = 2000,
-    retention_ratio: Annotated[
-        float, typer.Option(help="Share of the remaining room that selected tokens keep at a compaction.")
-    ] = 0.4,
+    budget: Budget = 5000,
+    local_window: LocalWindow = 2000,
+    retention_ratio: RetentionRatio = 0.4,
     granularity: Annotated[
         Literal["shared", "native"] | None,
         typer.Option(help="h2o, snapkv, rkv: one set of tokens for all heads (default), or one per layer and KV head."),
@@ -35,20 +47,16 @@ def generate(
         bool, typer.Option(help="Keep the question even where the method as published would not.")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 16_384,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 decodes greedily.")] = 0.6,
-    top_p: Annotated[float, typer.Option(help="Sample from the smallest set with this probability.")] = 0.95,
-    top_k: Annotated[int, typer.Option(help="Sample from this many tokens.")] = 20,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.95,
+    top_k: TopK = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling, for each question anew.")] = 0,
-    open_thinking: Annotated[
-        bool, typer.Option(help="Open the thinking in the prompt where the chat template leaves that to the model.")
-    ] = False,
+    open_thinking: OpenThinking = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per question and nothing else.")] = False,
-    dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
-    device: Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")] = "auto",
-    attention: Annotated[
-        str | None, typer.Option(help="Attention implementation, such as sdpa (default: the model's).")
-    ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    attention: Attention = None,
+    revision: Revision = None,
 ) -> None:
     """Answer a question while the KV cache stays within a budget; print the text, then what it cost."""
     from dynts.config import CompressionConfig

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dynts.cli.options import Device, Dtype, GgufFile, Revision
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
 
@@ -40,10 +41,10 @@ def label(
     chunk: Annotated[
         int, typer.Option(help="Rows of attention in memory at a time; does not change the result.")
     ] = 128,
-    gguf_file: Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")] = None,
-    device: Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")] = None,
+    gguf_file: GgufFile = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    revision: Revision = None,
     ray: Ray = None,
     actors: Actors = None,
     gpus_per_actor: GpusPerActor = None,
