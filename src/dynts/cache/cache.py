@@ -226,7 +226,9 @@ class BudgetCache(FixedRowsCache):
         """The same for a decode step, one token of each row: its query faces the slots as they are afterwards."""
         used = self.occupancy
         used.placed, used.arrangement = 1, None
-        used.slots = self.next_slots() if self.ragged or used.fixed_shape else None
+        used.slots = None
+        if self.ragged or used.fixed_shape:
+            used.slots = torch.arange(self.batch, device=self.device), self.next_slots()
         self._coming, self._width = [1] * self.batch, used.length + 1
 
     def commit(self, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:

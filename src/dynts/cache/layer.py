@@ -19,8 +19,8 @@ class Occupancy:
         capacity: the most slots ever used (the budget), or None for no limit.
         fixed_shape: whether a decode step returns all slots of the budget, used or not.
         placed: new tokens that the running forward pass was announced to bring; 0 between passes.
-        slots: int64 [batch], or None. Set when the running forward pass is a decode step and rows differ in length, or the
-            shape is fixed: the slot that each row's token goes to.
+        slots: pair of int64 [batch], or None. Set when the running forward pass is a decode step and rows differ in length,
+            or the shape is fixed: the rows, and the slot that each row's token goes to.
         arrangement: int64 [batch, slots afterwards], or None. Set when rows differ in length, or the running forward pass
             brings padding, and it is no single step: where each slot comes from, in (slots in use, new tokens).
     """
@@ -30,7 +30,7 @@ class Occupancy:
     capacity: int | None = None
     fixed_shape: bool = False
     placed: int = 0
-    slots: torch.Tensor | None = None
+    slots: tuple[torch.Tensor, torch.Tensor] | None = None
     arrangement: torch.Tensor | None = None
 
 
@@ -109,21 +109,15 @@ class BudgetLayer(CacheLayerMixin):
         return -1
 
     def _step(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, slots: torch.Tensor
+        self, key_states: torch.Tensor, value_states: torch.Tensor, slots: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         fixed = self.occupancy.fixed_shape
         if not fixed:
             self._reserve(self.occupancy.length + 1)
-        batch, heads = key_states.shape[:2]
-        device = self.keys.device
+        rows, slot = (index.to(self.keys.device) for index in slots)
         # written so that torch.compile writes in place: with scatter_ it copies all slots, twice
-        place = (
-            torch.arange(batch, device=device).unsqueeze(1),
-            torch.arange(heads, device=device),
-            slots.to(device).unsqueeze(1),
-        )
-        self.keys[place] = key_states[:, :, 0]
-        self.values[place] = value_states[:, :, 0]
+        self.keys[rows, :, slot] = key_states[:, :, 0]
+        self.values[rows, :, slot] = value_states[:, :, 0]
         # nothing here may depend on the length when the shape is fixed, or a compiled step would be compiled anew
         if fixed:
             return self.keys, self.values

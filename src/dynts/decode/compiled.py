@@ -68,8 +68,8 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
 def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function with a code object of its own.
 
-    torch.compile remembers its results by code object, and a later context, whose weights may differ, must not find those of
-    an earlier one.
+    torch.compile remembers its results by code object: what a context forgets at its end, because the weights may change, must
+    not be another's.
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
