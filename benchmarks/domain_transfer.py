@@ -21,6 +21,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from resumed_rows import read_rows, write_rows
 
 from dynts.files import write_text_whole
 from dynts.tables import markdown_table
@@ -79,13 +80,13 @@ def main() -> None:
         "model": folders[0].manifest["settings"]["model"],
         "torch": torch.__version__,
     }
-    rows = _read(path, settings)
+    rows = read_rows(path, settings)
     for seed in range(arguments.seeds):
         for name, examples in _training_sets(train):
             key = f"{name}, seed {seed}"
             if key not in rows:
                 rows[key] = _measure(examples, tests, replace(config, seed=seed))
-                write_text_whole(path, json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+                write_rows(path, settings, rows)
                 print(key, rows[key], flush=True)
     sets = dict(_training_sets(train))
     write_text_whole(path.with_suffix(".md"), _page(settings, rows, sets, tests, arguments.seeds))
@@ -146,15 +147,6 @@ def _measure(examples: list[Example], tests: Domains, config: TrainConfig) -> di
 
 def _tokens(examples: list[Example]) -> Iterator[Tokens]:
     return (example.read() for example in examples)
-
-
-def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    found = json.loads(path.read_text())
-    if found["settings"] != settings:
-        raise SystemExit(f"{path} was made with {found['settings']}, not {settings}: move it away")
-    return found["rows"]
 
 
 def _page(settings: dict[str, Any], rows: dict[str, Any], train: Domains, tests: Domains, seeds: int) -> str:

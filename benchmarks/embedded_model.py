@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from embedded_model_tables import results_page
+from resumed_rows import read_rows, write_rows
 from rich.progress import track
 
 from dynts.demo.compare import Contender, Result, compare, contenders
@@ -56,7 +57,7 @@ def main() -> None:
         "torch": torch.__version__,
     }
     path = arguments.out / "embedded_model.json"
-    rows = _read(path, settings)
+    rows = read_rows(path, settings)
     keys = [key for key in _contenders() if key != "full"]
     own = [key for key in keys if "as published" not in key]
     tasks = {f"{key}, {PUBLISHED_SHARE:.0%}": partial(_solve, key, PUBLISHED_SHARE) for key in keys}
@@ -68,21 +69,11 @@ def main() -> None:
             running[pool.submit(_retention, arguments.retention_problems)] = "retention"
         for future in track(as_completed(running), total=len(running)):
             rows[running[future]] = future.result()
-            text = json.dumps({"settings": settings, "rows": dict(sorted(rows.items()))}, indent=1)
-            write_text_whole(path, f"{text}\n")
+            write_rows(path, settings, dict(sorted(rows.items())))
     logs = [WEIGHTS / "training.json", *sorted(arguments.out.glob(f"{path.stem}_seed*.json"))]
     budgets = {share: budget_for(share) for share in SHARES}
     records = [json.loads(log.read_text()) for log in logs]
     write_text_whole(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, records))
-
-
-def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    found = json.loads(path.read_text())
-    if found["settings"] != settings:
-        raise SystemExit(f"{path} was made with {found['settings']}, not {settings}: move it away")
-    return found["rows"]
 
 
 def _contenders() -> dict[str, Contender]:

@@ -1,6 +1,9 @@
 """Shared by all tests: one thread, since tiny models only lose by more, and no Hub."""
 
+import json
 import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,3 +15,15 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[..., Path]:
+    """Writes rows as JSON Lines, and returns the file."""
+
+    def write(rows: Iterable[Mapping[str, object]], name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write

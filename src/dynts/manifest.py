@@ -71,10 +71,7 @@ def settled_manifest(path: Path, settings: Mapping[str, Any], made_by: str) -> I
         # through JSON, so that tuples compare equal to the lists that are read back
         new = json.loads(json.dumps(dict(settings)))
         there, new = _flat(old["settings"]), _flat(new)
-        if differing := sorted(name for name in {*there, *new} if there.get(name) != new.get(name)):
-            details = "; ".join(
-                f"{name}: {_short(there.get(name))} there, {_short(new.get(name))} now" for name in differing
-            )
+        if details := differences(there, new, _short):
             raise DyntsError(f"{path} was made with other settings ({details}): repeat those, or choose another folder")
         yield old
 
@@ -90,6 +87,15 @@ def write_manifest(path: Path, settings: Mapping[str, Any], facts: Mapping[str, 
     write_whole(path / MANIFEST_FILE, write)
     sync_folder(path)
     return manifest
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], show: Callable[[Any], str] = str) -> str:
+    """The fields in which recorded settings differ from those of now, for a message; empty if there are none."""
+    return "; ".join(
+        f"{name}: {show(there.get(name))} there, {show(now.get(name))} now"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name)
+    )
 
 
 def warn_versions(

@@ -38,6 +38,13 @@ class Tally:
     started_with: int = 0
     started: float = field(default_factory=time.time)
 
+    def add(self, correct: bool, reason: str | None) -> None:
+        """Count a graded trace, and the reason to drop it, if there is one."""
+        self.done += 1
+        self.correct = (self.correct or 0) + correct
+        if reason is not None:
+            self.dropped[reason] += 1
+
     def figures(self) -> dict[str, Any]:
         """For JSON."""
         return {

@@ -99,17 +99,17 @@ def test_names_of_sets(tmp_path: Path) -> None:
 
 
 def test_the_hash_of_a_folder_is_that_of_its_traces(sets: list[Path]) -> None:
-    before = as_sets(sets[1]).sha256()
+    before = as_sets(sets[1]).sha256
     [shard] = sets[1].glob("traces-*.parquet")
     from dynts.collect.folder import TraceFolder
 
     rows = list(TraceFolder.open(sets[1]).rows())
     shard.unlink()
     (sets[1] / "journal-00000-00000.jsonl").write_text("".join(json.dumps(row.columns()) + "\n" for row in rows))
-    assert as_sets(sets[1]).sha256() == before
+    assert as_sets(sets[1]).sha256 == before
     (sets[1] / "journal-00000-00000.jsonl").write_text("")
     with pytest.raises(DyntsError, match="holds no traces yet"):
-        as_sets(sets[1]).sha256()
+        _ = as_sets(sets[1]).sha256
 
 
 def test_ranks_share_the_shards_of_one_folder(

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,18 +25,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture
-def write_traces(tmp_path: Path) -> Callable[..., Path]:
-    def write(rows: list[dict[str, str]], name: str = "traces.jsonl") -> Path:
-        path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
-
-    return write
-
-
-@pytest.fixture
-def traces(write_traces: Callable[..., Path]) -> Path:
-    return write_traces([make_row(index, steps=6 + index % 5) for index in range(12)])
+def traces(write_lines: Callable[..., Path]) -> Path:
+    return write_lines([make_row(index, steps=6 + index % 5) for index in range(12)])
 
 
 @pytest.fixture

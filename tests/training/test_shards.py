@@ -79,10 +79,10 @@ def test_an_interrupted_run_continues_to_the_same_end(
 
 
 def test_a_killed_process_leaves_only_whole_shards(
-    saved_model: Path, write_traces: Callable[..., Path], tmp_path: Path
+    saved_model: Path, write_lines: Callable[..., Path], tmp_path: Path
 ) -> None:
     rows = [make_row(index, steps=60) for index in range(40)]
-    traces, out = write_traces(rows), tmp_path / "shards"
+    traces, out = write_lines(rows), tmp_path / "shards"
     program = (
         "from dynts.cli.label import label; from pathlib import Path; import sys, torch; torch.set_num_threads(1);"
         "label(model=sys.argv[1], traces=Path(sys.argv[2]), out=Path(sys.argv[3]))"
@@ -205,18 +205,18 @@ def test_a_folder_that_is_continued_keeps_its_choice_of_traces(
 
 
 def test_the_manifest_records_what_was_dropped(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, write_traces: Callable[..., Path], tmp_path: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, write_lines: Callable[..., Path], tmp_path: Path
 ) -> None:
-    traces = write_traces([{**make_row(1), "answer": "1000"}, make_row(0), {**make_row(2), "response": "cut off"}])
+    traces = write_lines([{**make_row(1), "answer": "1000"}, make_row(0), {**make_row(2), "response": "cut off"}])
     manifest = label_traces(model, tokenizer, traces, tmp_path / "out").manifest
     assert (manifest["traces"], manifest["indices"]) == (3, [1])
     assert manifest["dropped"]["wrong_answer"] == manifest["dropped"]["unfinished"] == 1
 
 
 def test_nothing_fit_is_an_error(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, write_traces: Callable[..., Path], tmp_path: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, write_lines: Callable[..., Path], tmp_path: Path
 ) -> None:
-    traces = write_traces([{**make_row(0), "answer": "1000"}])
+    traces = write_lines([{**make_row(0), "answer": "1000"}])
     with pytest.raises(DyntsError, match="no trace is fit for training; dropped: wrong_answer 1"):
         label_traces(model, tokenizer, traces, tmp_path / "none")
 

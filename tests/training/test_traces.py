@@ -51,9 +51,9 @@ def test_missing_empty_and_binary_files_are_refused(tmp_path: Path) -> None:
         read_traces(tmp_path / "binary.jsonl")
 
 
-def test_ids_are_made_from_the_content_when_absent(write_traces: Callable[..., Path]) -> None:
+def test_ids_are_made_from_the_content_when_absent(write_lines: Callable[..., Path]) -> None:
     rows = [{key: value for key, value in make_row(index).items() if key != "id"} for index in range(3)]
-    forward, backward = read_traces(write_traces(rows)), read_traces(write_traces(rows[::-1]))
+    forward, backward = read_traces(write_lines(rows)), read_traces(write_lines(rows[::-1]))
     assert len({trace.id for trace in forward}) == 3
     assert [trace.id for trace in forward] == [trace.id for trace in backward][::-1]
 

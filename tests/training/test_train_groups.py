@@ -111,9 +111,9 @@ def test_a_folder_given_twice_and_an_unknown_column_are_refused(folders: list[Sh
         load_examples(folders, "answer", "rank", group_by="subject")
 
 
-def test_columns_of_a_trace_are_read_as_text(write_traces: Callable[..., Path]) -> None:
+def test_columns_of_a_trace_are_read_as_text(write_lines: Callable[..., Path]) -> None:
     more = {"subject": "algebra", "level": 3, "hard": True, "tags": ["a"], "prompt": "long " * 100}
-    path = write_traces([{**make_row(0), **more}, make_row(1)])
+    path = write_lines([{**make_row(0), **more}, make_row(1)])
     first, second = read_traces(path)
     assert first.columns == {"subject": "algebra", "level": "3", "hard": "true"}
     assert second.columns == {}
@@ -122,7 +122,7 @@ def test_columns_of_a_trace_are_read_as_text(write_traces: Callable[..., Path]) 
 def test_columns_travel_from_the_traces_to_the_report(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    write_traces: Callable[..., Path],
+    write_lines: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -133,7 +133,7 @@ def test_columns_travel_from_the_traces_to_the_report(
         # a trace may not say; and no column can replace what dynts writes itself
         rows[0] = {**make_row(first), "question_key": "x", "correct": "perhaps"}
         shards.append(tmp_path / name)
-        label_traces(model, tokenizer, write_traces(rows, f"{name}.jsonl"), shards[-1], labels=["answer"])
+        label_traces(model, tokenizer, write_lines(rows, f"{name}.jsonl"), shards[-1], labels=["answer"])
     assert ShardFolder.open(shards[0]).read(0).info["correct"] == "true"
     out = tmp_path / "predictor"
     options = ("--out", out, "--held-out", 0.5, "--epochs", 1, "--group-by", "level", "--device", "cpu")

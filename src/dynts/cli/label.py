@@ -74,7 +74,7 @@ def label(
         chunk=chunk,
     )
     sets = as_sets(traces)
-    sets.sha256()  # a malformed line should not cost the loading of a model first
+    _ = sets.sha256  # a malformed line should not cost the loading of a model first
     loading = {"gguf_file": gguf_file, "dtype": dtype, "device": this_rank().device(device), "revision": revision}
     spec = LabellerSpec(model, options, loading)
     name = f"{model}/{gguf_file}" if gguf_file else model

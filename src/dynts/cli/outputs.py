@@ -1,6 +1,5 @@
 """Check where a command will write before it works for minutes."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -22,13 +21,12 @@ def check_figure(path: Path | None) -> None:
     Raises:
         DyntsError: matplotlib is missing, the folder does not exist, or the ending names no picture format.
     """
-    from dynts.errors import DyntsError
+    from dynts.extras import need
 
     if path is None:
         return
     check_folder(path)
-    if find_spec("matplotlib") is None:
-        raise DyntsError("pictures need matplotlib: pip install 'dynts[plot]'")
+    need("matplotlib", "plot", "a picture")
     from dynts.figures import check_format
 
     check_format(path)

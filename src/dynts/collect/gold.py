@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from dynts.errors import DyntsError
+from dynts.grading.boxed import closing_brace
 
 
 def _whole(text: str) -> str | None:
@@ -17,15 +18,8 @@ def _boxed(text: str) -> str | None:
         return None
     if not rest.startswith("{"):
         return rest.split("$")[0].split()[0] if rest.split("$")[0].split() else None
-    depth = 0
-    for at, character in enumerate(rest):
-        # \{ and \} are braces that are printed
-        if at and rest[at - 1] == "\\":
-            continue
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return rest[1:at].strip() or None
-    return None
+    end = closing_brace(rest, 0)
+    return None if end is None else rest[1:end].strip() or None
 
 
 def _hashes(text: str) -> str | None:

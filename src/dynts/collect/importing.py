@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from dynts.collect.folder import MADE_BY, TraceFolder
 from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import versions
 from dynts.collect.row import FIELDS, TraceRow
-from dynts.collect.run import count, count_verdicts
+from dynts.collect.run import count_verdicts, store
 from dynts.collect.source import as_text, well_formed
 from dynts.errors import DyntsError
 from dynts.files import file_sha256
@@ -21,7 +21,7 @@ from dynts.lock import hold
 from dynts.progress import Display, Tally
 from dynts.ranks import this_rank
 from dynts.training.filters import judge
-from dynts.training.traces import question_key
+from dynts.training.traces import content_id, question_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,25 +92,22 @@ def import_traces(
         folder = TraceFolder.create(out, settings, facts)
         folder.mend(display.say)
         tally, done = count_verdicts(folder, contents.keys())
-        writer = folder.writer()
-        try:
-            with Grader() as grader:
-                for _, row in _rows(files, columns, markers):
-                    if row.id not in done:
-                        done.add(row.id)
-                        graded = _grade(row, grader)
-                        writer.append(graded)
-                        count(tally, graded)
-                        held.note(**tally.figures())
-                        display.update(tally)
-        finally:
-            writer.close()
+        with Grader() as grader:
+            new = _first_of_id(_rows(files, columns, markers), done)
+            store((_grade(row, grader) for row in new), folder.writer(), tally, held, display)
     return tally
+
+
+def _first_of_id(rows: Iterator[tuple[str, TraceRow]], done: set[str]) -> Iterator[TraceRow]:
+    for _, row in rows:
+        if row.id not in done:
+            done.add(row.id)
+            yield row
 
 
 def _grade(row: TraceRow, grader: Grader) -> TraceRow:
     reason, correct = judge(row.response, row.answer, grader)
-    return TraceRow(**{**asdict(row), "reason": reason, "correct": correct})
+    return replace(row, reason=reason, correct=correct)
 
 
 def _rows(files: Sequence[Path], columns: ImportColumns, markers: Markers) -> Iterator[tuple[str, TraceRow]]:
@@ -127,7 +124,7 @@ def _parse(row: dict[str, Any], columns: ImportColumns, markers: Markers, where:
     answer = _text(row, columns.answer, where)
     identity = row.get("id")
     if identity is None:
-        identity = hashlib.sha256(json.dumps([question, response, answer]).encode()).hexdigest()[:16]
+        identity = content_id(question, response, answer)
     return TraceRow(
         id=str(identity),
         problem_id=str(row.get("problem_id") or question_key(question)[:16]),

@@ -10,6 +10,7 @@ from dynts.collect.gold import GOLD
 from dynts.collect.row import FIELDS
 from dynts.collect.source import ProblemSource, as_text, well_formed
 from dynts.errors import DyntsError
+from dynts.training.traces import content_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,6 @@ def _parse(source: ProblemSource, where: str, row: dict[str, Any]) -> Problem | 
         return None
     identity = row[source.id_column] if source.id_column else row.get("id")
     if identity is None:
-        identity = hashlib.sha256(json.dumps([question, answer]).encode()).hexdigest()[:16]
+        identity = content_id(question, answer)
     extra = {column: text for column in source.keep_columns if (text := as_text(row[column])) is not None}
     return Problem(str(identity), well_formed(question), well_formed(answer), extra)

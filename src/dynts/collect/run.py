@@ -1,19 +1,19 @@
 """Collect the traces that a folder lacks."""
 
-from collections.abc import Callable, Generator, Iterator, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from dynts.cluster import ActorPool, Cluster, Work
 from dynts.collect.engine import Completion, EngineSpec, Request, trace_id
-from dynts.collect.folder import MADE_BY, TraceFolder
+from dynts.collect.folder import MADE_BY, TraceFolder, TraceWriter
 from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import Plan, collect_facts
 from dynts.collect.problems import Survey
 from dynts.collect.row import TraceRow
 from dynts.grading.grader import Grader
-from dynts.lock import hold
+from dynts.lock import Hold, hold
 from dynts.progress import Display, Tally
 from dynts.ranks import this_rank
 from dynts.training.filters import judge
@@ -61,17 +61,9 @@ def collect(
         missing = (request for request in plan.requests(found) if request.id in mine and request.id not in done)
         if tally.done >= tally.total:
             return tally
-        writer = folder.writer(rank.rank)
-        try:
-            with Grader() as grader, closing(generate(missing)) as completions:
-                for completion in completions:
-                    row = grade(completion, grader)
-                    writer.append(row)
-                    count(tally, row)
-                    held.note(**tally.figures())
-                    display.update(tally)
-        finally:
-            writer.close()
+        with Grader() as grader, closing(generate(missing)) as completions:
+            rows = (grade(completion, grader) for completion in completions)
+            store(rows, folder.writer(rank.rank), tally, held, display)
     return tally
 
 
@@ -120,18 +112,17 @@ def grade(completion: Completion, grader: Grader) -> TraceRow:
     )
 
 
-def count(tally: Tally, row: TraceRow) -> None:
-    """Add a trace of this run."""
-    add(tally, row.correct, row.reason)
-    tally.tokens += row.generated_tokens or 0
-
-
-def add(tally: Tally, correct: bool, reason: str | None) -> None:
-    """Add a trace."""
-    tally.done += 1
-    tally.correct = (tally.correct or 0) + correct
-    if reason is not None:
-        tally.dropped[reason] += 1
+def store(rows: Iterable[TraceRow], writer: TraceWriter, tally: Tally, held: Hold, display: Display) -> None:
+    """Write graded traces as they come, count them, and show how far the work is."""
+    try:
+        for row in rows:
+            writer.append(row)
+            tally.add(row.correct, row.reason)
+            tally.tokens += row.generated_tokens or 0
+            held.note(**tally.figures())
+            display.update(tally)
+    finally:
+        writer.close()
 
 
 def count_verdicts(folder: TraceFolder, wanted: Set[str]) -> tuple[Tally, set[str]]:
@@ -140,6 +131,6 @@ def count_verdicts(folder: TraceFolder, wanted: Set[str]) -> tuple[Tally, set[st
     for verdict in folder.verdicts():
         if verdict.id in wanted:
             done.add(verdict.id)
-            add(tally, verdict.correct, verdict.reason)
+            tally.add(verdict.correct, verdict.reason)
     tally.started_with = tally.done
     return tally, done

@@ -78,13 +78,8 @@ def read_status(path: str | Path) -> Status:
 
 def _traces(folder: TraceFolder) -> Tally:
     tally = Tally(total=int(folder.manifest["total"]), correct=0)
-    correct = 0
     for verdict in folder.verdicts():
-        tally.done += 1
-        correct += verdict.correct
-        if verdict.reason is not None:
-            tally.dropped[verdict.reason] += 1
-    tally.correct = correct
+        tally.add(verdict.correct, verdict.reason)
     return tally
 
 

@@ -41,7 +41,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
     while box := _BOX.search(text, position):
         position = box.end()
         if text.startswith("{", position):
-            end = _closing_brace(text, position)
+            end = closing_brace(text, position)
             if end is None:
                 boxes.append((box.start(), len(text), None))
                 break
@@ -56,7 +56,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
     return boxes
 
 
-def _closing_brace(text: str, opening: int) -> int | None:
+def closing_brace(text: str, opening: int) -> int | None:
     """Where the group that opens at `opening` is closed; an escaped brace is text."""
     depth, position = 0, opening
     while position < len(text):

@@ -10,6 +10,7 @@ import torch
 
 from dynts.errors import DyntsError
 from dynts.files import write_whole
+from dynts.manifest import differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,7 @@ class Checkpoint:
             recorded, state = dict(found["settings"]), dict(found["state"])
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise DyntsError(f"{self.path} is damaged or no checkpoint of dynts: remove it to start over") from error
-        differing = sorted(name for name in {*recorded, *settings} if recorded.get(name) != settings.get(name))
-        if differing:
-            details = "; ".join(f"{name}: {recorded.get(name)} there, {settings.get(name)} now" for name in differing)
+        if details := differences(recorded, settings):
             raise DyntsError(
                 f"{self.path} is of a training with other settings ({details}): repeat those, remove it to start over, "
                 "or choose another folder"

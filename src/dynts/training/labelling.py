@@ -148,7 +148,7 @@ def _fill(
         "limit": options.limit,
         "tokens_per_trace": options.tokens_per_trace,
         "seed": options.seed if options.tokens_per_trace else None,
-        "traces_sha256": sets.sha256(),
+        "traces_sha256": sets.sha256,
     }
     versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(Path(out), rank, MADE_BY) as held:

@@ -1,6 +1,5 @@
 """The processes that train together under `torchrun`."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dynts.errors import DyntsError, UnsupportedError
+from dynts.ranks import this_rank
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ class Processes:
         Raises:
             UnsupportedError: the processes cannot talk to each other on this kind of device.
         """
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        count = this_rank().world
         if count == 1:
             return cls(device=device)
         from accelerate import PartialState

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from dynts.collect.folder import TraceFolder
@@ -15,7 +16,7 @@ SET_COLUMN = "traces"
 """The column that says which set a trace is of, where there are several."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TraceSets:
     """Traces of several sets, one set after another; ids of several sets are told apart by the set's name.
 
@@ -59,8 +60,9 @@ class TraceSets:
                 break
         return names
 
+    @cached_property
     def sha256(self) -> str:
-        """Of all traces, whatever files a folder keeps them in; each is read, so it is known to be well-formed.
+        """Of all traces, whatever files a folder keeps them in; each is read, once, so it is known to be well-formed.
 
         Raises:
             DyntsError: a file or folder cannot be read, or has no traces.

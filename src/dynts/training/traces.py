@@ -63,6 +63,11 @@ def question_key(question: str) -> str:
     return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()
 
 
+def content_id(*texts: str) -> str:
+    """An id made from texts, for what has none of its own: the same wherever it stands."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
+
+
 def _parse(row: dict[str, Any], where: str) -> Trace:
     values = {}
     for field in FIELDS:
@@ -78,7 +83,7 @@ def _parse(row: dict[str, Any], where: str) -> Trace:
         values[field] = value
     identity = row.get("id")
     if identity is None:
-        identity = hashlib.sha256(json.dumps([values[field] for field in FIELDS]).encode()).hexdigest()[:16]
+        identity = content_id(*(values[field] for field in FIELDS))
     return Trace(id=str(identity), **values, columns=_columns(row))
 
 

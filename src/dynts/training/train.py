@@ -112,11 +112,12 @@ def compare_transforms(
         progress: called after each step of each training.
         checkpoint: each transform has one of its own beside it.
     """
+    examples = load_examples(_as_list(folders), config.label, config.transform)
+    train, _ = split_by_question(examples, config.held_out, config.seed)
+    splits = split_by_question(train, config.held_out, config.seed + 1)
     results = {}
     for transform in TRANSFORMS:
-        examples = load_examples(_as_list(folders), config.label, transform)
-        train, _ = split_by_question(examples, config.held_out, config.seed)
-        train, validation = split_by_question(train, config.held_out, config.seed + 1)
+        train, validation = ([replace(example, transform=transform) for example in split] for split in splits)
         tried = replace(config, transform=transform)
         path = checkpoint and replace(checkpoint, path=checkpoint.path.with_stem(f"compare-{transform}"))
         predictor = fit(train, tried, processes=processes, progress=progress, checkpoint=path)
