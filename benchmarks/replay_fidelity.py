@@ -1,12 +1,12 @@
-r"""How faithful each method's answers stay: real traces replayed under every method, shared and native, at several budgets.
+r"""How faithful each method stays to the full cache: real traces replayed under every method, shared and native.
 
     python benchmarks/replay_fidelity.py --model DIR --gguf-file FILE --predictor DIR --shards DIR --traces FILE \
         --out docs/results
 
 Each trace is fed as it was written while its cache is compacted on schedule (`dynts.evaluate.replay`). Measured is how far the
-distributions of its answer's tokens move from those with the full cache (KL), and how likely the answer stays. Traces of
-another model will do: they are read, not written. Writes replay_fidelity.json (raw numbers, after each trace: the same command
-continues), replay_fidelity.md and replay_fidelity.png.
+distributions of its answer's tokens move from those with the full cache (KL), and how much less likely its thinking tokens
+become. Traces of another model will do: they are read, not written. Writes replay_fidelity.json (raw numbers, after each
+trace: the same command continues), replay_fidelity.md and replay_fidelity.png.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.demo.compare import contenders
-from dynts.evaluate.replay import answer_log_likelihood, full_cache_logits, replay
+from dynts.evaluate.replay import replay, with_full_cache
 from dynts.figures import save_figure
 from dynts.files import write_text_whole
 from dynts.models import load_model
@@ -37,6 +37,7 @@ from dynts.training.shards import ShardFolder
 from dynts.training.trace_sets import as_sets
 
 PUBLISHED = ", as published"
+_FIGURES = {"kl": "KL", "loss": "answer", "thinking_loss": "thinking"}
 
 
 def main() -> None:
@@ -120,19 +121,19 @@ def _traces(
 
 
 def _measure(trace: Selected, model: Any, sessions: dict[tuple[str, CompressionConfig], Any]) -> dict[str, Any]:
-    full = full_cache_logits(model, trace.tokens)
+    full = with_full_cache(model, trace.tokens)
     row: dict[str, Any] = {
         "tokens": len(trace.tokens.ids),
         "question_tokens": trace.tokens.question_end,
-        "answer_tokens": len(full),
-        "log_likelihood": float(answer_log_likelihood(trace.tokens, full).mean()),
+        "answer_tokens": len(full.logits),
         "methods": {},
     }
     for (name, schedule), session in sessions.items():
         found = replay(session, trace.tokens, full)
         row["methods"].setdefault(name, {})[str(schedule.budget)] = {
             "kl": float(found.kl.mean()),
-            "log_likelihood": float(found.log_likelihood.mean()),
+            "loss": float(found.loss.mean()),
+            "thinking_loss": float(found.thinking_loss.mean()),
             "kept": found.kept,
             "mean_tokens": found.mean_tokens,
             "compactions": found.compactions,
@@ -148,48 +149,56 @@ def _compacted(rows: list[dict[str, Any]], name: str, budget: int) -> list[dict[
 
 def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     budgets = settings["budgets"]
-    tokens, answer, likelihood = (
-        mean(row[name] for row in rows) for name in ("tokens", "answer_tokens", "log_likelihood")
-    )
+    tokens, answer = (mean(row[name] for row in rows) for name in ("tokens", "answer_tokens"))
     held_out = " that the predictors' training held out," if settings["held_out"] else ""
     lines = [
-        "# Fidelity of the answer under compression",
+        "# Fidelity under compression",
         "",
         f"Made by `benchmarks/replay_fidelity.py`; {settings['model']}, {len(rows)} traces{held_out} of {tokens:.0f} tokens "
         f"on average, {answer:.0f} of them the answer; local window {settings['window']:.0%} of the budget, retention ratio "
-        f"{settings['retention_ratio']}. KL from the full cache in nats an answer token, mean over the traces that reach the "
-        "budget (standard error), and the answer's mean log-likelihood a token over all traces, which is "
-        f"{likelihood:.3f} with the full cache.",
+        f"{settings['retention_ratio']}. In nats a token, mean over the traces that reach the budget (standard error): "
+        "KL of the answer from the full cache, and by how much log p of the answer's and of the thinking's tokens falls.",
         "",
     ]
-    cells = []
-    for name in rows[0]["methods"]:
-        cells.append([name])
-        for budget in budgets:
-            kl = [row["kl"] for row in _compacted(rows, name, budget)]
-            likelihood = mean(row["methods"][name][str(budget)]["log_likelihood"] for row in rows)
-            error = stdev(kl) / len(kl) ** 0.5 if len(kl) > 1 else 0.0
-            cells[-1] += [f"{mean(kl):.3f} ({error:.3f})" if kl else "-", f"{likelihood:.3f}"]
+    cells = [
+        [name, *(_cell(_compacted(rows, name, budget), figure) for budget in budgets for figure in _FIGURES)]
+        for name in rows[0]["methods"]
+    ]
     reached = {budget: len(_compacted(rows, next(iter(rows[0]["methods"])), budget)) for budget in budgets}
-    columns = [text for budget in budgets for text in (f"KL, budget {budget} ({reached[budget]} traces)", "log p")]
+    columns = [
+        f"budget {budget} ({reached[budget]} traces): {title}" if title == "KL" else title
+        for budget in budgets
+        for title in _FIGURES.values()
+    ]
     return "\n".join([*lines, markdown_table(["method", *columns], cells), f"torch {settings['torch']}", ""])
 
 
+def _cell(rows: list[dict[str, Any]], figure: str) -> str:
+    values = [row[figure] for row in rows]
+    if not values:
+        return "-"
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{mean(values):.3f} ({error:.3f})"
+
+
 def _draw(budgets: list[int], rows: list[dict[str, Any]], path: Path) -> None:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_prop_cycle(color=colormaps["tab20"].colors)  # more methods than the usual ten colours
-    for name in rows[0]["methods"]:
-        if name.endswith(PUBLISHED):
-            continue
-        means = [[row["kl"] for row in _compacted(rows, name, budget)] for budget in budgets]
-        shown = [(budget, mean(found)) for budget, found in zip(budgets, means, strict=True) if found]
-        style = "--" if name.endswith("native") else "-"
-        axes.plot([point[0] for point in shown], [point[1] for point in shown], style, marker=".", label=name)
-    axes.set_xlabel("budget, tokens")
-    axes.set_ylabel("KL of an answer token, nats")
-    axes.set_yscale("log")
-    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, value, title in zip(
+        panels, ("kl", "thinking_loss"), ("KL of an answer token", "loss of log p of a thinking token"), strict=True
+    ):
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)  # more methods than the usual ten colours
+        for name in rows[0]["methods"]:
+            if name.endswith(PUBLISHED):
+                continue
+            means = [[row[value] for row in _compacted(rows, name, budget)] for budget in budgets]
+            shown = [(budget, mean(found)) for budget, found in zip(budgets, means, strict=True) if found]
+            style = "--" if name.endswith("native") else "-"
+            axes.plot([point[0] for point in shown], [point[1] for point in shown], style, marker=".", label=name)
+        axes.set_xlabel("budget, tokens")
+        axes.set_ylabel(f"{title}, nats")
+        axes.set_yscale("log")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize="small")
     save_figure(figure, path)
 
 

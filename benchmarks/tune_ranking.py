@@ -1,4 +1,4 @@
-"""How well a replay ranks settings: its answer KL beside real Pass@1, on the embedded model, for budgets x windows x ratios.
+"""How well a replay ranks settings: what it measures beside real Pass@1, on the embedded model, for budgets x windows x ratios.
 
     python benchmarks/tune_ranking.py --out docs/results
 
@@ -24,7 +24,7 @@ from scipy.stats import kendalltau
 import dynts
 from dynts.decode.contender import Contender
 from dynts.demo.compare import compare
-from dynts.evaluate.replay import full_cache_logits, replay
+from dynts.evaluate.replay import replay, with_full_cache
 from dynts.figures import save_figure
 from dynts.files import write_text_whole
 from dynts.methods import resolve_method
@@ -35,12 +35,20 @@ from dynts.tiny.solve import solve
 from dynts.tiny.task import HELD_OUT, VALIDATION, make_problem
 from dynts.training.tokens import TokenizedTrace, tokenize_trace
 from dynts.training.traces import Trace
+from dynts.tune.frontier import total_variation
 from dynts.tune.grid import settings_grid
 
 SHARES = (0.24, 0.28, 0.32, 0.36)
 """Budgets as shares of the mean length."""
 WINDOWS = (0.15, 0.25, 0.35)
 RATIOS = (0.3, 0.5, 0.7)
+_FIGURES = {
+    "kl": "answer KL",
+    "thinking_loss": "thinking loss",
+    "worst_thinking_loss": "thinking loss, worst token",
+    "total_variation": "total variation",
+    "mean_tokens": "cached tokens",
+}
 
 
 def main() -> None:
@@ -64,26 +72,29 @@ def main() -> None:
     rows = read_rows(path, settings)
     contender = Contender(arguments.method, resolve_method(arguments.method), load_tiny_predictor(arguments.label))
     traces = _right_traces(model, tokenizer, arguments.traces)
-    full = [full_cache_logits(model, trace) for trace in traces]
+    full = [with_full_cache(model, trace) for trace in traces]
     problems = [make_problem(seed) for seed in HELD_OUT[: arguments.problems]]
     for setting in track(grid):
         key = setting.describe()
         if key in rows:
             continue
         session = dynts.compress(model, contender.method, setting, contender.predictor, tokenizer=tokenizer)
-        replays = [replay(session, trace, logits) for trace, logits in zip(traces, full, strict=True)]
         solved = compare(model, tokenizer, problems, contender, setting)
+        replays = [replay(session, trace, logits) for trace, logits in zip(traces, full, strict=True)]
         rows[key] = {
             "kl": mean(float(found.kl.mean()) for found in replays),
-            "worst_kl": mean(float(found.kl.max()) for found in replays),
-            "log_likelihood": mean(float(found.log_likelihood.mean()) for found in replays),
+            "thinking_loss": mean(float(found.thinking_loss.mean()) for found in replays),
+            "worst_thinking_loss": mean(float(found.thinking_loss.max()) for found in replays),
+            "total_variation": total_variation(
+                float(found.loss.sum() + found.thinking_loss.sum()) for found in replays
+            ),
             "mean_tokens": mean(found.mean_tokens for found in replays),
             "pass_at_1": solved.pass_at_1,
         }
         write_rows(path, settings, rows)
     taus = _taus(rows)
     write_text_whole(path.with_suffix(".md"), _page(settings, rows, taus))
-    _draw(rows, taus["all settings"], path.with_suffix(".png"))
+    _draw(rows, taus, path.with_suffix(".png"))
     print(json.dumps(taus))
 
 
@@ -99,57 +110,58 @@ def _right_traces(model: Any, tokenizer: Any, count: int) -> list[TokenizedTrace
     return right[:count]
 
 
-def _taus(rows: dict[str, Any]) -> dict[str, float]:
-    """Kendall's tau-b of fidelity and Pass@1 over all settings, and within each budget on average."""
-
-    def tau(chosen: list[dict[str, Any]], figure: str) -> float:
-        passed = [row["pass_at_1"] for row in chosen]
-        # tau is undefined where everything is equal: such a ranking says nothing
-        return float(kendalltau([-row[figure] for row in chosen], passed).statistic) if len(set(passed)) > 1 else 0.0
-
-    everything = list(rows.values())
-    budgets: dict[str, list[dict[str, Any]]] = {}
+def _taus(rows: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Kendall's tau-b of the order by a figure (less is better) and by Pass@1, over all settings and within each budget."""
+    groups = {"all settings": list(rows.values())}
     for key, row in rows.items():
-        budgets.setdefault(key.split(",")[0], []).append(row)
+        groups.setdefault(f"within {key.split(',')[0]}", []).append(row)
     return {
-        "all settings": tau(everything, "kl"),
-        "all settings, worst token": tau(everything, "worst_kl"),
-        "all settings, cached tokens alone": -tau(everything, "mean_tokens"),
-        **{f"within {name}": tau(found, "kl") for name, found in budgets.items()},
+        name: {
+            figure: float(kendalltau([-row[figure] for row in found], [row["pass_at_1"] for row in found]).statistic)
+            for figure in _FIGURES
+        }
+        for name, found in groups.items()
     }
 
 
-def _page(settings: dict[str, Any], rows: dict[str, Any], taus: dict[str, float]) -> str:
+def _page(settings: dict[str, Any], rows: dict[str, Any], taus: dict[str, dict[str, float]]) -> str:
     cells = [
-        [key, f"{row['kl']:.4f}", f"{row['worst_kl']:.3f}", f"{row['mean_tokens']:.0f}", f"{row['pass_at_1']:.3f}"]
-        for key, row in rows.items()
+        [key, *(f"{row[figure]:.4g}" for figure in _FIGURES), f"{row['pass_at_1']:.3f}"] for key, row in rows.items()
     ]
+    titles = list(_FIGURES.values())
     lines = [
         "# Does a replay rank settings as solving does?",
         "",
         f"Made by `benchmarks/tune_ranking.py` on the embedded model: {settings['method']} ({settings['label']} label), "
         f"{settings['traces']} traces replayed, {settings['problems']} other problems solved. Kendall's tau of the order by "
-        "KL (lower is better) and the order by Pass@1:",
+        "what a replay measures (less is better) and the order by Pass@1:",
         "",
-        markdown_table(["over", "tau"], [[name, f"{value:.3f}"] for name, value in taus.items()]),
-        markdown_table(["setting", "KL, nats a token", "of the worst token", "cached tokens", "Pass@1"], cells),
+        markdown_table(
+            ["over", *titles], [[name, *(f"{tau:.3f}" for tau in found.values())] for name, found in taus.items()]
+        ),
+        "In nats a token, mean over the traces; the worst token of a trace; total variation of whole traces:",
+        "",
+        markdown_table(["setting", *titles, "Pass@1"], cells),
         f"torch {settings['torch']}",
         "",
     ]
     return "\n".join(lines)
 
 
-def _draw(rows: dict[str, Any], tau: float, path: Path) -> None:
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for budget in dict.fromkeys(key.split(",")[0] for key in rows):
-        shown = [row for key, row in rows.items() if key.split(",")[0] == budget]
-        axes.plot([row["kl"] for row in shown], [row["pass_at_1"] for row in shown], ".", label=budget)
-    axes.set_xscale("symlog", linthresh=1e-4)
-    axes.set_xlabel("KL of an answer token in the replay, nats")
-    axes.set_ylabel("Pass@1")
-    axes.set_title(f"Kendall's tau {tau:.2f}")
-    axes.legend(frameon=False, fontsize="small")
+def _draw(rows: dict[str, Any], taus: dict[str, dict[str, float]], path: Path) -> None:
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    shown = ("kl", "thinking_loss", "total_variation")
+    panels = figure.subplots(1, len(shown), sharey=True)
+    for axes, name in zip(panels, shown, strict=True):
+        for budget in dict.fromkeys(key.split(",")[0] for key in rows):
+            found = [row for key, row in rows.items() if key.split(",")[0] == budget]
+            axes.plot([row[name] for row in found], [row["pass_at_1"] for row in found], ".", label=budget)
+        if name != "total_variation":
+            axes.set_xscale("symlog", linthresh=1e-4)
+        axes.set_xlabel(_FIGURES[name])
+        axes.set_title(f"Kendall's tau {taus['all settings'][name]:.2f}")
+    panels[0].set_ylabel("Pass@1")
+    panels[0].legend(frameon=False, fontsize="small")
     save_figure(figure, path)
 
 

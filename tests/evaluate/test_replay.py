@@ -10,7 +10,7 @@ import dynts
 from decoding import TOLERANCE, ForcedTokens, cached_tokens, random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, ThinkMarkers
 from dynts.evaluate import replay as module
-from dynts.evaluate.replay import full_cache_logits, replay
+from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import h2o
 from dynts.training.tokens import TokenizedTrace
 from test_equivalence import METHODS
@@ -29,7 +29,7 @@ OPTIONS: dict[str, Any] = {"predictor": random_predictor(), "markers": ThinkMark
 
 
 def decode(model: PreTrainedModel, method: Any, trace: TokenizedTrace) -> tuple[torch.Tensor, Any, dynts.Session]:
-    """Generate the trace itself: the logits that each answer token was drawn from, statistics, session."""
+    """Generate the trace itself: the logits that each token was drawn from, statistics, session."""
     with dynts.compress(model, method, CONFIG, **OPTIONS) as session:
         out = model.generate(
             input_ids=torch.tensor([trace.ids[: trace.question_end]]),
@@ -40,7 +40,7 @@ def decode(model: PreTrainedModel, method: Any, trace: TokenizedTrace) -> tuple[
             output_logits=True,
         )
     assert tuple(out.sequences[0].tolist()) == trace.ids
-    return torch.cat(out.logits)[trace.answer_start - trace.question_end :], session.stats[-1], session
+    return torch.cat(out.logits), session.stats[-1], session
 
 
 def check(model: PreTrainedModel, method: Any, trace: TokenizedTrace = TRACE) -> None:
@@ -52,10 +52,14 @@ def check(model: PreTrainedModel, method: Any, trace: TokenizedTrace = TRACE) ->
     for ours, theirs in zip(session.kept_positions, decoded.kept_positions, strict=True):
         assert torch.equal(ours, theirs)
     expected, drawn = full.log_softmax(-1), logits.log_softmax(-1)
-    answer = torch.tensor(trace.ids[trace.answer_start :])
-    torch.testing.assert_close(found.log_likelihood, drawn.gather(1, answer[:, None])[:, 0], atol=TOLERANCE, rtol=0)
+    tokens = torch.tensor(trace.ids[trace.question_end :])[:, None]
+    likelihood, loss = drawn.gather(1, tokens)[:, 0], (expected - drawn).gather(1, tokens)[:, 0]
     divergence = torch.nn.functional.kl_div(drawn, expected, reduction="none", log_target=True).sum(-1)
-    torch.testing.assert_close(found.kl, divergence, atol=TOLERANCE, rtol=1e-4)
+    thinking = trace.answer_start - trace.question_end
+    torch.testing.assert_close(found.log_likelihood, likelihood[thinking:], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(found.loss, loss[thinking:], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(found.thinking_loss, loss[:thinking], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(found.kl, divergence[thinking:], atol=TOLERANCE, rtol=1e-4)
     assert found.peak_tokens == stats.peak_tokens
 
 
@@ -93,7 +97,7 @@ def test_costs_are_those_of_the_schedule() -> None:
     with model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     ):
-        found = replay(dynts.compress(model, "dynts", CONFIG, **OPTIONS), TRACE, full_cache_logits(model, TRACE))
+        found = replay(dynts.compress(model, "dynts", CONFIG, **OPTIONS), TRACE, with_full_cache(model, TRACE))
     lengths, compactions = cached_tokens(QUESTION, len(TRACE.ids) - QUESTION, CONFIG)
     assert found.compactions == compactions
     assert found.mean_tokens == pytest.approx(sum(lengths) / len(lengths))
@@ -112,6 +116,8 @@ def test_without_eviction_nothing_moves() -> None:
         for _ in range(2):  # a session can replay again
             found = replay(session, TRACE)
             assert found.kl.abs().max() < 1e-6
+            assert found.thinking_loss.abs().max() < 1e-5
+            assert len(found.thinking_loss) == THINKING + 1
             assert (found.compactions, found.peak_tokens) == (0, len(TRACE.ids) - 1)
             assert found.kept == TRACE.answer_start
     assert "generate" not in model.__dict__

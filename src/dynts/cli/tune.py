@@ -36,6 +36,9 @@ def tune(
     tolerance: Annotated[
         float, typer.Option(help="Largest KL divergence from the full cache of an answer token, in nats.")
     ] = 0.01,
+    thinking_tolerance: Annotated[
+        float, typer.Option(help="Largest fall of a thinking token's log p from that with the full cache, in nats.")
+    ] = 0.001,
     limit: Annotated[int, typer.Option(help="Replay the first fit traces only, this many.", min=1)] = 100,
     max_tokens: Annotated[int, typer.Option(help="Drop longer traces, prompt and answer included.")] = 16_384,
     keep_incorrect: Annotated[
@@ -47,11 +50,11 @@ def tune(
     attention: Attention = None,
     revision: Revision = None,
 ) -> None:
-    """Replay traces under many settings, and choose the smallest budget that leaves their answers as likely as they were.
+    """Replay traces under many settings, and choose the smallest budget that leaves them as likely as they were.
 
     A trace's tokens are fed as they were written while the cache is compacted on schedule: a few forward passes for each
-    setting instead of a generation. Measured is how far the distributions of the answer's tokens move. Writes a table,
-    a picture and settings.json, for --settings of other commands.
+    setting instead of a generation. Measured is how far the distributions of the answer's tokens move, and how much less
+    likely the thinking becomes. Writes a table, a picture and settings.json, for --settings of other commands.
     """
     from dynts.errors import DyntsError
     from dynts.extras import need
@@ -65,8 +68,9 @@ def tune(
     if isinstance(chosen, Full):
         raise DyntsError("method 'full' evicts nothing, so it has no settings to find: choose another one")
     check_predictor(method, chosen, predictor)
-    if not tolerance > 0:
-        raise DyntsError(f"tolerance must be above 0, got {tolerance}: that of the full cache itself is 0")
+    for name, value in (("tolerance", tolerance), ("thinking-tolerance", thinking_tolerance)):
+        if not value > 0:
+            raise DyntsError(f"--{name} must be above 0, got {value}: that of the full cache itself is 0")
     loading = {
         "gguf_file": gguf_file,
         "dtype": dtype,
@@ -93,14 +97,16 @@ def tune(
 
     with Display("tuning") as display:
         points = tune(spec, sets, out, display)
-    _report(points, tolerance, out, method, predictor)
+    _report(points, (tolerance, thinking_tolerance), out, method, predictor)
 
 
-def _report(points: "list[Point]", tolerance: float, out: Path, method: str, predictor: str | None) -> None:
+def _report(
+    points: "list[Point]", tolerances: tuple[float, float], out: Path, method: str, predictor: str | None
+) -> None:
     """Write table, picture and settings file.
 
     Raises:
-        DyntsError: no setting is within the tolerance.
+        DyntsError: no setting is within the tolerances.
     """
     from rich.console import Console
 
@@ -110,24 +116,29 @@ def _report(points: "list[Point]", tolerance: float, out: Path, method: str, pre
     from dynts.tune.frontier import choose
     from dynts.tune.report import draw_frontier, frontier_markdown, frontier_table
 
-    best = choose(points, tolerance)
+    best = choose(points, *tolerances)
     write_text_whole(out / "frontier.md", frontier_markdown(points, best))
-    draw_frontier(points, best, tolerance, out / "frontier.png")
+    draw_frontier(points, best, *tolerances, out / "frontier.png")
     console = Console()
     console.print(frontier_table(points, best))
     settings_file = out / "settings.json"
     if best is None:
         settings_file.unlink(missing_ok=True)  # of an earlier run with another tolerance
-        nearest = min(points, key=lambda point: point.kl)
+        # the one that misses its tolerances by the smallest factor
+        nearest = min(points, key=lambda point: max(point.kl / tolerances[0], point.thinking_loss / tolerances[1]))
         raise DyntsError(
-            f"no setting is within the tolerance of {tolerance} nats; the nearest is {nearest.kl:.4f} with budget "
-            f"{nearest.setting.budget}: run the same command with larger --budgets or another --tolerance"
+            "no setting is within the tolerances of {:g} nats for the answer and {:g} for the thinking; ".format(
+                *tolerances
+            )
+            + f"the nearest has {nearest.kl:.4f} and {nearest.thinking_loss:.4f} with budget {nearest.setting.budget}: run the "
+            "same command with larger --budgets, or another --tolerance or --thinking-tolerance"
         )
     if predictor is not None and Path(predictor).is_dir():
         predictor = str(Path(predictor).resolve())  # the file may be used from anywhere
     save_settings(settings_file, Settings(best.setting, method, predictor))
     console.print(
-        f"{best.setting.describe()}: KL {best.kl:.4f} nats an answer token; in {settings_file}",
+        f"{best.setting.describe()}: KL {best.kl:.4f} nats an answer token, loss {best.thinking_loss:.4f} a thinking token; "
+        f"in {settings_file}",
         highlight=False,
         soft_wrap=True,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import exp
 from statistics import mean, stdev
 
 from dynts.config import CompressionConfig
@@ -16,8 +17,9 @@ class Point:
         setting: the setting.
         kl: mean KL(full cache || compressed) of an answer token, in nats.
         kl_error: standard error of that mean, 0 for one trace.
-        log_likelihood: mean log p of an answer token.
-        full_log_likelihood: the same with the full cache.
+        thinking_loss: by how much log p of a thinking token is less than with the full cache, mean, in nats.
+        thinking_error: standard error of that mean, 0 for one trace.
+        total_variation: see `total_variation`.
         mean_tokens: cached tokens of a decode step.
         traces: how many there are.
         compacted: those long enough to be compacted at all.
@@ -26,8 +28,9 @@ class Point:
     setting: CompressionConfig
     kl: float
     kl_error: float
-    log_likelihood: float
-    full_log_likelihood: float
+    thinking_loss: float
+    thinking_error: float
+    total_variation: float
     mean_tokens: float
     traces: int
     compacted: int
@@ -43,29 +46,45 @@ def frontier(rows: Iterable[Row], grid: Sequence[CompressionConfig], traces: Seq
     return [_point(setting, found) for setting, found in by_setting.items()]
 
 
-def choose(points: Sequence[Point], tolerance: float) -> Point | None:
-    """The smallest budget with a setting whose KL is at most the tolerance; of these settings the one with the lowest KL.
+def choose(points: Sequence[Point], tolerance: float, thinking_tolerance: float) -> Point | None:
+    """The smallest budget with a setting that is good enough; of several such settings the one with the least thinking loss.
 
     Args:
         points: the settings tried.
-        tolerance: in nats an answer token.
+        tolerance: the largest KL, in nats an answer token.
+        thinking_tolerance: the largest thinking loss, in nats a thinking token.
 
     Returns:
         None if no setting is good enough.
     """
-    good = [point for point in points if point.kl <= tolerance]
-    return min(good, key=lambda point: (point.setting.budget, point.kl), default=None)
+    good = [point for point in points if point.kl <= tolerance and point.thinking_loss <= thinking_tolerance]
+    return min(good, key=lambda point: (point.setting.budget, point.thinking_loss), default=None)
+
+
+def total_variation(losses: Iterable[float]) -> float:
+    """An estimate of the total variation distance of what the model writes with the full cache and under compression.
+
+    TV = E[max(0, 1 - q(x) / p(x))] over traces x ~ p. The probability of anything that a trace can be, a right one among it,
+    differs by no more between the two. The traces have to be samples of the model at temperature 1. Long ones let TV
+    approach 1 for the slightest rewording.
+
+    Args:
+        losses: log p(x) - log q(x) of each trace, in nats.
+    """
+    return mean(1 - exp(-max(0.0, loss)) for loss in losses)
 
 
 def _point(setting: CompressionConfig, rows: Sequence[Row]) -> Point:
-    divergences = [row.kl for row in rows]
     return Point(
-        setting=setting,
-        kl=mean(divergences),
-        kl_error=stdev(divergences) / len(rows) ** 0.5 if len(rows) > 1 else 0.0,
-        log_likelihood=mean(row.log_likelihood for row in rows),
-        full_log_likelihood=mean(row.full_log_likelihood for row in rows),
+        setting,
+        *_mean_and_error([row.kl for row in rows]),
+        *_mean_and_error([row.thinking_loss for row in rows]),
+        total_variation(row.trace_loss for row in rows),
         mean_tokens=mean(row.mean_tokens for row in rows),
         traces=len(rows),
         compacted=sum(row.compactions > 0 for row in rows),
     )
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    return mean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0

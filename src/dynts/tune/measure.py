@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Session
-from dynts.evaluate.replay import answer_log_likelihood, full_cache_logits, replay
+from dynts.evaluate.replay import replay, with_full_cache
 from dynts.training.filters import Selected
 from dynts.tune.rows import Row, Rows
 
@@ -27,8 +27,7 @@ def measure(
         identity, trace = chosen.trace.id, chosen.tokens
         missing = [setting for setting in sessions if (identity, setting) not in rows.found]
         if missing:
-            full = full_cache_logits(sessions[missing[0]].model, trace)
-            likelihood = float(answer_log_likelihood(trace, full).mean())
+            full = with_full_cache(sessions[missing[0]].model, trace)
             for setting in missing:
                 found = replay(sessions[setting], trace, full)
                 rows.append(
@@ -38,10 +37,13 @@ def measure(
                         local_window=setting.local_window,
                         retention_ratio=setting.retention_ratio,
                         tokens=len(trace.ids),
-                        answer_tokens=len(found.kl),
+                        thinking_tokens=len(found.thinking_loss),
+                        answer_tokens=len(found.loss),
                         kl=float(found.kl.mean()),
                         log_likelihood=float(found.log_likelihood.mean()),
-                        full_log_likelihood=likelihood,
+                        loss=float(found.loss.mean()),
+                        # without thinking tokens there is nothing to lose
+                        thinking_loss=float(found.thinking_loss.sum()) / max(1, len(found.thinking_loss)),
                         kept=found.kept,
                         peak_tokens=found.peak_tokens,
                         mean_tokens=found.mean_tokens,

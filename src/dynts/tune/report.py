@@ -8,7 +8,10 @@ from rich.table import Table
 from dynts.tables import markdown_table, terminal_table
 from dynts.tune.frontier import Point
 
-_COLUMNS = ("budget", "W_l", "r", "KL, nats", "+-", "log p", "full\ncache", "cached\ntokens", "compacted\ntraces")
+_COLUMNS = (
+    *("budget", "W_l", "r", "answer\nKL, nats", "+-", "thinking\nloss, nats", "+-"),
+    *("total\nvariation", "cached\ntokens", "compacted\ntraces"),
+)
 
 
 def frontier_table(points: Sequence[Point], chosen: Point | None) -> Table:
@@ -23,29 +26,38 @@ def frontier_markdown(points: Sequence[Point], chosen: Point | None) -> str:
     )
 
 
-def draw_frontier(points: Sequence[Point], chosen: Point | None, tolerance: float, path: Path) -> None:
-    """Draw KL against the budget and against the tokens that a step attends to; the ending of `path` chooses the format."""
+def draw_frontier(
+    points: Sequence[Point], chosen: Point | None, tolerance: float, thinking_tolerance: float, path: Path
+) -> None:
+    """Draw both losses against the budget and the tokens that a step attends to; the ending of `path` chooses the format."""
     from matplotlib.figure import Figure
 
     from dynts.figures import save_figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col", sharey="row")
     ratios = sorted({point.setting.retention_ratio for point in points})
-    for axes, name in zip(panels, ("budget", "cached tokens of a step"), strict=True):
-        for ratio in ratios:
-            shown = [point for point in points if point.setting.retention_ratio == ratio]
-            axes.plot([_size(point, name) for point in shown], [point.kl for point in shown], ".", label=f"r {ratio:g}")
-        if chosen is not None:
-            axes.plot(
-                _size(chosen, name), chosen.kl, "o", markersize=10, fillstyle="none", color="black", label="chosen"
-            )
-        axes.axhline(tolerance, color="grey", linewidth=0.8, linestyle="--", label="tolerance")
-        axes.set_xlabel(name)
-        axes.set_yscale("symlog", linthresh=1e-4)  # 0 where nothing was evicted
-    panels[0].set_ylabel("KL of an answer token, nats")
-    panels[0].legend(frameon=False, fontsize="small")
+    limits = (("KL of an answer token, nats", tolerance), ("loss of a thinking token, nats", thinking_tolerance))
+    for row, (title, limit) in zip(panels, limits, strict=True):
+        for axes, name in zip(row, ("budget", "cached tokens of a step"), strict=True):
+            for ratio in ratios:
+                shown = [point for point in points if point.setting.retention_ratio == ratio]
+                values = [_loss(point, title) for point in shown]
+                axes.plot([_size(point, name) for point in shown], values, ".", label=f"r {ratio:g}")
+            if chosen is not None:
+                style = {"markersize": 10, "fillstyle": "none", "color": "black", "label": "chosen"}
+                axes.plot(_size(chosen, name), _loss(chosen, title), "o", **style)
+            axes.axhline(limit, color="grey", linewidth=0.8, linestyle="--", label="tolerance")
+            axes.set_yscale("symlog", linthresh=1e-4)  # 0 where nothing was evicted
+            if row is panels[-1]:
+                axes.set_xlabel(name)
+        row[0].set_ylabel(title)
+    panels[0][0].legend(frameon=False, fontsize="small")
     save_figure(figure, path)
+
+
+def _loss(point: Point, title: str) -> float:
+    return point.kl if title.startswith("KL") else point.thinking_loss
 
 
 def _size(point: Point, name: str) -> float:
@@ -60,8 +72,9 @@ def _cells(point: Point, chosen: bool) -> list[str]:
         f"{setting.retention_ratio:g}",
         f"{point.kl:z.4f}",
         f"{point.kl_error:.4f}",
-        f"{point.log_likelihood:z.4f}",
-        f"{point.full_log_likelihood:z.4f}",
+        f"{point.thinking_loss:z.4f}",
+        f"{point.thinking_error:.4f}",
+        f"{point.total_variation:.3f}",
         f"{point.mean_tokens:.0f}",
         f"{point.compacted} / {point.traces}",
     ]

@@ -22,10 +22,12 @@ class Row:
         local_window: W_l.
         retention_ratio: r.
         tokens: of the whole trace.
+        thinking_tokens: of its thinking, closing marker included.
         answer_tokens: of its answer.
         kl: mean over the answer tokens, in nats.
         log_likelihood: likewise.
-        full_log_likelihood: the same with the full cache.
+        loss: likewise.
+        thinking_loss: mean over the thinking tokens, in nats.
         kept: cached tokens that the first answer token is drawn from.
         peak_tokens: most cached tokens.
         mean_tokens: cached tokens of a decode step, on average.
@@ -37,10 +39,12 @@ class Row:
     local_window: int
     retention_ratio: float
     tokens: int
+    thinking_tokens: int
     answer_tokens: int
     kl: float
     log_likelihood: float
-    full_log_likelihood: float
+    loss: float
+    thinking_loss: float
     kept: int
     peak_tokens: int
     mean_tokens: float
@@ -50,6 +54,11 @@ class Row:
     def setting(self) -> CompressionConfig:
         """The setting."""
         return CompressionConfig(self.budget, self.local_window, self.retention_ratio)
+
+    @property
+    def trace_loss(self) -> float:
+        """By how much log p of thinking and answer as a whole is less than with the full cache, in nats."""
+        return self.loss * self.answer_tokens + self.thinking_loss * self.thinking_tokens
 
 
 class Rows:
