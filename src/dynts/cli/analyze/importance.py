@@ -1,0 +1,124 @@
+"""`dynts analyze importance`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dynts.cli.analyze.common import (
+    Chunk,
+    KeepIncorrect,
+    Label,
+    Limit,
+    MaxTokens,
+    WorkOut,
+    analysing,
+    complete,
+    describe,
+    load,
+    prepare,
+    shown_name,
+    shown_on,
+)
+from dynts.cli.options import Device, Dtype, GgufFile, Revision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dynts.analyze.importance import Importance
+
+
+def importance(
+    *,
+    out: WorkOut,
+    shards: Annotated[
+        list[Path] | None, typer.Option(help="Folder written by `dynts label`; may be repeated. Thinking tokens only.")
+    ] = None,
+    traces: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead: traces as for `dynts label`, which --model labels with their question."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Labels --traces; of --shards its tokenizer spells the tokens.")
+    ] = None,
+    label: Annotated[Label, typer.Option(help="Which stored label of --shards.")] = "answer",
+    limit: Limit = None,
+    max_tokens: MaxTokens = 16_384,
+    keep_incorrect: KeepIncorrect = False,
+    chunk: Chunk = 128,
+    gguf_file: GgufFile = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    revision: Revision = None,
+) -> None:
+    """How importance is spread: above the mean, top tokens, question and thinking, position, which tokens.
+
+    From labelled shards; or from traces and a model, which takes a pass per trace and knows about the question too. The
+    options from --limit on are for --traces.
+    """
+    from dynts.errors import DyntsError
+
+    prepare(out)
+    if (shards is None) == (traces is None):
+        raise DyntsError("give either --shards, or --traces with the --model that labels them")
+    if shards is not None:
+        _importance_of_shards(shards, label, out, model, gguf_file, revision)
+        return
+    if model is None:
+        raise DyntsError("--traces need --model: its attention says how important a token is")
+    if label != "answer":
+        raise DyntsError(f"question tokens have the answer label only: leave out --label {label}, or give --shards")
+
+    from dynts.analyze.importance import Importance, describe_with_question
+    from dynts.analyze.rows import measure_traces
+    from dynts.training.labeller import LabelOptions
+    from dynts.training.trace_sets import as_sets
+
+    options = LabelOptions(("answer",), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chunk=chunk)
+    sets = as_sets(traces or [])
+    made_by = "dynts analyze importance"
+    loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
+    with analysing() as display:
+        rows, total = measure_traces(
+            out,
+            made_by,
+            describe(loaded, model, gguf_file),
+            sets,
+            tokenizer,
+            options,
+            lambda place, trace, tokens: describe_with_question(loaded, tokens, chunk),
+            shown_on(display),
+        )
+    if complete(rows, total):
+        source = {"model": shown_name(model, gguf_file), "traces": ", ".join(sets.names), "label": "answer"}
+        _write_importance(out, Importance.of(rows), source, tokenizer)
+
+
+def _importance_of_shards(
+    paths: list[Path], label: str, out: Path, model: str | None, gguf_file: str | None, revision: str | None
+) -> None:
+    from dynts.analyze.importance import Importance, describe_shards
+    from dynts.models import load_tokenizer
+    from dynts.training.shards import ShardFolder
+
+    folders = [ShardFolder.open(path) for path in paths]
+    tokenizer = None if model is None else load_tokenizer(model, gguf_file=gguf_file, revision=revision)
+    found = Importance.of(describe_shards(folders, label))
+    _write_importance(out, found, {"shards": ", ".join(map(str, paths)), "label": label}, tokenizer)
+
+
+def _write_importance(
+    out: Path, found: "Importance", source: dict[str, Any], tokenizer: "PreTrainedTokenizerBase | None"
+) -> None:
+    from dynts.analyze.importance_report import draw_importance, importance_page, importance_record
+    from dynts.analyze.report import write_report
+
+    def spell(token: int) -> str:
+        return f"#{token}" if tokenizer is None else str(tokenizer.decode([token]))
+
+    page = importance_page(found, source, spell)
+    write_report(out, "importance", importance_record(found, source, spell), page, draw_importance(found, spell))
+    print(
+        f"{found.traces} traces: {found.above_mean:.1%} of the thinking tokens above the mean, "
+        f"the top 20% hold {found.mass_of(0.2):.1%} of the importance; page and picture in {out}"
+    )

@@ -1,0 +1,110 @@
+"""`dynts analyze pareto`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dynts.cli.analyze.common import (
+    Chunk,
+    KeepIncorrect,
+    Label,
+    Limit,
+    MaxTokens,
+    WorkOut,
+    analysing,
+    complete,
+    describe,
+    load,
+    prepare,
+    shown_name,
+    shown_on,
+)
+from dynts.cli.options import Device, Dtype, GgufFile, PredictorName, Revision
+
+
+def pareto(
+    *,
+    model: Annotated[str, typer.Option(help="Answers, and labels the traces: a folder or the id of a Hub repository.")],
+    traces: Annotated[list[Path], typer.Option(help="Traces as for `dynts label`; may be repeated.")],
+    out: WorkOut,
+    predictor: PredictorName = None,
+    label: Annotated[
+        Label | None,
+        typer.Option(help="What counts as true importance (default: what the predictor predicts, or answer)."),
+    ] = None,
+    shares: Annotated[str, typer.Option(help="Percentages of the thinking tokens to keep.")] = (
+        "0,2,5,10,20,30,40,50,60,70,80,90,100"
+    ),
+    max_answer_tokens: Annotated[int, typer.Option(help="Stop an answer after this many tokens.")] = 1024,
+    batch: Annotated[
+        int, typer.Option(help="Answers generated at a time; memory is at most 1 + this many caches of a trace.")
+    ] = 8,
+    limit: Limit = None,
+    max_tokens: MaxTokens = 16_384,
+    keep_incorrect: KeepIncorrect = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random choice.")] = 0,
+    chunk: Chunk = 128,
+    gguf_file: GgufFile = None,
+    dtype: Dtype = None,
+    device: Device = "auto",
+    revision: Revision = None,
+) -> None:
+    """How few thinking tokens an answer needs: accuracy by the share of them that is kept.
+
+    The model reads question and thinking, loses all but the question and the top, bottom, most recent or random part of the
+    thinking, and answers. Top and bottom go by the true importance and, with --predictor, by the predicted one.
+    """
+    from dataclasses import asdict
+
+    prepare(out)
+
+    from dynts.analyze.pareto import Pareto, ParetoOptions, curves, parse_shares, weights_sha256
+    from dynts.analyze.pareto_report import draw_pareto, pareto_page, pareto_record
+    from dynts.analyze.report import write_report
+    from dynts.analyze.rows import measure_traces
+    from dynts.grading.grader import Grader
+    from dynts.predictor.model import ImportancePredictor
+    from dynts.training.labeller import LabelOptions
+    from dynts.training.labels import FUTURE_WINDOW
+    from dynts.training.trace_sets import as_sets
+
+    scorer = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
+    options = ParetoOptions(
+        shares=parse_shares(shares),
+        label=label or (scorer.config.label if scorer else "answer"),
+        future_window=(scorer.config.future_window if scorer else None) or FUTURE_WINDOW,
+        max_answer_tokens=max_answer_tokens,
+        batch=batch,
+        chunk=chunk,
+        seed=seed,
+    )
+    fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit)
+    sets = as_sets(traces)
+    made_by = "dynts analyze pareto"
+    loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
+    experiment = Pareto(loaded, tokenizer, scorer and scorer.to(loaded.device), options)
+    bounds = {"batch", "chunk"}  # of memory, not of what comes out
+    settings = {
+        **describe(loaded, model, gguf_file),
+        **{name: value for name, value in asdict(options).items() if name not in bounds},
+        "predictor": scorer and weights_sha256(scorer),
+    }
+    with analysing() as display, Grader() as grader:
+        rows, total = measure_traces(
+            out,
+            made_by,
+            settings,
+            sets,
+            tokenizer,
+            fit,
+            lambda place, trace, tokens: experiment.measure(place, trace, tokens, grader),
+            shown_on(display),
+        )
+    if complete(rows, total):
+        found = curves(rows, options.shares)
+        source = {"model": shown_name(model, gguf_file), "traces": ", ".join(sets.names), "label": options.label}
+        source |= {"predictor": predictor} if predictor else {}
+        page = pareto_page(found, rows, source)
+        write_report(out, "pareto", pareto_record(found, rows, source), page, draw_pareto(found, len(rows)))
+        print(f"{len(rows)} traces, page and picture in {out}")
