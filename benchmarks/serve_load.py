@@ -1,11 +1,10 @@
 """Minutes of mixed load on `dynts serve`: every answer checked, every bad request refused, memory watched, then SIGTERM.
 
-    python benchmarks/serve_load.py --minutes 30 --out serve_load.json
+    python benchmarks/serve_load.py --minutes 30 --engine transformers --out serve_load.json
 
 starts a server of the embedded model and asks it from another process: short and long answers, whole and streamed, several at
 once, clients that hang up, and bad requests. Greedy answers must be those that `dynts.compress` gives for the same prompt
-alone. Each minute it notes the server's memory, threads and counters. With --url it loads a server that runs already, which
-must serve the embedded model with the settings below; then there is no SIGTERM, and no count of its threads.
+alone. Each minute it notes the server's memory, threads and gauges, which have to be back at zero in the end.
 """
 
 import argparse
@@ -13,17 +12,20 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
+import psutil
 
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling, answer_questions
@@ -35,23 +37,38 @@ from dynts.tiny.task import HELD_OUT, make_problem
 
 CONFIG = CompressionConfig(budget=246, local_window=71, retention_ratio=0.4)
 MAX_NEW_TOKENS = 900
+TOGETHER = 8
 CHAT = "/v1/chat/completions"
 BAD: list[dict[str, Any]] = [
-    {"temperature": 9},
+    {"temperature": -1},
     {"max_tokens": 10**9},
     {"max_tokens": "many"},
     {"n": 0},
+    {"tools": [{"type": "function"}]},
+    {"model": "another"},
+    {"messages": "hello"},
+    {"messages": [{"role": "user", "content": "a " * 220}]},  # no room in the budget
+    {"messages": [{"role": "user", "content": "a " * 1500}]},  # nor in the model
+]
+BAD_HERE: list[dict[str, Any]] = [
+    {"temperature": 9},
     {"n": 1000},
     {"stop": [""]},
-    {"tools": [{"type": "function"}]},
     {"logprobs": True},
     {"what": 0},
-    {"model": "another"},
     {"messages": []},
-    {"messages": [{"role": "user", "content": "a " * 1500}]},
     {"messages": [{"role": "user", "content": "a " * 700_000}]},
     {"messages": [{"role": "user", "content": "\ud800"}]},
 ]
+"""Which vLLM's server takes, or answers in its own way."""
+GAUGES = {
+    "transformers": ("dynts_live_kv_tokens", "dynts_running", "dynts_waiting"),
+    "vllm": ("dynts_live_tokens", "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+}
+COUNTERS = {
+    "transformers": ("dynts_compactions_total", "dynts_generated_tokens_total"),
+    "vllm": ("dynts_compactions_total", "vllm:generation_tokens_total", "vllm:num_preemptions_total"),
+}
 
 
 def main() -> None:
@@ -60,28 +77,28 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--questions", type=int, default=20, help="of 4 to 10 definitions")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--url", help="of a running server, without /v1")
+    parser.add_argument("--engine", choices=sorted(GAUGES), default="transformers")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     asked = [make_problem(number, steps=range(4, 11)).question for number in rng.sample(HELD_OUT, arguments.questions)]
     expected = expected_answers(asked)
-    process = None if arguments.url else start()
-    url = arguments.url or started_url(process)
-    load = Load(url, asked, expected)
-    pid = None if process is None else process.pid
-    samples = load.run(arguments.minutes * 60, arguments.clients, arguments.seed, pid)
-    report: dict[str, Any] = {"minutes": arguments.minutes, "clients": arguments.clients, "counts": load.counts}
-    report |= {"faults": load.faults, "samples": samples}
-    if process is not None:
+    with TemporaryDirectory() as metrics:
+        process, url = start(arguments.engine, metrics)
+        load = Load(url, asked, expected, arguments.engine, psutil.Process(process.pid))
+        samples = load.run(arguments.minutes * 60, arguments.clients, arguments.seed)
         process.send_signal(signal.SIGTERM)
-        report["exit_code"] = process.wait(120)
+        exit_code = process.wait(120)
+    report: dict[str, Any] = {
+        **{name: getattr(arguments, name) for name in ("engine", "minutes", "clients")},
+        **{"counts": load.counts, "faults": load.faults, "exit_code": exit_code, "samples": samples},
+    }
     text = json.dumps(report, indent=1)
     print(text)
     if arguments.out:
         write_text_whole(arguments.out, f"{text}\n")
-    leaked = samples[-1]["live_kv_tokens"] + samples[-1]["running"] + samples[-1]["waiting"]
-    sys.exit(1 if load.faults or leaked or report.get("exit_code") else 0)
+    leaked = any(samples[-1][name] for name in GAUGES[arguments.engine])
+    sys.exit(1 if load.faults or leaked or exit_code else 0)
 
 
 def expected_answers(asked: list[str]) -> list[str]:
@@ -93,24 +110,32 @@ def expected_answers(asked: list[str]) -> list[str]:
         return [answer.text for answer in answer_questions(session, tokenizer, named, sampling)]
 
 
-def start() -> subprocess.Popen[str]:
-    """A server of the embedded model on a free port."""
-    options = ["--predictor", WEIGHTS / "answer", "--budget", CONFIG.budget, "--local-window", CONFIG.local_window]
-    options += ["--retention-ratio", CONFIG.retention_ratio, "--max-new-tokens", MAX_NEW_TOKENS, "--max-batch", 8]
-    words = ["serve", WEIGHTS, *options, "--engine", "transformers", "--port", 0, "--served-model-name", "tiny"]
-    return subprocess.Popen(
-        [sys.executable, "-m", "dynts", *map(str, words)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+def start(engine: str, metrics: str) -> tuple[subprocess.Popen[str], str]:
+    """A server of the embedded model on a free port, and its address. metrics: an empty folder for vLLM's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", WEIGHTS, "--predictor", WEIGHTS / "answer", "--engine", engine, "--port", port]
+    words += ["--budget", CONFIG.budget, "--local-window", CONFIG.local_window]
+    words += ["--retention-ratio", CONFIG.retention_ratio, "--served-model-name", "tiny", "--dtype", "float32"]
+    own = {
+        "transformers": ["--max-new-tokens", MAX_NEW_TOKENS, "--max-batch", TOGETHER],
+        "vllm": ["--", "--max-model-len", 1024, "--max-num-seqs", TOGETHER, "--block-size", 32],
+    }
+    own_environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "PROMETHEUS_MULTIPROC_DIR": metrics} if engine == "vllm" else {}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dynts", *map(str, words + own[engine])],
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **own_environment},
     )
-
-
-def started_url(process: subprocess.Popen[str] | None) -> str:
-    """The server's address, which it prints once it listens."""
-    assert process is not None
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    if not line.startswith("serving "):
-        raise SystemExit("the server did not start; see its error above")
-    return line.split()[-1].removesuffix("/v1")
+    url = f"http://127.0.0.1:{port}"
+    while process.poll() is None:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health").status_code == 200:
+                return process, url
+        time.sleep(0.5)
+    raise SystemExit("the server did not start; see its error above")
 
 
 class Load:
@@ -121,15 +146,18 @@ class Load:
         faults: what went wrong, a line each; empty if nothing did.
     """
 
-    def __init__(self, url: str, asked: list[str], expected: list[str]) -> None:
+    def __init__(self, url: str, asked: list[str], expected: list[str], engine: str, server: psutil.Process) -> None:
         self.url = url
         self.asked = asked
         self.expected = expected
+        self.engine = engine
+        self.server = server
+        self.bad = BAD if engine == "vllm" else BAD + BAD_HERE
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self.lock = threading.Lock()
 
-    def run(self, seconds: float, clients: int, seed: int, pid: int | None) -> list[dict[str, float]]:
+    def run(self, seconds: float, clients: int, seed: int) -> list[dict[str, float]]:
         """Load the server for that long; what it reported each minute, and a second after the last answer."""
         until = time.monotonic() + seconds
         samples: list[dict[str, float]] = []
@@ -138,13 +166,13 @@ class Load:
             begun = time.monotonic()
             while time.monotonic() < until:
                 time.sleep(min(60.0, max(0.0, until - time.monotonic())))
-                samples.append(self._sample(begun, pid))
+                samples.append(self._sample(begun))
                 last = samples[-1]
                 print(f"{last['minute']:.1f} min: {dict(self.counts)}, {last['memory_mib']:.0f} MiB", file=sys.stderr)
             for client in running:
                 client.result()
         time.sleep(1.0)
-        samples.append(self._sample(begun, pid))
+        samples.append(self._sample(begun))
         return samples
 
     def _client(self, rng: random.Random, until: float) -> None:
@@ -170,7 +198,7 @@ class Load:
         body, expected = self._chat(rng)
         reply = http.post(CHAT, json=body).json()
         message = reply["choices"][0]["message"]
-        return differs(message["reasoning_content"], message["content"], expected)
+        return differs(message.get("reasoning_content"), message["content"], expected)
 
     def _stream(self, http: httpx.Client, rng: random.Random) -> str | None:
         body, expected = self._chat(rng, stream=True, stream_options={"include_usage": True})
@@ -181,10 +209,12 @@ class Load:
             return f"the stream ended with {lines[-1]}"
         chunks = [json.loads(line) for line in lines[:-1]]
         for chunk in chunks[:-1]:
-            for name, text in chunk["choices"][0]["delta"].items():
-                parts[name] = parts.get(name, "") + text
-        if chunks[-1]["usage"]["dynts"]["peak_cached_tokens"] > CONFIG.budget:
-            return f"more than {CONFIG.budget} cached tokens: {chunks[-1]['usage']}"
+            delta = chunk["choices"][0]["delta"]
+            for name in parts:
+                parts[name] += delta.get(name) or ""
+        statistics = chunks[-1]["usage"].get("dynts")  # vLLM has none
+        if statistics and statistics["peak_cached_tokens"] > CONFIG.budget:
+            return f"more than {CONFIG.budget} cached tokens: {statistics}"
         return differs(parts["reasoning_content"], parts["content"], expected)
 
     def _sampled(self, http: httpx.Client, rng: random.Random) -> str | None:
@@ -211,37 +241,36 @@ class Load:
 
     def _bad(self, http: httpx.Client, rng: random.Random) -> str | None:
         body, _ = self._chat(rng)
-        content = json.dumps({**body, **rng.choice(BAD)})
+        content = json.dumps({**body, **rng.choice(self.bad)})
         if rng.random() < 0.2:
             content = content[: rng.randrange(len(content) - 1)]
         response = http.post(CHAT, content=content, headers={"Content-Type": "application/json"})
         refused = 400 <= response.status_code < 500 and response.json()["error"]["message"]
         return None if refused else f"{content[:100]} got {response.status_code}: {response.text[:100]}"
 
-    def _sample(self, begun: float, pid: int | None) -> dict[str, float]:
-        values = {}
+    def _sample(self, begun: float) -> dict[str, float]:
+        values: dict[str, float] = defaultdict(float)
         for line in httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines():
-            name, _, value = line.rpartition(" ")
-            values[name] = value
-        sample = {
+            if not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                values[name.partition("{")[0]] += float(value)
+        processes = [self.server, *self.server.children(recursive=True)]
+        return {
             "minute": (time.monotonic() - begun) / 60,
-            "memory_mib": float(values["process_resident_memory_bytes"]) / 2**20,
+            "memory_mib": sum(process.memory_info().rss for process in processes) / 2**20,
+            "threads": sum(process.num_threads() for process in processes),
+            **{name: values[name] for name in (*GAUGES[self.engine], *COUNTERS[self.engine])},
         }
-        names = ("live_kv_tokens", "running", "waiting", "generated_tokens_total", "compactions_total")
-        sample |= {name: float(values[f"dynts_{name}"]) for name in names}
-        statuses = {
-            name.split('"')[1]: value for name, value in values.items() if name.startswith("dynts_requests_total")
-        }
-        sample |= {f"status_{status}": float(value) for status, value in statuses.items()}
-        if pid is not None:
-            sample["threads"] = len(list(Path(f"/proc/{pid}/task").iterdir()))
-        return sample
 
 
 def differs(reasoning: str | None, content: str, expected: str) -> str | None:
     """How an answer differs from the expected text; None if it does not."""
-    given = "</think>".join(filter(None, [reasoning, content]))
-    return None if given == expected else f"expected {expected[-80:]!r}, got {given[-80:]!r}"
+    # vLLM's detokenizer leaves a space before the first word
+    given = "</think>".join(filter(None, [reasoning, content])).removeprefix(" ")
+    if given == expected:
+        return None
+    same = len(os.path.commonprefix([given, expected]))
+    return f"expected {expected[same : same + 80]!r} after {same} characters, got {given[same : same + 80]!r}"
 
 
 if __name__ == "__main__":
