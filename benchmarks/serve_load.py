@@ -269,7 +269,7 @@ def differs(reasoning: str | None, content: str, expected: str) -> str | None:
     given = "</think>".join(filter(None, [reasoning, content])).removeprefix(" ")
     if given == expected:
         return None
-    same = len(os.path.commonprefix([given, expected]))
+    same = next((place for place, pair in enumerate(zip(given, expected, strict=False)) if len(set(pair)) > 1), 0)
     return f"expected {expected[same : same + 80]!r} after {same} characters, got {given[same : same + 80]!r}"
 
 
