@@ -29,7 +29,7 @@ from dynts.shape import ModelShape
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.training.filters import judge
-from dynts.vllm.settings import Settings, read_settings
+from dynts.vllm.settings import PluginSettings, read_settings
 
 SAMPLING = Sampling(max_new_tokens=330)
 
@@ -306,7 +306,7 @@ def test_what_vllm_is_asked_for(vllm: FakeVllm, tiny: tuple[PreTrainedModel, Pre
 
 
 def test_a_budget_reaches_vllm_beside_what_else_is_configured(vllm: FakeVllm) -> None:
-    settings = Settings("some/predictor", 300, 100, 0.5)
+    settings = PluginSettings("some/predictor", 300, 100, 0.5)
     arguments = {"additional_config": {"other": 1}, "enable_chunked_prefill": True}
     compression = Compression(METHODS["dynts"](), settings.schedule, settings.predictor)
     VllmSpec("some/model", SAMPLING, (compression,), 4, False, engine_args=arguments).start()

@@ -4,7 +4,7 @@ import pytest
 
 from dynts.errors import DyntsError
 from dynts.markers import ThinkMarkers
-from dynts.vllm.settings import Settings, read_settings
+from dynts.vllm.settings import PluginSettings, read_settings
 
 GIVEN = {"predictor": "some/predictor", "budget": 300, "local_window": 100, "retention_ratio": 0.5}
 ENVIRONMENT = {
@@ -16,10 +16,10 @@ ENVIRONMENT = {
 
 
 def test_both_sources_say_the_same_and_nothing_means_nothing() -> None:
-    assert read_settings({"dynts": GIVEN}, {}) == read_settings({}, ENVIRONMENT) == Settings(**GIVEN)
+    assert read_settings({"dynts": GIVEN}, {}) == read_settings({}, ENVIRONMENT) == PluginSettings(**GIVEN)
     assert read_settings({}, {}) is None
     assert read_settings({"other": 1}, {"DYNTS_BUDGET": ""}) is None
-    assert read_settings({"dynts": {"predictor": "p"}}, ENVIRONMENT) == Settings("p", 5000, 2000, 0.4)
+    assert read_settings({"dynts": {"predictor": "p"}}, ENVIRONMENT) == PluginSettings("p", 5000, 2000, 0.4)
     assert read_settings({"dynts": None}, ENVIRONMENT) is None, "told to leave vLLM alone"
 
 
@@ -32,7 +32,7 @@ def test_schedule_and_markers() -> None:
         0.5,
     )
     assert settings.markers == ThinkMarkers((5,), (6, 7))
-    assert Settings("p").markers is None
+    assert PluginSettings("p").markers is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
 from dynts.methods import DynTS, Full
 from dynts.shape import ModelShape
-from dynts.vllm.settings import KEY, Settings
+from dynts.vllm.settings import KEY, PluginSettings
 
 _SHUTDOWN_SECONDS = 30
 """For an engine's processes to end by themselves, before vLLM kills them."""
@@ -201,7 +201,9 @@ def _settings(compression: Compression) -> dict[str, Any] | None:
     schedule = compression.schedule
     if schedule is None or compression.predictor is None:
         return None
-    return asdict(Settings(compression.predictor, schedule.budget, schedule.local_window, schedule.retention_ratio))
+    return asdict(
+        PluginSettings(compression.predictor, schedule.budget, schedule.local_window, schedule.retention_ratio)
+    )
 
 
 def _bytes_per_token(config: Any) -> int | None:

@@ -11,7 +11,7 @@ from dynts.markers import think_markers
 from dynts.predictor.model import ImportancePredictor
 from dynts.vllm.compat import check_vllm
 from dynts.vllm.refusals import check_config, check_request
-from dynts.vllm.settings import KEY, Settings, read_settings
+from dynts.vllm.settings import KEY, PluginSettings, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def register() -> None:
     EngineArgs.create_engine_config = create_engine_config
 
 
-def activate(config: Any, settings: Settings) -> None:
+def activate(config: Any, settings: PluginSettings) -> None:
     """Let an engine decode under the budget.
 
     Args:
@@ -68,7 +68,7 @@ def activate(config: Any, settings: Settings) -> None:
     logger.info("dynts: KV cache budget of %d tokens a request, predictor %s", settings.budget, settings.predictor)
 
 
-def _resolve(config: Any, settings: Settings) -> Settings:
+def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
     """The settings as other processes need them: an absolute path, and the think markers as for `dynts.compress`."""
     from vllm.tokenizers import cached_tokenizer_from_config
 
@@ -106,7 +106,7 @@ def _guard_requests() -> None:
         given = self.vllm_config.additional_config.get(KEY)
         if given is not None:
             try:
-                check_request(request, Settings.from_dict(given).schedule)
+                check_request(request, PluginSettings.from_dict(given).schedule)
             except DyntsError as error:
                 raise VLLMValidationError(str(error)) from error
         return request

@@ -18,7 +18,7 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.vllm.layouts import LAYOUTS, moves_as_written
 from dynts.vllm.ledger import Ledger
 from dynts.vllm.refusals import check_kv_cache
-from dynts.vllm.settings import KEY, Settings
+from dynts.vllm.settings import KEY, PluginSettings
 
 
 class BudgetRunner(GPUModelRunner):
@@ -31,7 +31,7 @@ class BudgetRunner(GPUModelRunner):
             DyntsError: the predictor was trained for another model.
         """
         super().load_model(*args, **kwargs)
-        settings = Settings.from_dict(self.vllm_config.additional_config[KEY])
+        settings = PluginSettings.from_dict(self.vllm_config.additional_config[KEY])
         self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(self.device)
         check_fingerprint(
             self.predictor.config.fingerprint, cast(Any, _Fingerprinted(self)), self.predictor.config.base_model

@@ -11,7 +11,7 @@ from vllm.v1.request import Request
 from dynts.vllm.blocks import BudgetBlocks
 from dynts.vllm.counters import Counters
 from dynts.vllm.refusals import check_kv_cache
-from dynts.vllm.settings import KEY, Settings
+from dynts.vllm.settings import KEY, PluginSettings
 
 
 class BudgetScheduling(Scheduler):
@@ -26,7 +26,7 @@ class BudgetScheduling(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_kv_cache(self.kv_cache_config)
-        settings = Settings.from_dict(self.vllm_config.additional_config[KEY])
+        settings = PluginSettings.from_dict(self.vllm_config.additional_config[KEY])
         self.kv_cache_manager = BudgetBlocks.adopt(self.kv_cache_manager, settings.schedule)
         self.budget = settings.budget
         self.counters = Counters()

@@ -22,7 +22,7 @@ _GIVEN = tuple(_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class PluginSettings:
     """What to keep, and who tells.
 
     Args:
@@ -100,7 +100,7 @@ class Settings:
         return cls(**{name: _read(name, text) for name, text in given.items()})
 
 
-def read_settings(additional_config: object, environment: Mapping[str, str] = os.environ) -> Settings | None:
+def read_settings(additional_config: object, environment: Mapping[str, str] = os.environ) -> PluginSettings | None:
     """The settings; None if there are none, and vLLM is to run as it is.
 
     Args:
@@ -112,8 +112,8 @@ def read_settings(additional_config: object, environment: Mapping[str, str] = os
     """
     if isinstance(additional_config, Mapping) and KEY in additional_config:
         given = additional_config[KEY]
-        return None if given is None else Settings.from_dict(given)
-    return Settings.from_environment(environment)
+        return None if given is None else PluginSettings.from_dict(given)
+    return PluginSettings.from_environment(environment)
 
 
 def _variable(name: str) -> str:
