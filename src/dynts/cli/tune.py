@@ -38,7 +38,7 @@ def tune(
     ] = 0.01,
     thinking_tolerance: Annotated[
         float, typer.Option(help="Largest fall of a thinking token's log p from that with the full cache, in nats.")
-    ] = 0.001,
+    ] = 0.005,
     limit: Annotated[int, typer.Option(help="Replay the first fit traces only, this many.", min=1)] = 100,
     max_tokens: Annotated[int, typer.Option(help="Drop longer traces, prompt and answer included.")] = 16_384,
     keep_incorrect: Annotated[
