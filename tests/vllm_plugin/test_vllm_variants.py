@@ -50,7 +50,8 @@ def test_asynchronous_scheduling(random_model: Callable[[str], Path], monkeypatc
     with started(folder, additional, skip_tokenizer_init=True, num_gpu_blocks_override=POOL) as llm:
         assert type(scheduler(llm)).__name__ == "BudgetAsyncScheduler"
         results = llm.generate(prompts_of(PROMPTS), sampling(260), use_tqdm=False)
-        assert scheduler(llm).counters.preemptions > 0
+        assert 1 < scheduler(llm).counters.peak_requests < len(PROMPTS)
+        assert scheduler(llm).counters.preemptions == 0
     assert furthest(results, expect(folder, PROMPTS, results)[0]) < TOLERANCE
 
 

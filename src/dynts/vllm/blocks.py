@@ -13,18 +13,20 @@ class BudgetBlocks(KVCacheManager):
     """vLLM's block manager, shown the tokens that a request holds instead of the tokens that it was fed.
 
     Only blocks that lie in the prompt enter the prefix cache. Nothing ever moves within them, and a block that holds
-    generated tokens, be it with the prompt's end, belongs to its request alone.
+    generated tokens, be it with the prompt's end, belongs to its request alone. A request is admitted when the pool has room for
+    the most that it and the others may ever hold, so none has to be preempted for want of blocks.
     """
 
     schedule: CompressionConfig
     evicted: dict[str, int]
+    reserved: dict[str, int]
 
     @classmethod
     def adopt(cls, manager: KVCacheManager, schedule: CompressionConfig) -> "BudgetBlocks":
         """Put the manager that vLLM's scheduler has built for itself under the budget."""
         manager.__class__ = cls
         manager.schedule = schedule
-        manager.evicted = {}
+        manager.evicted, manager.reserved = {}, {}
         # the length that admission has to reckon with
         manager.max_model_len = min(manager.max_model_len, schedule.budget)
         return manager
@@ -36,6 +38,16 @@ class BudgetBlocks(KVCacheManager):
     def room(self, request: Request, computed: int) -> int:
         """How many tokens may be fed to a request of `computed` tokens before it reaches the budget."""
         return self.schedule.budget - computed + self.evicted.get(request.request_id, 0)
+
+    def most_blocks(self, request: Request) -> int:
+        """The most blocks that a request can come to hold."""
+        tokens = min(request.num_prompt_tokens + request.max_tokens, self.max_model_len)
+        return cdiv(tokens, self.coordinator.single_type_managers[0].block_size)
+
+    @property
+    def unreserved(self) -> int:
+        """Blocks that no running request can come to need; vLLM keeps one of the pool for itself."""
+        return self.block_pool.num_gpu_blocks - 1 - sum(self.reserved.values())
 
     def evict(self, request: Request) -> int:
         """A request that has reached the budget gives up tokens, and the blocks at its end that this empties.
@@ -58,7 +70,11 @@ class BudgetBlocks(KVCacheManager):
     def allocate_slots(
         self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
     ) -> KVCacheBlocks | None:
-        """See `KVCacheManager`."""
+        """See `KVCacheManager`; None where a request that is not running yet has to wait."""
+        name, most = request.request_id, self.most_blocks(request)
+        # one that is alone is vLLM's business
+        if self.reserved and name not in self.reserved and most > self.unreserved:
+            return None
         computed = request.num_computed_tokens
         request.num_computed_tokens = self.held(request)
         try:
@@ -68,6 +84,7 @@ class BudgetBlocks(KVCacheManager):
         finally:
             request.num_computed_tokens = computed
         if blocks is not None:
+            self.reserved[name] = most
             self.cache_blocks(request, computed + num_new_computed_tokens + num_new_tokens)
         return blocks
 
@@ -87,4 +104,5 @@ class BudgetBlocks(KVCacheManager):
     def free(self, request: Request) -> None:
         """A request has ended or is preempted: it will be computed from the start, evictions included."""
         self.evicted.pop(request.request_id, None)
+        self.reserved.pop(request.request_id, None)
         super().free(request)
