@@ -124,14 +124,13 @@ def _report(
     settings_file = out / "settings.json"
     if best is None:
         settings_file.unlink(missing_ok=True)  # of an earlier run with another tolerance
+        answer, thinking = tolerances
         # the one that misses its tolerances by the smallest factor
-        nearest = min(points, key=lambda point: max(point.kl / tolerances[0], point.thinking_loss / tolerances[1]))
+        nearest = min(points, key=lambda point: max(point.kl / answer, point.thinking_loss / thinking))
         raise DyntsError(
-            "no setting is within the tolerances of {:g} nats for the answer and {:g} for the thinking; ".format(
-                *tolerances
-            )
-            + f"the nearest has {nearest.kl:.4f} and {nearest.thinking_loss:.4f} with budget {nearest.setting.budget}: run the "
-            "same command with larger --budgets, or another --tolerance or --thinking-tolerance"
+            f"no setting is within the tolerances of {answer:g} nats for the answer and {thinking:g} for the thinking; the "
+            f"nearest has {nearest.kl:.4f} and {nearest.thinking_loss:.4f} with budget {nearest.setting.budget}: run the same "
+            "command with larger --budgets, or another --tolerance or --thinking-tolerance"
         )
     if predictor is not None and Path(predictor).is_dir():
         predictor = str(Path(predictor).resolve())  # the file may be used from anywhere

@@ -1,6 +1,6 @@
 """The frontier as a table and as a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -37,16 +37,18 @@ def draw_frontier(
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     ratios = sorted({point.setting.retention_ratio for point in points})
-    limits = (("KL of an answer token, nats", tolerance), ("loss of a thinking token, nats", thinking_tolerance))
-    for row, (title, limit) in zip(panels, limits, strict=True):
+    losses: tuple[tuple[str, Callable[[Point], float], float], ...] = (
+        ("KL of an answer token, nats", lambda point: point.kl, tolerance),
+        ("loss of a thinking token, nats", lambda point: point.thinking_loss, thinking_tolerance),
+    )
+    for row, (title, loss, limit) in zip(panels, losses, strict=True):
         for axes, name in zip(row, ("budget", "cached tokens of a step"), strict=True):
             for ratio in ratios:
                 shown = [point for point in points if point.setting.retention_ratio == ratio]
-                values = [_loss(point, title) for point in shown]
-                axes.plot([_size(point, name) for point in shown], values, ".", label=f"r {ratio:g}")
+                axes.plot([_size(point, name) for point in shown], list(map(loss, shown)), ".", label=f"r {ratio:g}")
             if chosen is not None:
                 style = {"markersize": 10, "fillstyle": "none", "color": "black", "label": "chosen"}
-                axes.plot(_size(chosen, name), _loss(chosen, title), "o", **style)
+                axes.plot(_size(chosen, name), loss(chosen), "o", **style)
             axes.axhline(limit, color="grey", linewidth=0.8, linestyle="--", label="tolerance")
             axes.set_yscale("symlog", linthresh=1e-4)  # 0 where nothing was evicted
             if row is panels[-1]:
@@ -54,10 +56,6 @@ def draw_frontier(
         row[0].set_ylabel(title)
     panels[0][0].legend(frameon=False, fontsize="small")
     save_figure(figure, path)
-
-
-def _loss(point: Point, title: str) -> float:
-    return point.kl if title.startswith("KL") else point.thinking_loss
 
 
 def _size(point: Point, name: str) -> float:
