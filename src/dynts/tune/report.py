@@ -36,13 +36,14 @@ def draw_frontier(
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
+    sizes = ("budget", "cached tokens of a step")
     ratios = sorted({point.setting.retention_ratio for point in points})
     losses: tuple[tuple[str, Callable[[Point], float], float], ...] = (
         ("KL of an answer token, nats", lambda point: point.kl, tolerance),
         ("loss of a thinking token, nats", lambda point: point.thinking_loss, thinking_tolerance),
     )
     for row, (title, loss, limit) in zip(panels, losses, strict=True):
-        for axes, name in zip(row, ("budget", "cached tokens of a step"), strict=True):
+        for axes, name in zip(row, sizes, strict=True):
             for ratio in ratios:
                 shown = [point for point in points if point.setting.retention_ratio == ratio]
                 axes.plot([_size(point, name) for point in shown], list(map(loss, shown)), ".", label=f"r {ratio:g}")
@@ -51,9 +52,9 @@ def draw_frontier(
                 axes.plot(_size(chosen, name), loss(chosen), "o", **style)
             axes.axhline(limit, color="grey", linewidth=0.8, linestyle="--", label="tolerance")
             axes.set_yscale("symlog", linthresh=1e-4)  # 0 where nothing was evicted
-            if row is panels[-1]:
-                axes.set_xlabel(name)
         row[0].set_ylabel(title)
+    for axes, name in zip(panels[-1], sizes, strict=True):
+        axes.set_xlabel(name)
     panels[0][0].legend(frameon=False, fontsize="small")
     save_figure(figure, path)
 
