@@ -76,11 +76,9 @@ def hold(folder: Path, rank: Rank, made_by: str) -> Iterator[Hold]:
     except OSError as error:
         raise DyntsError(f"cannot lock {folder} ({error}): choose a folder on a disk that can be written to") from error
     try:
-        # other processes of this job may hold the folder, other jobs may not
-        for other in holders(folder):
-            if other["rank"] != rank.rank and other.get("job") != rank.job:
-                raise _held(folder, other)
         held.note(force=True)
+        if strangers := _strangers(folder, rank):
+            raise _held(folder, strangers[0])
         yield held
     finally:
         note.unlink(missing_ok=True)
@@ -98,6 +96,17 @@ def holders(folder: Path) -> list[dict[str, Any]]:
         except Timeout:
             found.append({**_read(_note_file(folder, rank)), "rank": rank})
     return found
+
+
+def _strangers(folder: Path, rank: Rank) -> list[dict[str, Any]]:
+    """Holders that belong to another job. One of this job may have its lock a moment before it has said so."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        others = (other for other in holders(folder) if other["rank"] != rank.rank)
+        found = [other for other in others if other.get("job") != rank.job]
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.02)
 
 
 def _lock_file(folder: Path, rank: int) -> Path:

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
+from filelock import FileLock
 
 from adder import Adder, rows_of, run
 from dynts.collect.folder import TraceFolder
@@ -16,7 +18,7 @@ from dynts.collect.row import TraceRow
 from dynts.collect.shard import read_shard, write_shard
 from dynts.collect.source import ProblemSource
 from dynts.errors import DyntsError
-from dynts.lock import hold
+from dynts.lock import hold, holders
 from dynts.ranks import Rank
 
 
@@ -264,6 +266,18 @@ def test_the_lock_ends_with_the_process(tmp_path: Path) -> None:
 
 def alone(job: str = "job") -> Rank:
     return Rank(0, 1, 0, job)
+
+
+def test_a_process_that_has_its_lock_but_has_not_said_so_yet_is_waited_for(tmp_path: Path) -> None:
+    """What torchrun's processes meet when they start at the same moment, here with the note of a killed job lying about."""
+    note = tmp_path / ".worker-00001.json"
+    note.write_text(json.dumps({"rank": 1, "job": "killed", "pid": 1, "host": "h", "command": "c"}))
+    with FileLock(tmp_path / ".lock-00001"):
+        later = threading.Timer(0.2, lambda: note.write_text(json.dumps({"rank": 1, "job": "this"})))
+        later.start()
+        with hold(tmp_path, Rank(0, 2, 0, "this"), "dynts collect"):
+            assert [other["job"] for other in holders(tmp_path)] == ["this", "this"]
+        later.join()
 
 
 def test_processes_of_one_job_share_a_folder_and_other_jobs_do_not(tmp_path: Path) -> None:
