@@ -11,7 +11,7 @@ trace: the same command continues), replay_fidelity.md and replay_fidelity.png.
 
 import argparse
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.demo.compare import contenders
+from dynts.evaluate.intervals import mean_and_error
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.figures import save_figure
 from dynts.files import write_text_whole
@@ -177,8 +178,7 @@ def _cell(rows: list[dict[str, Any]], figure: str) -> str:
     values = [row[figure] for row in rows]
     if not values:
         return "-"
-    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return f"{mean(values):.3f} ({error:.3f})"
+    return "{:.3f} ({:.3f})".format(*mean_and_error(values))
 
 
 def _draw(budgets: list[int], rows: list[dict[str, Any]], path: Path) -> None:

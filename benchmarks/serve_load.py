@@ -26,6 +26,7 @@ from typing import Any
 
 import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling, answer_questions
@@ -250,10 +251,9 @@ class Load:
 
     def _sample(self, begun: float) -> dict[str, float]:
         values: dict[str, float] = defaultdict(float)
-        for line in httpx.get(f"{self.url}/metrics", timeout=60).text.splitlines():
-            if not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                values[name.partition("{")[0]] += float(value)
+        for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=60).text):
+            for one in family.samples:
+                values[one.name] += one.value
         processes = [self.server, *self.server.children(recursive=True)]
         return {
             "minute": (time.monotonic() - begun) / 60,

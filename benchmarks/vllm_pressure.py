@@ -22,11 +22,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dynts.collect.engine import encode_prompt
 from dynts.config import CompressionConfig
 from dynts.files import write_text_whole
 from dynts.jsonlines import read_objects
 from dynts.models import load_tokenizer
-from dynts.prompts import chat_prompt
 from dynts.tiny import WEIGHTS
 from dynts.tiny.schedule import MEAN_LENGTH, budget_for, schedule
 from dynts.tiny.task import HELD_OUT, make_problem
@@ -102,7 +102,10 @@ def _embedded(arguments: argparse.Namespace) -> Task:
         model=str(WEIGHTS),
         predictor=str(WEIGHTS / "answer"),
         config=schedule(budget_for(arguments.budget_share)),
-        prompts=[_encode(tokenizer, make_problem(number).question) for number in HELD_OUT[: arguments.requests]],
+        prompts=[
+            encode_prompt(tokenizer, make_problem(number).question, open_thinking=False)
+            for number in HELD_OUT[: arguments.requests]
+        ],
         new_tokens=None,
         mean_length=MEAN_LENGTH,
         longest=EMBEDDED_LENGTH,
@@ -113,7 +116,7 @@ def _embedded(arguments: argparse.Namespace) -> Task:
 def _of_file(arguments: argparse.Namespace) -> Task:
     tokenizer = load_tokenizer(arguments.model)
     questions = [row["question"] for _, row in read_objects(arguments.questions)][: arguments.requests]
-    prompts = [_encode(tokenizer, question) for question in questions]
+    prompts = [encode_prompt(tokenizer, question, open_thinking=False) for question in questions]
     mean_length = round(mean(map(len, prompts))) + arguments.new_tokens
     budget = round(arguments.budget_share * mean_length)
     return Task(
@@ -126,11 +129,6 @@ def _of_file(arguments: argparse.Namespace) -> Task:
         longest=max(map(len, prompts)) + arguments.new_tokens,
         together=arguments.together,
     )
-
-
-def _encode(tokenizer: Any, question: str) -> list[int]:
-    ids: list[int] = tokenizer(chat_prompt(tokenizer, question), add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def serve(task: Task, blocks: int, budgeted: bool) -> dict[str, Any]:

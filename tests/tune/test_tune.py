@@ -233,9 +233,7 @@ def test_the_rule() -> None:
         point(40, 5, 0.0, 0.2),
         point(50, 5, 0.01, 0.0),
     ]
-    assert (
-        choose(points, 0.1, 0.1) is points[2]
-    )  # the smallest budget within both tolerances, there the least thinking loss
+    assert choose(points, 0.1, 0.1) is points[2]  # the smallest budget within both, there the least thinking loss
     assert choose(points, 0.04, 0.1) is points[1]
     assert choose(points, 0.04, 0.3) is points[1]
     assert choose(points, 0.03, 0.3) is points[3]

@@ -1,5 +1,6 @@
 """How sure a mean over questions is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,11 @@ def mean_share(shares: npt.NDArray[np.float64]) -> Estimate:
         return _bootstrapped(shares)
     found = wilson(round(value * len(shares)), len(shares))
     return Estimate(value, min(found.low, value), max(found.high, value))
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """A mean and its standard error, 0 for one value."""
+    return float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else 0.0
 
 
 def wilson(right: int, total: int) -> Estimate:

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp
-from statistics import mean, stdev
+from statistics import mean
 
 from dynts.config import CompressionConfig
+from dynts.evaluate.intervals import mean_and_error
 from dynts.tune.rows import Row
 
 
@@ -77,14 +78,10 @@ def total_variation(losses: Iterable[float]) -> float:
 def _point(setting: CompressionConfig, rows: Sequence[Row]) -> Point:
     return Point(
         setting,
-        *_mean_and_error([row.kl for row in rows]),
-        *_mean_and_error([row.thinking_loss for row in rows]),
+        *mean_and_error([row.kl for row in rows]),
+        *mean_and_error([row.thinking_loss for row in rows]),
         total_variation(row.trace_loss for row in rows),
         mean_tokens=mean(row.mean_tokens for row in rows),
         traces=len(rows),
         compacted=sum(row.compactions > 0 for row in rows),
     )
-
-
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    return mean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0

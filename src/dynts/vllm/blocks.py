@@ -71,9 +71,9 @@ class BudgetBlocks(KVCacheManager):
         self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
     ) -> KVCacheBlocks | None:
         """See `KVCacheManager`; None where a request that is not running yet has to wait."""
-        name, most = request.request_id, self.most_blocks(request)
+        starts = request.request_id not in self.reserved
         # one that is alone is vLLM's business
-        if self.reserved and name not in self.reserved and most > self.unreserved:
+        if starts and self.reserved and self.most_blocks(request) > self.unreserved:
             return None
         computed = request.num_computed_tokens
         request.num_computed_tokens = self.held(request)
@@ -84,7 +84,8 @@ class BudgetBlocks(KVCacheManager):
         finally:
             request.num_computed_tokens = computed
         if blocks is not None:
-            self.reserved[name] = most
+            if starts:
+                self.reserved[request.request_id] = self.most_blocks(request)
             self.cache_blocks(request, computed + num_new_computed_tokens + num_new_tokens)
         return blocks
 

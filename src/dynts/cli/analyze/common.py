@@ -1,5 +1,7 @@
 """What the analyses have in common: their options, and how they start, load, show progress and end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,7 +11,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from dynts.analyze.rows import Progress
-    from dynts.progress import Display
     from dynts.training.trace_sets import TraceSets
 
 Out = Annotated[Path, typer.Option(help="Folder for page, numbers and picture (.md, .json, .png, .svg).")]
@@ -68,26 +69,21 @@ def shown_name(model: str, gguf_file: str | None) -> str:
     return f"{model}/{gguf_file}" if gguf_file else model
 
 
-def analysing() -> "Display":
-    """A progress display."""
-    from dynts.progress import Display
-
-    return Display("analysing")
-
-
-def shown_on(display: "Display") -> "Progress":
-    """Show on it how many traces are measured."""
-    from dynts.progress import Tally
+@contextmanager
+def analysing() -> "Iterator[Progress]":
+    """Show how many traces are measured."""
+    from dynts.progress import Display, Tally
 
     tally = Tally(total=0)
+    with Display("analysing") as display:
 
-    def show(done: int, total: int) -> None:
-        if not tally.total:
-            tally.started_with = done
-        tally.done, tally.total = done, total
-        display.update(tally)
+        def show(done: int, total: int) -> None:
+            if not tally.total:
+                tally.started_with = done
+            tally.done, tally.total = done, total
+            display.update(tally)
 
-    return show
+        yield show
 
 
 def complete(rows: list[dict[str, Any]], total: int) -> bool:

@@ -18,7 +18,6 @@ from dynts.cli.analyze.common import (
     load,
     prepare,
     shown_name,
-    shown_on,
 )
 from dynts.cli.options import Device, Dtype, GgufFile, Revision
 
@@ -78,7 +77,7 @@ def importance(
     sets = as_sets(traces or [])
     made_by = "dynts analyze importance"
     loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
-    with analysing() as display:
+    with analysing() as show:
         rows, total = measure_traces(
             out,
             made_by,
@@ -87,7 +86,7 @@ def importance(
             tokenizer,
             options,
             lambda place, trace, tokens: describe_with_question(loaded, tokens, chunk),
-            shown_on(display),
+            show,
         )
     if complete(rows, total):
         source = {"model": shown_name(model, gguf_file), "traces": ", ".join(sets.names), "label": "answer"}

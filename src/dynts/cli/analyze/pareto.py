@@ -18,7 +18,6 @@ from dynts.cli.analyze.common import (
     load,
     prepare,
     shown_name,
-    shown_on,
 )
 from dynts.cli.options import Device, Dtype, GgufFile, PredictorName, Revision
 
@@ -90,7 +89,7 @@ def pareto(
         **{name: value for name, value in asdict(options).items() if name not in bounds},
         "predictor": scorer and weights_sha256(scorer),
     }
-    with analysing() as display, Grader() as grader:
+    with analysing() as show, Grader() as grader:
         rows, total = measure_traces(
             out,
             made_by,
@@ -99,7 +98,7 @@ def pareto(
             tokenizer,
             fit,
             lambda place, trace, tokens: experiment.measure(place, trace, tokens, grader),
-            shown_on(display),
+            show,
         )
     if complete(rows, total):
         found = curves(rows, options.shares)
