@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 from embedded_model_tables import results_page
+from every_contender import PUBLISHED, every_contender
 from resumed_rows import read_rows, write_rows
 from rich.progress import track
 
 from dynts.analyze.retention import answers_by_share
 from dynts.decode.contender import Contender
-from dynts.demo.compare import Result, compare, contenders
+from dynts.demo.compare import Result, compare
 from dynts.files import write_text_whole
 from dynts.grading.compare import is_correct
 from dynts.models import end_tokens
@@ -61,7 +62,7 @@ def main() -> None:
     path = arguments.out / "embedded_model.json"
     rows = read_rows(path, settings)
     keys = [key for key in _contenders() if key != "full"]
-    own = [key for key in keys if "as published" not in key]
+    own = [key for key in keys if not key.endswith(PUBLISHED)]
     tasks = {f"{key}, {PUBLISHED_SHARE:.0%}": partial(_solve, key, PUBLISHED_SHARE) for key in keys}
     tasks |= {f"{key}, {share:.0%}": partial(_solve, key, share) for share in SHARES for key in own}
     tasks |= {"full": partial(_solve, "full", 1.0), "no thinking": _solve_without_thinking}
@@ -79,15 +80,7 @@ def main() -> None:
 
 
 def _contenders() -> dict[str, Contender]:
-    """All methods with the question kept, then those that do not keep it by themselves as they were published."""
-    predictors = {label: load_tiny_predictor(label) for label in LABELS}
-    kept = {item.name: item for item in contenders(predictors, native=True)}
-    published = {
-        f"{item.name}, as published": item
-        for item in contenders(predictors, native=True, protect_question=False)
-        if item.method != kept[item.name].method
-    }
-    return kept | published
+    return every_contender({label: load_tiny_predictor(label) for label in LABELS})
 
 
 def _problems(count: int) -> list[Problem]:

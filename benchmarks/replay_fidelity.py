@@ -15,6 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
+from every_contender import PUBLISHED, every_contender
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from resumed_rows import read_rows, write_rows
@@ -24,8 +25,6 @@ import dynts
 from dynts.analyze.fresh_traces import choose_traces
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
-from dynts.demo.compare import contenders
 from dynts.evaluate.intervals import mean_and_error
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.figures import save_figure
@@ -37,7 +36,6 @@ from dynts.training.filters import Selected, select_traces
 from dynts.training.shards import ShardFolder
 from dynts.training.trace_sets import as_sets
 
-PUBLISHED = ", as published"
 _FIGURES = {"kl": "KL", "loss": "answer", "thinking_loss": "thinking"}
 
 
@@ -78,7 +76,8 @@ def main() -> None:
     rows = read_rows(path, settings)
     sessions = {
         (name, schedule): dynts.compress(model, item.method, schedule, item.predictor, tokenizer=tokenizer)
-        for name, item in _contenders(predictors).items()
+        for name, item in every_contender(predictors).items()
+        if name != "full"
         for schedule in schedules
     }
     held_out = None
@@ -93,17 +92,6 @@ def main() -> None:
     shown = [rows[trace.trace.id] for trace in traces]
     write_text_whole(path.with_suffix(".md"), _page(settings, shown))
     _draw(budgets, shown, path.with_suffix(".png"))
-
-
-def _contenders(predictors: dict[str, ImportancePredictor]) -> dict[str, Contender]:
-    """All methods with the question kept, shared and native; those that do not keep it by themselves also as published."""
-    kept = {item.name: item for item in contenders(predictors, native=True)}
-    published = {
-        f"{item.name}{PUBLISHED}": item
-        for item in contenders(predictors, native=True, protect_question=False)
-        if item.method != kept[item.name].method
-    }
-    return {name: item for name, item in (kept | published).items() if name != "full"}
 
 
 def _traces(

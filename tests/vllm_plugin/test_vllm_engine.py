@@ -24,6 +24,7 @@ from vllm_engines import (
     needs_vllm,
     outputs_of,
     prompts_of,
+    sampling,
     scheduler,
     started,
 )
@@ -55,13 +56,6 @@ def expect(folder: Path, prompts: list[list[int]], results: list[Any]) -> tuple[
     predictor = dynts.ImportancePredictor.from_pretrained(folder / "predictor")
     markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
     return forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers)
-
-
-def sampling(tokens: int, **options: Any) -> Any:
-    from vllm import SamplingParams
-
-    chosen = {"temperature": 1.0, "logprobs": 5, "detokenize": False, "ignore_eos": True, **options}
-    return SamplingParams(max_tokens=tokens, **chosen)
 
 
 def test_logprobs_equal_the_transformers_path_with_queueing_and_shared_prompts(llm: Any, folder: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dynts.vllm.plugin import WORKERS
-from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect, sampling
-from vllm_engines import budget, furthest, needs_vllm, outputs_of, prompts_of, scheduler, started
+from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect
+from vllm_engines import budget, furthest, needs_vllm, outputs_of, prompts_of, sampling, scheduler, started
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -75,6 +75,14 @@ def prompts_of(tokens: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
     return [{"prompt_token_ids": list(ids)} for ids in tokens]
 
 
+def sampling(tokens: int, **options: Any) -> Any:
+    """Drawn at random, to a given length, with the log-probabilities of the likeliest five."""
+    from vllm import SamplingParams
+
+    chosen = {"temperature": 1.0, "logprobs": 5, "detokenize": False, "ignore_eos": True, **options}
+    return SamplingParams(max_tokens=tokens, **chosen)
+
+
 def outputs_of(results: Sequence[Any]) -> list[list[int]]:
     """Generated tokens, of the first sample of each request."""
     return [list(result.outputs[0].token_ids) for result in results]

@@ -1,7 +1,7 @@
 """Solve the same problems with every method under one budget, and measure what each costs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -81,7 +81,7 @@ class Result:
 
 
 def contenders(
-    predictors: dict[str, ImportancePredictor], *, native: bool = False, protect_question: bool = True
+    predictors: Mapping[str, ImportancePredictor], *, native: bool = False, protect_question: bool = True
 ) -> list[Contender]:
     """Every method, `dynts` once for each predictor.
 
