@@ -39,6 +39,9 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=500)
     parser.add_argument("--samples", type=int, default=3, help="of each problem")
     parser.add_argument(
+        "--ablation-samples", type=int, help="of each problem in the ablations; as --samples by default"
+    )
+    parser.add_argument(
         "--share", type=float, action="append", help="only this budget, without the ablations; repeatable"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -49,18 +52,20 @@ def main() -> None:
     _run([str(Path(__file__).with_name("embedded_problems.py")), str(problems), "--count", str(arguments.problems)])
     shared = [
         *("--model", os.path.relpath(WEIGHTS), "--benchmark", str(problems), "--out", str(work), "--device", "cpu"),
-        *("--samples", str(arguments.samples), "--max-new-tokens", str(MAX_NEW_TOKENS), "--batch", "100"),
+        *("--max-new-tokens", str(MAX_NEW_TOKENS), "--batch", "100"),
         "--protect-question",
     ]
     predictors = [part for label in LABELS for part in ("--predictor", os.path.relpath(WEIGHTS / label))]
-    everything = [*predictors, "--method", ",".join(METHODS), "--granularity", "shared,native"]
+    samples = ["--samples", str(arguments.samples)]
+    everything = [*samples, *predictors, "--method", ",".join(METHODS), "--granularity", "shared,native"]
     for share in arguments.share or SHARES:
         _eval([*shared, *everything], schedule(budget_for(share)), arguments.processes)
     if not arguments.share:
+        samples = ["--samples", str(arguments.ablation_samples or arguments.samples)]
         budget = budget_for(ABLATION_SHARE)
         for window, ratio in product(WINDOWS, RATIOS):
             config = CompressionConfig(budget, window, ratio)
-            _eval([*shared, *predictors[:2], "--method", "dynts"], config, arguments.processes)
+            _eval([*shared, *samples, *predictors[:2], "--method", "dynts"], config, arguments.processes)
     _run(["-m", "dynts", "report", str(work), "--out", str(arguments.out)])
 
 

@@ -8,7 +8,6 @@ shipped one, and those of other seeds if they lie there as embedded_model_seed1.
 """
 
 import argparse
-import hashlib
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from embedded_model_tables import results_page
 from every_contender import PUBLISHED, every_contender
-from resumed_rows import read_rows, write_rows
+from resumed_rows import read_rows, shipped_weights, write_rows
 from rich.progress import track
 
 from dynts.analyze.retention import answers_by_share
@@ -56,7 +55,7 @@ def main() -> None:
     settings = {
         "problems": arguments.problems,
         "retention_problems": arguments.retention_problems,
-        "weights_sha256": hashlib.sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest(),
+        "weights_sha256": shipped_weights(),
         "torch": torch.__version__,
     }
     path = arguments.out / "embedded_model.json"

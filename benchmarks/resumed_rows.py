@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynts.files import write_text_whole
+from dynts.tiny import WEIGHTS
 
 
 def read_rows(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -21,3 +22,9 @@ def write_rows(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> No
     """Replace what the file holds."""
     text = json.dumps({"settings": settings, "rows": rows}, indent=1)
     write_text_whole(path, f"{text}\n")
+
+
+def shipped_weights() -> dict[str, str]:
+    """SHA-256 of the embedded model's weights and its predictors', for the settings of rows that depend on them."""
+    hashes = json.loads((WEIGHTS / "training.json").read_text())["sha256"]
+    return {name: digest for name, digest in hashes.items() if name.endswith(".safetensors")}

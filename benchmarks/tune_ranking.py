@@ -8,7 +8,6 @@ same command continues), tune_ranking.md and tune_ranking.png.
 """
 
 import argparse
-import hashlib
 import json
 from dataclasses import astuple
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from resumed_rows import read_rows, write_rows
+from resumed_rows import read_rows, shipped_weights, write_rows
 from rich.progress import track
 from scipy.stats import kendalltau
 
@@ -29,7 +28,7 @@ from dynts.figures import save_figure
 from dynts.files import write_text_whole
 from dynts.methods import resolve_method
 from dynts.tables import markdown_table
-from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.schedule import budget_for
 from dynts.tiny.solve import solve
 from dynts.tiny.task import HELD_OUT, VALIDATION, make_problem
@@ -66,7 +65,7 @@ def main() -> None:
     settings = {
         **{name: getattr(arguments, name) for name in ("problems", "traces", "method", "label")},
         "grid": [list(astuple(setting)) for setting in grid],
-        "weights_sha256": hashlib.sha256((WEIGHTS / "model.safetensors").read_bytes()).hexdigest(),
+        "weights_sha256": shipped_weights(),
         "torch": torch.__version__,
     }
     rows = read_rows(path, settings)
