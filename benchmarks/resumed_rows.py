@@ -24,7 +24,7 @@ def write_rows(path: Path, settings: dict[str, Any], rows: dict[str, Any]) -> No
     write_text_whole(path, f"{text}\n")
 
 
-def shipped_weights() -> dict[str, str]:
-    """SHA-256 of the embedded model's weights and its predictors', for the settings of rows that depend on them."""
+def shipped_weights() -> str:
+    """Digests of the embedded model's weights and its predictors', for the settings of rows that depend on them."""
     hashes = json.loads((WEIGHTS / "training.json").read_text())["sha256"]
-    return {name: digest for name, digest in hashes.items() if name.endswith(".safetensors")}
+    return ", ".join(f"{name} {digest[:12]}" for name, digest in hashes.items() if name.endswith(".safetensors"))
