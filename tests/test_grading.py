@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynts.grading.boxed import last_boxed
-from dynts.grading.compare import is_correct, is_response_correct
+from dynts.grading.compare import _verify, is_correct, is_response_correct, same_answer
+from dynts.grading.normalize import as_whole_numbers
 
 TABLE = Path(__file__).parent / "grading_cases.json"
 CASES: list[dict[str, Any]] = json.loads(TABLE.read_text(encoding="utf-8"))
@@ -111,3 +114,32 @@ def test_a_comparison_that_raises_means_ungradable(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("math_verify.verify", broken)
     assert is_correct(r"\boxed{x + 1}", "1 + x") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1,234", (1234,)),
+        ("( 7 , 9 , -7 )", (7, 9, -7)),
+        ("(1, 234)", (1, 234)),
+        ("(1,2345)", (1, 2345)),
+        ("(1,234)", None),
+        ("(12,34,567)", None),
+        ("(7)", None),
+        ("[1,2]", None),
+        ("(1,2", None),
+        ("(1.5,2)", None),
+        ("(a,2)", None),
+    ],
+)
+def test_what_is_read_as_whole_numbers(text: str, numbers: tuple[int, ...] | None) -> None:
+    assert as_whole_numbers(text) == numbers
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-3, 12), min_size=2, max_size=4), st.data())
+def test_tuples_are_compared_as_math_verify_compares_them(gold: list[int], data: st.DataObject) -> None:
+    others = st.lists(st.integers(-3, 12), min_size=2, max_size=4) | st.permutations(gold)
+    given_text = "( " + " , ".join(map(str, data.draw(others))) + " )"
+    gold_text = "(" + ",".join(map(str, gold)) + ")"
+    assert same_answer(given_text, gold_text) == _verify(given_text, gold_text)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from dynts.evaluate.results import Sample
 from dynts.grading.grader import Grader, Verdict
-from dynts.grading.normalize import as_integer
+from dynts.grading.normalize import as_whole_numbers
 
 SUBSETS = 10_000
 """Of k samples: up to so many are all counted, of more so many are drawn."""
@@ -26,7 +26,7 @@ class AnswerComparison:
     """Whether two answers, without their boxes, say the same; what was compared once is remembered.
 
     Args:
-        grader: compares what is neither equal nor two whole numbers.
+        grader: compares what is neither equal nor whole numbers, or tuples of them.
     """
 
     def __init__(self, grader: Grader) -> None:
@@ -37,7 +37,7 @@ class AnswerComparison:
         """Compare two answers, in either order: the grader reads its second argument more strictly."""
         if first == second:
             return True
-        numbers = as_integer(first), as_integer(second)
+        numbers = as_whole_numbers(first), as_whole_numbers(second)
         if None not in numbers:
             return numbers[0] == numbers[1]
         pair = min(first, second), max(first, second)

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from dynts.grading.boxed import last_boxed
-from dynts.grading.normalize import as_integer, as_tuple, exact, normalize
+from dynts.grading.normalize import as_tuple, as_whole_numbers, exact, normalize
 from dynts.grading.words import compare_words
 from dynts.markers import END
 
@@ -16,8 +16,8 @@ _SIGNIFICANT_DIGITS = 6
 def is_correct(answer_text: str, gold: str) -> bool | None:
     r"""Compare the last boxed answer of a text with the gold answer, in this process.
 
-    The exact rules are in docs/grading.md. Words and choice letters are compared as text; equal strings and whole
-    numbers are decided at once; all other mathematics by Math-Verify, which takes some 10 ms.
+    The exact rules are in docs/grading.md. Words and choice letters are compared as text; equal strings, whole numbers
+    and tuples of them are decided at once; all other mathematics by Math-Verify, which takes some 10 ms.
 
     There is no time limit: `\boxed{9^{9^{9^9}}}` goes on for ever. So this is for text that is known to be tame, such as
     what the embedded model writes; for the output of any other model use `dynts.grading.grader.Grader`. Math-Verify's
@@ -58,9 +58,9 @@ def same_answer(given: str, gold: str) -> bool | None:
         return None
     if exact(given) == exact(gold):
         return True
-    given_integer, gold_integer = as_integer(given), as_integer(gold)
-    if given_integer is not None and gold_integer is not None:
-        return given_integer == gold_integer
+    given_numbers, gold_numbers = as_whole_numbers(given), as_whole_numbers(gold)
+    if given_numbers is not None and gold_numbers is not None:
+        return given_numbers == gold_numbers
     if given.startswith("(") != gold.startswith("("):
         given, gold = as_tuple(given), as_tuple(gold)
     return _same_mathematics(given, gold)

@@ -39,6 +39,10 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
     (re.compile(r"^([A-Za-z])\([A-Za-z](?:,\s*[A-Za-z])*\)\s*="), r"\1 ="),
 ]
 _INTEGER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,1000})")
+# an entry of three digits right after a comma could be the rest of a number: (1,234)
+_TUPLE = re.compile(
+    r"\(\s*([-+]?[0-9]{1,1000})((?:\s*,\s*[-+]?(?:[0-9]{1,2}|[0-9]{4,1000})|\s*,\s+[-+]?[0-9]{3})+)\s*\)"
+)
 _UNITS = re.compile(
     rf"(?<=[\w}}).\s])\s*(?:\\[,;: ]|~|\s)*(?:"
     rf"{_TEXT}\s*\{{(?!\s*or\b)[^{{}}]*\}}{_POWER}"  # 15\text{ cm}^2
@@ -87,9 +91,15 @@ def unwrap(latex: str) -> str:
     return _SPACES.sub(" ", WRAPPED.sub(r"\1", latex).replace("\\$", "").replace("$", "")).strip()
 
 
-def as_integer(latex: str) -> int | None:
-    """The value of a whole number, thousands separators included; None for anything else."""
-    return int(latex.replace(",", "")) if _INTEGER.fullmatch(latex) else None
+def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
+    """The value of a whole number, thousands separators included, or those of a tuple of them; None for anything else.
+
+    Equal values are equal answers: a tuple has at least two entries, and entries that could be groups of digits are not read.
+    """
+    if _INTEGER.fullmatch(latex):
+        return (int(latex.replace(",", "")),)
+    entries = _TUPLE.fullmatch(latex)
+    return None if entries is None else tuple(map(int, (entries[1] + entries[2]).split(",")))
 
 
 def as_tuple(latex: str) -> str:
