@@ -79,6 +79,7 @@ class Display:
         self._live = Progress(*columns, console=self.console) if self.console.is_terminal else None
         self._task = None if self._live is None else self._live.add_task(title, total=None, text="")
         self._printed = time.monotonic()
+        self._counted = Tally(total=0)
 
     def __enter__(self) -> Self:
         if self._live is not None:
@@ -98,6 +99,13 @@ class Display:
         elif time.monotonic() - self._printed >= _EVERY:
             self._printed = time.monotonic()
             self.say(f"{self.title}: {tally.done} of {tally.total} traces; {tally.describe()}")
+
+    def count(self, done: int, total: int) -> None:
+        """Show so many traces of so many; those of the first call are taken for earlier runs'."""
+        if not self._counted.total:
+            self._counted.started_with = done
+        self._counted.done, self._counted.total = done, total
+        self.update(self._counted)
 
     def say(self, text: str) -> None:
         """A line of its own."""

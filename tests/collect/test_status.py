@@ -74,6 +74,17 @@ def test_plain_lines_where_there_is_no_terminal(
     assert capsys.readouterr().err == "collecting: 2 of 3 traces; 2 correct; 0:00:00 left\n"
 
 
+def test_traces_of_earlier_runs_do_not_count_for_the_speed() -> None:
+    screen = io.StringIO()
+    with Display("labelling", Console(file=screen, force_terminal=True, width=120)) as display:
+        display.count(60, 100)
+        assert "left" not in screen.getvalue()
+        display._counted.started -= 10
+        display.count(80, 100)
+    assert "80/100" in screen.getvalue()
+    assert "0:00:10 left" in screen.getvalue()
+
+
 def test_a_live_display_on_a_terminal() -> None:
     screen = io.StringIO()
     with Display("collecting", Console(file=screen, force_terminal=True, width=120)) as display:

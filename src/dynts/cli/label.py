@@ -56,7 +56,7 @@ def label(
     the processes share the traces.
     """
     from dynts.models import parse_dtype
-    from dynts.progress import Display, Tally, describe_counts
+    from dynts.progress import Display, describe_counts
     from dynts.ranks import this_rank
     from dynts.training.labeller import LabellerSpec, LabelOptions
     from dynts.training.labelling import label_on_cluster, label_with
@@ -78,21 +78,13 @@ def label(
     loading = {"gguf_file": gguf_file, "dtype": dtype, "device": this_rank().device(device), "revision": revision}
     spec = LabellerSpec(model, options, loading)
     name = f"{model}/{gguf_file}" if gguf_file else model
-    tally = Tally(total=0)
     with Display("labelling") as display:
-
-        def show(done: int, total: int) -> None:
-            if not tally.total:
-                tally.started_with = done
-            tally.done, tally.total = done, total
-            display.update(tally)
-
         if ray is None:
-            folder = label_with(spec.start(), sets, out, name, show)
+            folder = label_with(spec.start(), sets, out, name, display.count)
         else:
             from dynts.cluster import Cluster
 
             cluster = Cluster(ray, actors, gpus_per_actor)
-            folder = label_on_cluster(spec, cluster, sets, out, name, show, display.say)
+            folder = label_on_cluster(spec, cluster, sets, out, name, display.count, display.say)
     dropped = describe_counts(folder.manifest["dropped"])
     print(f"{len(folder.indices)} of {folder.manifest['traces']} traces labelled in {out}; dropped: {dropped}")

@@ -40,9 +40,7 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
 ]
 _INTEGER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,1000})")
 # an entry of three digits right after a comma could be the rest of a number: (1,234)
-_TUPLE = re.compile(
-    r"\(\s*([-+]?[0-9]{1,1000})((?:\s*,\s*[-+]?(?:[0-9]{1,2}|[0-9]{4,1000})|\s*,\s+[-+]?[0-9]{3})+)\s*\)"
-)
+_TUPLE = re.compile(r"\(\s*[-+]?[0-9]{1,1000}(?:\s*,(?![-+]?[0-9]{3}(?![0-9]))\s*[-+]?[0-9]{1,1000})+\s*\)")
 _UNITS = re.compile(
     rf"(?<=[\w}}).\s])\s*(?:\\[,;: ]|~|\s)*(?:"
     rf"{_TEXT}\s*\{{(?!\s*or\b)[^{{}}]*\}}{_POWER}"  # 15\text{ cm}^2
@@ -98,8 +96,7 @@ def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
     """
     if _INTEGER.fullmatch(latex):
         return (int(latex.replace(",", "")),)
-    entries = _TUPLE.fullmatch(latex)
-    return None if entries is None else tuple(map(int, (entries[1] + entries[2]).split(",")))
+    return tuple(map(int, latex[1:-1].split(","))) if _TUPLE.fullmatch(latex) else None
 
 
 def as_tuple(latex: str) -> str:

@@ -1,7 +1,5 @@
-"""What the analyses have in common: their options, and how they start, load, show progress and end."""
+"""What the analyses have in common: their options, and how they start, load and end."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +8,6 @@ import typer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from dynts.analyze.rows import Progress
     from dynts.training.trace_sets import TraceSets
 
 Out = Annotated[Path, typer.Option(help="Folder for page, numbers and picture (.md, .json, .png, .svg).")]
@@ -67,23 +64,6 @@ def describe(loaded: "PreTrainedModel", model: str, gguf_file: str | None) -> di
 def shown_name(model: str, gguf_file: str | None) -> str:
     """The model, for readers."""
     return f"{model}/{gguf_file}" if gguf_file else model
-
-
-@contextmanager
-def analysing() -> "Iterator[Progress]":
-    """Show how many traces are measured."""
-    from dynts.progress import Display, Tally
-
-    tally = Tally(total=0)
-    with Display("analysing") as display:
-
-        def show(done: int, total: int) -> None:
-            if not tally.total:
-                tally.started_with = done
-            tally.done, tally.total = done, total
-            display.update(tally)
-
-        yield show
 
 
 def complete(rows: list[dict[str, Any]], total: int) -> bool:

@@ -12,7 +12,6 @@ from dynts.cli.analyze.common import (
     Limit,
     MaxTokens,
     WorkOut,
-    analysing,
     complete,
     describe,
     load,
@@ -70,6 +69,7 @@ def importance(
 
     from dynts.analyze.importance import Importance, describe_with_question
     from dynts.analyze.rows import measure_traces
+    from dynts.progress import Display
     from dynts.training.labeller import LabelOptions
     from dynts.training.trace_sets import as_sets
 
@@ -77,7 +77,7 @@ def importance(
     sets = as_sets(traces or [])
     made_by = "dynts analyze importance"
     loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
-    with analysing() as show:
+    with Display("analysing") as display:
         rows, total = measure_traces(
             out,
             made_by,
@@ -86,7 +86,7 @@ def importance(
             tokenizer,
             options,
             lambda place, trace, tokens: describe_with_question(loaded, tokens, chunk),
-            show,
+            display.count,
         )
     if complete(rows, total):
         source = {"model": shown_name(model, gguf_file), "traces": ", ".join(sets.names), "label": "answer"}

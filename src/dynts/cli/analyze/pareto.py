@@ -12,7 +12,6 @@ from dynts.cli.analyze.common import (
     Limit,
     MaxTokens,
     WorkOut,
-    analysing,
     complete,
     describe,
     load,
@@ -64,6 +63,7 @@ def pareto(
     from dynts.analyze.rows import measure_traces
     from dynts.grading.grader import Grader
     from dynts.predictor.model import ImportancePredictor
+    from dynts.progress import Display
     from dynts.training.labeller import LabelOptions
     from dynts.training.labels import FUTURE_WINDOW
     from dynts.training.trace_sets import as_sets
@@ -89,7 +89,7 @@ def pareto(
         **{name: value for name, value in asdict(options).items() if name not in bounds},
         "predictor": scorer and weights_sha256(scorer),
     }
-    with analysing() as show, Grader() as grader:
+    with Display("analysing") as display, Grader() as grader:
         rows, total = measure_traces(
             out,
             made_by,
@@ -98,7 +98,7 @@ def pareto(
             tokenizer,
             fit,
             lambda place, trace, tokens: experiment.measure(place, trace, tokens, grader),
-            show,
+            display.count,
         )
     if complete(rows, total):
         found = curves(rows, options.shares)
