@@ -51,9 +51,9 @@ SURROUNDINGS = Surroundings(layers=[0, 1], kv_heads=2, local_window=5)
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "full": {},
-    "dynts": {"protect_question": True},
+    "dynts": {"granularity": "shared", "protect_question": True},
     "dynts-random": {"seed": 0, "protect_question": True},
-    "dynts-bottom": {"protect_question": True},
+    "dynts-bottom": {"granularity": "shared", "protect_question": True},
     "window": {"protect_question": False},
     "streaming-llm": {"n_sink": 4, "protect_question": False},
     "question-window": {"protect_question": True},

@@ -15,7 +15,7 @@ from dynts.evaluate.intervals import wilson
 from dynts.grading.grader import Grader, Verdict
 from dynts.models import end_tokens
 from dynts.predictor.model import ImportancePredictor
-from dynts.training.labels import FUTURE_WINDOW, check_labels, label_trace
+from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, shared_label
 from dynts.training.tokens import TokenizedTrace
 from dynts.training.traces import Trace
 
@@ -48,7 +48,7 @@ class ParetoOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_labels((self.label,), self.future_window)
+        check_labels((self.label,), self.future_window, LABELS)
         for name in ("max_answer_tokens", "batch", "chunk"):
             check_count(name, getattr(self, name), least=1)
         if not self.shares or list(self.shares) != sorted({*self.shares}):
@@ -80,10 +80,11 @@ class Pareto:
         if self.predictor is None:
             return
         self.predictor.check_model(self.model)
-        if self.predictor.config.label != self.options.label:
+        predicts = shared_label(self.predictor.config.label)
+        if predicts != self.options.label:
             raise DyntsError(
-                f"the predictor predicts the {self.predictor.config.label} label, the true one is to be "
-                f"{self.options.label}: give --label {self.predictor.config.label}, or another predictor"
+                f"the predictor predicts the {predicts} label, the true one is to be {self.options.label}: "
+                f"give --label {predicts}, or another predictor"
             )
 
     @torch.no_grad()

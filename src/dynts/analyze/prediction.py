@@ -12,7 +12,7 @@ from dynts.analyze.fresh_traces import Fold
 from dynts.predictor.model import ImportancePredictor
 from dynts.training.baselines import baseline_scores
 from dynts.training.metrics import METRICS, average, by_group, top_overlap, trace_metrics
-from dynts.training.transforms import transform_labels
+from dynts.training.transforms import by_head, labelled, transform_labels
 
 Array = npt.NDArray[np.float64]
 
@@ -53,7 +53,7 @@ class Prediction:
         quantiles: of each metric over the traces, at `QUANTILES`.
         taus: Kendall tau of each trace.
         overlaps: mean overlap of predicted and true top sets, at `SHARES`.
-        calibration: of the predictor: tokens of all traces in `BINS` bins by score.
+        calibration: of the predictor: tokens of all traces, in every layer and head that is scored by itself, in `BINS` bins.
         groups: `metrics` by group; empty if the traces were not grouped.
         group_traces: traces of each group.
     """
@@ -73,7 +73,7 @@ def measure_prediction(
 ) -> Prediction:
     """Measure a predictor on the analysed traces of each fold; the trivial predictors learn from its others.
 
-    One trace is in memory at a time, and three numbers a token.
+    One trace is in memory at a time, and three numbers a score.
 
     Args:
         predictor: on any device.
@@ -88,13 +88,13 @@ def measure_prediction(
     overlaps: dict[str, list[list[float]]] = {}
     pooled: list[Array] = []
     for targets, scores in _scored(predictor, folds, seed):
-        known = ~np.isnan(targets)
+        known = labelled(targets)
         labels = targets[known]
         for name, predicted in scores.items():
             rows.setdefault(name, []).append(trace_metrics(predicted, targets))
-            shared = [top_overlap(predicted[known], labels, share) for share in SHARES]
-            overlaps.setdefault(name, []).append(shared)
-        pooled.append(np.stack([scores[PREDICTOR][known], labels, transform_labels(labels, "rank")]))
+            overlaps.setdefault(name, []).append([_overlap(predicted[known], labels, share) for share in SHARES])
+        own = (scores[PREDICTOR][known], labels, transform_labels(labels, "rank"))
+        pooled.append(np.stack([values.ravel() for values in own]))
     groups = [example.group for fold in folds for example in fold.analysed] if grouped else []
     return Prediction(
         traces=len(rows[PREDICTOR]),
@@ -110,12 +110,18 @@ def measure_prediction(
 
 @torch.no_grad()
 def _scored(predictor: ImportancePredictor, folds: Sequence[Fold], seed: int) -> Iterator[tuple[Array, dict[str, Any]]]:
-    """Targets [T] of each analysed trace, and its scores by predictor."""
+    """Targets of each analysed trace, and its scores by predictor."""
     for fold in folds:
         learned, analysed = ((example.read() for example in side) for side in (fold.others, fold.analysed))
         for tokens, trivial in baseline_scores(learned, analysed, seed):
-            own = predictor(tokens.hidden).cpu().double().numpy()
+            own = predictor(tokens.hidden, native=tokens.targets.ndim > 1).cpu().double().numpy()
             yield tokens.targets, {PREDICTOR: own, **trivial}
+
+
+def _overlap(scores: Array, labels: Array, share: float) -> float:
+    """Of one top set, or the mean over those of all layers and heads."""
+    heads = zip(by_head(scores), by_head(labels), strict=True)
+    return float(np.mean([top_overlap(*head, share) for head in heads]))
 
 
 def _quantiles(rows: Sequence[dict[str, float]]) -> dict[str, list[float]]:

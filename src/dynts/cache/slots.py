@@ -45,6 +45,11 @@ class Slots:
         spread = self.of_rows(table)[None, :, None].expand(groups, batch, heads, table.shape[-1])
         return spread.gather(-1, self.columns)
 
+    def lookup_native(self, table: torch.Tensor) -> torch.Tensor:
+        """The same of a table that differs between groups and heads, [groups, all rows, heads, columns]."""
+        shown = table if self.rows is None else table[:, self.rows.to(table.device)]
+        return shown.gather(-1, self.columns)
+
     @cached_property
     def positions(self) -> torch.Tensor:
         """Logical positions: int64 [groups, batch, heads, slots]; -1 where no token lives."""

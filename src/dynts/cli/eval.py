@@ -47,8 +47,8 @@ def eval_(
     granularity: Annotated[
         list[str] | None,
         typer.Option(
-            help="h2o, snapkv, rkv: shared (one set of tokens for all heads, the default), native (one per layer and KV "
-            "head), or shared,native."
+            help="h2o, snapkv, rkv, and dynts with a predictor of a native label: shared (one set of tokens for all heads, "
+            "the default), native (one per layer and KV head), or shared,native."
         ),
     ] = None,
     protect_question: Annotated[
@@ -120,9 +120,9 @@ def eval_(
     need("pyarrow", "collect", "dynts eval")
     rank = this_rank()
     extra_args = read_engine_args(engine, engine_args)
-    labels = {name: ImportancePredictor.from_pretrained(name).config.label for name in predictor or ()}
+    predictors = {name: ImportancePredictor.from_pretrained(name).config for name in predictor or ()}
     methods = configured_methods(
-        _separated(method), _granularities(granularity), labels, protect_question=protect_question
+        _separated(method), _granularities(granularity), predictors, protect_question=protect_question
     )
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     cluster = None if ray is None else Cluster(ray, actors, gpus_per_actor)

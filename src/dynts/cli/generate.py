@@ -40,7 +40,10 @@ def generate(
     retention_ratio: RetentionRatio = 0.4,
     granularity: Annotated[
         Literal["shared", "native"] | None,
-        typer.Option(help="h2o, snapkv, rkv: one set of tokens for all heads (default), or one per layer and KV head."),
+        typer.Option(
+            help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (default), "
+            "or one per layer and KV head."
+        ),
     ] = None,
     protect_question: Annotated[
         bool, typer.Option(help="Keep the question even where the method as published would not.")

@@ -21,7 +21,10 @@ def label(
     out: Annotated[Path, typer.Option(help="Folder for the shards. Run the same command again to continue.")],
     labels: Annotated[
         str,
-        typer.Option(help="answer: mean attention from the answer; future: most attention from any later token."),
+        typer.Option(
+            help="answer: mean attention from the answer; future: most attention from any later token; answer-native, "
+            "future-native: the same for each layer and KV head."
+        ),
     ] = "answer,future",
     future_window: Annotated[
         int, typer.Option(help="The future label counts tokens more than this many positions later.")

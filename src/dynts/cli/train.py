@@ -11,7 +11,9 @@ def train(
         list[Path], typer.Option(help="Folder written by `dynts label`; repeat to mix folders of the same model.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the predictor. Run the same command again to continue.")],
-    label: Annotated[str, typer.Option(help="Which stored label to predict: answer or future.")] = "answer",
+    label: Annotated[
+        str, typer.Option(help="Which stored label to predict; a native one for each layer and KV head.")
+    ] = "answer",
     transform: Annotated[
         str, typer.Option(help="How labels are scaled within a trace: rank, power, log or linear.")
     ] = "rank",

@@ -33,7 +33,12 @@ def view(
     ] = None,
     method: Annotated[str, typer.Option(help="Methods to show side by side, separated by commas.")] = "dynts",
     native: Annotated[
-        bool, typer.Option("--native", help="Show h2o, snapkv and rkv also with a set of tokens per layer and KV head.")
+        bool,
+        typer.Option(
+            "--native",
+            help="Show h2o, snapkv, rkv, and dynts with a predictor of a native label, also with a set of tokens per layer "
+            "and KV head.",
+        ),
     ] = False,
     protect_question: Annotated[
         bool, typer.Option(help="Keep the question even where a method as published would not.")

@@ -12,7 +12,7 @@ from dynts.decode.contender import Contender
 from dynts.decode.stats import GenerationStats
 from dynts.methods import METHODS
 from dynts.methods.base import Granularity
-from dynts.methods.variants import variants
+from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
 from dynts.tiny.solve import Solution, mean_length, solve
 from dynts.tiny.task import Problem
@@ -90,16 +90,16 @@ def contenders(
         native: those that can choose per layer and KV head do that too.
         protect_question: keep the question where a method would not by itself; else all are as published.
     """
-    first = next(iter(predictors.values()))
+    first = next(iter(predictors))
     granularities: tuple[Granularity, ...] = ("shared", "native") if native else ("shared",)
     chosen = []
+    configs = {label: predictor.config for label, predictor in predictors.items()}
     for name in METHODS:
-        for method in variants(name, granularities, protect_question=protect_question):
-            if name == "dynts":
-                chosen += [Contender(f"dynts, {label} label", method, each) for label, each in predictors.items()]
-            else:
-                shown = f"{name}, native" if method.granularity == "native" else name
-                chosen.append(Contender(shown, method, first if method.needs_predictor else None))
+        serving = configs if name == "dynts" else {first: configs[first]}
+        for method, label in scored_variants(name, granularities, serving, protect_question=protect_question):
+            traits = [f"{label} label"] if name == "dynts" else []
+            traits += ["native"] if method.granularity == "native" else []
+            chosen.append(Contender(", ".join([name, *traits]), method, None if label is None else predictors[label]))
     return chosen
 
 

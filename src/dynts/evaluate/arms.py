@@ -14,7 +14,8 @@ from dynts.config import CompressionConfig
 from dynts.evaluate.benchmarks import Benchmark
 from dynts.methods import Method, check_predictor, resolve_method
 from dynts.methods.base import Granularity
-from dynts.methods.variants import variants
+from dynts.methods.variants import scored_variants
+from dynts.predictor.config import PredictorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class ConfiguredMethod:
 def configured_methods(
     names: Sequence[str],
     granularities: Collection[Granularity],
-    predictors: Mapping[str, str],
+    predictors: Mapping[str, PredictorConfig],
     *,
     protect_question: bool,
 ) -> list[ConfiguredMethod]:
@@ -60,7 +61,7 @@ def configured_methods(
     Args:
         names: of methods.
         granularities: "shared", "native" or both, for methods that have the choice.
-        predictors: the label that each was trained on, by folder or id.
+        predictors: what each says about itself, by folder or id.
         protect_question: keep the question where a method would not by itself.
 
     Raises:
@@ -68,12 +69,10 @@ def configured_methods(
     """
     found = []
     for name in names:
-        for method in variants(name, granularities, protect_question=protect_question):
-            if not method.needs_predictor:
-                found.append(ConfiguredMethod(name, method))
-                continue
-            check_predictor(name, method, predictors or None)
-            found += [ConfiguredMethod(name, method, predictor, label) for predictor, label in predictors.items()]
+        check_predictor(name, resolve_method(name), predictors or None)
+        for method, predictor in scored_variants(name, granularities, predictors, protect_question=protect_question):
+            label = None if predictor is None else predictors[predictor].label
+            found.append(ConfiguredMethod(name, method, predictor, label))
     return found
 
 

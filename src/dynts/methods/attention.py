@@ -10,7 +10,7 @@ import torch
 
 from dynts.cache.selection import live_slots, right_align
 from dynts.errors import DyntsError, check_count
-from dynts.methods.base import Granularity, Method, Surroundings
+from dynts.methods.base import Granularity, Method, Surroundings, check_granularity
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots
@@ -31,8 +31,7 @@ class AttentionMethod(Method):
     observes_attention: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.granularity not in ("shared", "native"):
-            raise DyntsError(f"granularity must be 'shared' or 'native', got {self.granularity!r}")
+        check_granularity(self.granularity)
 
     def combine(self, score_layer: Callable[[int], torch.Tensor], device: torch.device) -> torch.Tensor:
         """Put layers together, as the granularity asks.

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
+from dynts.errors import DyntsError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dynts.cache.slots import Slots
 
 Granularity = Literal["shared", "native"]
+
+
+def check_granularity(granularity: object) -> None:
+    """Refuse another granularity.
+
+    Raises:
+        DyntsError: names the two.
+    """
+    if granularity not in ("shared", "native"):
+        raise DyntsError(f"granularity must be 'shared' or 'native', got {granularity!r}")
 
 
 @dataclass(frozen=True, slots=True)

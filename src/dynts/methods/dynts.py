@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from dynts.errors import DyntsError
-from dynts.methods.base import Method, Surroundings
+from dynts.methods.base import Granularity, Method, Surroundings, check_granularity
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots
@@ -16,36 +16,60 @@ SCORED_AT_ONCE = 4096
 """Tokens per predictor call, which bounds the memory of its hidden layers."""
 
 
-def predicted_scores(predictor: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
-    """float32 [...]: the predictor's scores of hidden states [..., hidden size], a bounded number at a time."""
-    scores = torch.cat([predictor(part) for part in hidden.flatten(0, -2).split(SCORED_AT_ONCE)])
-    return scores.float().view(hidden.shape[:-1])
+def predicted_scores(
+    predictor: Callable[..., torch.Tensor], hidden: torch.Tensor, native: bool = False
+) -> torch.Tensor:
+    """The predictor's scores of hidden states [..., hidden size], a bounded number at a time.
+
+    Returns:
+        float32 [...], or with `native` [..., layers, KV heads].
+    """
+    how = {"native": True} if native else {}
+    parts = [predictor(part, **how) for part in hidden.flatten(0, -2).split(SCORED_AT_ONCE)]
+    scores = torch.cat(parts).float()
+    return scores.view(*hidden.shape[:-1], *scores.shape[1:])
 
 
 @dataclass
 class DynTS(Method):
-    """Predicted importance, one set of tokens for all layers and heads; question and answer are protected.
+    """Predicted importance; question and answer are protected.
 
     Hidden states of generated tokens are buffered and scored in one batch when a compaction is due.
+
+    Args:
+        granularity: "shared", the paper's: one set of tokens for all layers and heads. "native": each layer and KV head keeps
+            the tokens that it will need itself, by a predictor with a score for each. Scores then take 4 bytes for each token,
+            layer and KV head.
+        protect_question: keep the question too.
     """
 
+    granularity: Granularity = "shared"
     protect_question: bool = True
     protect_answer: ClassVar[bool] = True
     needs_predictor: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_granularity(self.granularity)
 
     def begin(self, surroundings: Surroundings) -> None:
         """Take the predictor.
 
         Raises:
-            DyntsError: there is none.
+            DyntsError: there is none, or it does not tell layers and heads apart where it should.
         """
-        if surroundings.predictor is None:
+        predictor = surroundings.predictor
+        if predictor is None:
             name = type(self).__name__
             raise DyntsError(
                 f"method {name} needs an importance predictor: pass predictor=ImportancePredictor.from_pretrained(...), "
                 "train one with `dynts label` and `dynts train`, or choose a method without one, such as 'window'"
             )
-        self.predictor: Callable[[torch.Tensor], torch.Tensor] = surroundings.predictor
+        if self.granularity == "native" and not getattr(getattr(predictor, "config", None), "native", False):
+            raise DyntsError(
+                "this predictor has one score for all layers and heads: train one with `dynts label --labels answer-native` "
+                "and `dynts train --label answer-native`, or use granularity 'shared'"
+            )
+        self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores: list[torch.Tensor] = []
         self.unscored: list[torch.Tensor] = []
 
@@ -55,18 +79,21 @@ class DynTS(Method):
             self.unscored.append(hidden)
         else:
             self._score_buffer()
-            self.scores.append(torch.zeros(hidden.shape[:2]))
+            own = (len(self.layers), self.kv_heads) if self.granularity == "native" else ()
+            self.scores.append(torch.zeros(*hidden.shape[:2], *own))
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """The predictor's scores."""
         self._score_buffer()
         # layers, and so hidden states, may lie on another device than the bookkeeping
         self.scores = [torch.cat([scores.to(slots.columns.device) for scores in self.scores], dim=1)]
+        if self.granularity == "native":
+            return slots.lookup_native(self.scores[0].permute(2, 0, 3, 1))
         return slots.lookup(self.scores[0])
 
     def _score_buffer(self) -> None:
         if not self.unscored:
             return
         hidden = torch.cat(self.unscored, dim=1)
-        self.scores.append(predicted_scores(self.predictor, hidden))
+        self.scores.append(predicted_scores(self.predictor, hidden, self.granularity == "native"))
         self.unscored = []

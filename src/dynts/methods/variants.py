@@ -1,11 +1,12 @@
 """The settings in which methods are compared: granularity, and whether the question is kept."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 
 from dynts.errors import DyntsError
 from dynts.methods import Method, Window, resolve_method
 from dynts.methods.base import Granularity
+from dynts.predictor.config import PredictorConfig
 
 
 def has_option(method: Method, name: str) -> bool:
@@ -51,3 +52,32 @@ def variants(name: str, granularities: Collection[Granularity], *, protect_quest
     if not has_option(method, "granularity"):
         return [method]
     return [configure(method, granularity) for granularity in granularities]
+
+
+def scored_variants(
+    name: str,
+    granularities: Collection[Granularity],
+    predictors: Mapping[str, PredictorConfig],
+    *,
+    protect_question: bool,
+) -> list[tuple[Method, str | None]]:
+    """The same with the predictor that each scores by, None where it needs none; those that need one come with each.
+
+    A predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for.
+
+    Args:
+        name: of the method.
+        granularities: see `variants`.
+        predictors: by any name.
+        protect_question: see `variants`.
+
+    Raises:
+        DyntsError: there is no method of that name.
+    """
+    if not resolve_method(name).needs_predictor:
+        return [(method, None) for method in variants(name, granularities, protect_question=protect_question)]
+    return [
+        (method, each)
+        for each, config in predictors.items()
+        for method in variants(name, granularities if config.native else ["shared"], protect_question=protect_question)
+    ]

@@ -35,6 +35,8 @@ It works with this base model only (other dtypes, quantisations and light fine-t
 _MEANING = {
     "answer": "the mean attention that the answer pays to it",
     "future": "the most attention that any later token pays to it, beyond the local window",
+    "answer-native": "the mean attention that the answer pays to it, for each layer and KV head",
+    "future-native": "the most attention that any later token pays to it, beyond the local window, for each layer and KV head",
 }
 
 

@@ -18,7 +18,9 @@ class PredictorConfig:
 
     Args:
         hidden_size: d, the size of the base model's hidden states.
-        label: which importance it predicts, "answer" or "future".
+        layers: full-attention layers that have scores of their own.
+        kv_heads: KV heads of a layer that have; with 1 layer and 1 head there is one score for the whole model.
+        label: which importance it predicts, one of `dynts.training.labels.LABELS` or `NATIVE_LABELS`.
         transform: how the labels were scaled for training; only the order of the scores has a meaning.
         future_window: the tokens that the future label leaves out; None for the answer label.
         base_model: name of the model whose hidden states it reads.
@@ -31,6 +33,8 @@ class PredictorConfig:
     """
 
     hidden_size: int = 0
+    layers: int = 1
+    kv_heads: int = 1
     label: str = "answer"
     transform: str = "rank"
     future_window: int | None = None
@@ -41,6 +45,11 @@ class PredictorConfig:
     training: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     dynts_version: str = ""
+
+    @property
+    def native(self) -> bool:
+        """Whether each layer and KV head has a score of its own."""
+        return self.layers * self.kv_heads > 1
 
     @property
     def markers(self) -> ThinkMarkers | None:

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from dynts.errors import DyntsError
+from dynts.cache.architecture import full_attention_layers, kv_heads
+from dynts.errors import DyntsError, check_count
 from dynts.files import write_whole
 from dynts.predictor.card import model_card
 from dynts.predictor.config import PredictorConfig
@@ -25,10 +26,11 @@ WEIGHTS_FILE = "model.safetensors"
 class ImportancePredictor(nn.Module, ModelHubMixin):
     """Scores the importance of a token from its last hidden state, after the final norm.
 
-    `Linear(d, 2d), Softplus, Linear(2d, d/2), Softplus, Linear(d/2, 1), Softplus`, without biases.
+    `Linear(d, 2d), Softplus, Linear(2d, d/2), Softplus, Linear(d/2, 1), Softplus`, without biases. Beyond the paper, the last
+    matrix can have an output for each full-attention layer and KV head.
 
     Raises:
-        DyntsError: `config.hidden_size` is not at least 2.
+        DyntsError: `config.hidden_size` is not at least 2, or there is no layer or head.
     """
 
     def __init__(self, config: PredictorConfig) -> None:
@@ -36,13 +38,15 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         size = config.hidden_size
         if isinstance(size, bool) or not isinstance(size, int) or size < 2:
             raise DyntsError(f"a predictor's hidden_size must be that of its base model, at least 2, got {size!r}")
+        for name in ("layers", "kv_heads"):
+            check_count(f"a predictor's {name}", getattr(config, name), least=1)
         self.config = config
         self.layers = nn.Sequential(
             nn.Linear(size, 2 * size, bias=False),
             nn.Softplus(),
             nn.Linear(2 * size, size // 2, bias=False),
             nn.Softplus(),
-            nn.Linear(size // 2, 1, bias=False),
+            nn.Linear(size // 2, config.layers * config.kv_heads, bias=False),
             nn.Softplus(),
         )
 
@@ -56,10 +60,18 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         }
         return cls(PredictorConfig(**{**known, **fields}))
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores [...] in float32, not negative, for hidden states [..., d] of any floating dtype."""
+    def forward(self, hidden: torch.Tensor, native: bool = False) -> torch.Tensor:
+        """Scores in float32, not negative, for hidden states [..., d] of any floating dtype.
+
+        Returns:
+            [...], the mean over the layers and KV heads that have scores of their own; with `native` the scores of each,
+            [..., layers, KV heads].
+        """
         weight = next(self.parameters())
-        return self.layers(hidden.to(weight.device, weight.dtype)).squeeze(-1).float()
+        scores = self.layers(hidden.to(weight.device, weight.dtype)).float()
+        if native:
+            return scores.unflatten(-1, (self.config.layers, self.config.kv_heads))
+        return scores.mean(dim=-1) if self.config.native else scores.squeeze(-1)
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Refuse a model that this predictor was not trained for.
@@ -74,6 +86,12 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
                 f"use a predictor trained for this model (this one is for {self.config.base_model or 'another'})"
             )
         check_fingerprint(self.config.fingerprint, model, self.config.base_model)
+        own = (len(full_attention_layers(model.config)), kv_heads(model.config))
+        if self.config.native and (self.config.layers, self.config.kv_heads) != own:
+            raise DyntsError(
+                f"the predictor scores tokens for {self.config.layers} layers of {self.config.kv_heads} KV heads, this model "
+                f"has {own[0]} full-attention layers of {own[1]}: use a predictor trained for this model"
+            )
 
     @classmethod
     def from_pretrained(

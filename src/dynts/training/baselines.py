@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from dynts.training.dataset import Tokens
 from dynts.training.metrics import trace_metrics
+from dynts.training.transforms import by_head, labelled
 
 Array = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.int64]
@@ -28,10 +29,11 @@ def baseline_metrics(
 def baseline_scores(
     train: Iterable[Tokens], held_out: Iterable[Tokens], seed: int
 ) -> Iterator[tuple[Tokens, dict[str, Array]]]:
-    """Each held-out trace with scores [T] of predictors that see only a token's position, only its identity, or nothing.
+    """Each held-out trace with the scores of predictors that see only a token's position, only its identity, or nothing.
 
-    Position and identity predict the mean training target of their kind, which is what least squares would fit. Traces
-    are taken one at a time; memory is O(longest trace + largest token id).
+    Scores are shaped as the trace's targets. Position and identity predict the mean training target of their kind, which is
+    what least squares would fit. Traces are taken one at a time; memory is O(longest trace + largest token id), for each
+    layer and head that has targets of its own.
     """
     positions, identities = _MeanByKey(), _MeanByKey()
     for tokens in train:
@@ -39,7 +41,8 @@ def baseline_scores(
         identities.add(tokens.ids, tokens.targets)
     generator = np.random.default_rng(seed)
     for tokens in held_out:
-        scores = (positions(_buckets(tokens)), identities(tokens.ids), generator.random(len(tokens.targets)))
+        shape = tokens.targets.shape
+        scores = (positions(_buckets(tokens), shape), identities(tokens.ids, shape), generator.random(shape))
         yield tokens, dict(zip(BASELINES, scores, strict=True))
 
 
@@ -51,20 +54,23 @@ class _MeanByKey:
     """Mean target of the training tokens with a key; the overall mean for a key never seen."""
 
     def __init__(self) -> None:
-        self.sums: Array = np.zeros(0)
+        self.sums: Array = np.zeros((1, 0))
         self.counts: Array = np.zeros(0)
 
     def add(self, keys: Keys, targets: Array) -> None:
-        known = ~np.isnan(targets)
-        size = max(len(self.sums), int(keys.max()) + 1)
-        self.sums = _grown(self.sums, size) + np.bincount(keys[known], weights=targets[known], minlength=size)
-        self.counts = _grown(self.counts, size) + np.bincount(keys[known], minlength=size)
+        known = labelled(targets)
+        keys = keys[known]
+        size = max(len(self.counts), int(keys.max(initial=0)) + 1)
+        sums: Array = np.stack([np.bincount(keys, column, size) for column in by_head(targets[known])])
+        sums[:, : self.sums.shape[1]] += self.sums
+        counts: Array = np.bincount(keys, minlength=size).astype(np.float64)
+        counts[: len(self.counts)] += self.counts
+        self.sums, self.counts = sums, counts
 
-    def __call__(self, keys: Keys) -> Array:
-        overall = self.sums.sum() / self.counts.sum()
-        means = np.divide(self.sums, self.counts, out=np.full_like(self.sums, overall), where=self.counts > 0)
-        return np.where(keys < len(means), means[keys.clip(max=len(means) - 1)], overall)
-
-
-def _grown(values: Array, size: int) -> Array:
-    return np.concatenate([values, np.zeros(size - len(values))])
+    def __call__(self, keys: Keys, shape: tuple[int, ...]) -> Array:
+        overall = self.sums.sum(axis=1, keepdims=True) / self.counts.sum()
+        means = np.divide(
+            self.sums, self.counts, out=np.broadcast_to(overall, self.sums.shape).copy(), where=self.counts > 0
+        )
+        found = np.where(keys < len(self.counts), means[:, keys.clip(max=len(self.counts) - 1)], overall)
+        return found.T.reshape(shape)

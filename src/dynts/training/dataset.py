@@ -9,8 +9,9 @@ import numpy.typing as npt
 import torch
 
 from dynts.errors import DyntsError
+from dynts.training.labels import looks_ahead
 from dynts.training.shards import ShardFolder
-from dynts.training.transforms import transform_labels
+from dynts.training.transforms import labelled, transform_labels
 
 FOLDER_COLUMN = "folder"
 """The column that every trace has: the name of its folder of shards."""
@@ -26,7 +27,7 @@ class Tokens:
         hidden: hidden states [T, d] in the stored dtype.
         positions: int64 [T], places among the thinking tokens.
         ids: int64 [T], token ids.
-        targets: float64 [T], transformed labels; NaN where there is none.
+        targets: float64 [T], or [T, layers, KV heads]: transformed labels; NaN where there is none.
     """
 
     hidden: torch.Tensor
@@ -46,6 +47,7 @@ class Example:
         transform: how that label is scaled.
         question: key of the question.
         known: stored tokens that have this label.
+        heads: full-attention layers and KV heads that have labels of their own; (1, 1) for one label of all together.
         group: its value of the column that results are grouped by.
     """
 
@@ -55,6 +57,7 @@ class Example:
     transform: str
     question: str
     known: int
+    heads: tuple[int, int] = (1, 1)
     group: str = _NO_VALUE
 
     def read(self) -> Tokens:
@@ -90,13 +93,15 @@ def load_examples(
         _check_complete(folder, label)
         for index in folder.indices:
             shard = folder.read(index)
-            known = int((~shard.labels[label][shard.rows].isnan()).sum())
+            values = shard.labels[label].numpy()
+            known = int(labelled(values)[shard.rows.numpy()].sum())
             if known == 0:
                 continue
             columns |= shard.info.keys()
-            values = {**shard.info, FOLDER_COLUMN: name if names.count(name) == 1 else str(folder.path)}
-            group = _NO_VALUE if group_by is None else values.get(group_by, _NO_VALUE)
-            examples.append(Example(folder, index, label, transform, shard.info["question"], known, group))
+            heads = (values.shape[1], values.shape[2]) if values.ndim > 1 else (1, 1)
+            columns_of = {**shard.info, FOLDER_COLUMN: name if names.count(name) == 1 else str(folder.path)}
+            group = _NO_VALUE if group_by is None else columns_of.get(group_by, _NO_VALUE)
+            examples.append(Example(folder, index, label, transform, shard.info["question"], known, heads, group))
     if group_by is not None and group_by not in columns:
         raise DyntsError(
             f"no trace has the column {group_by!r} to group by, there are {', '.join(sorted(columns))}: "
@@ -151,7 +156,7 @@ def _check_together(folders: Sequence[ShardFolder], label: str) -> None:
 
 def _meaning(folder: ShardFolder, label: str) -> dict[str, object]:
     settings = folder.manifest["settings"]
-    window = {"future_window": settings["future_window"]} if label == "future" else {}
+    window = {"future_window": settings["future_window"]} if looks_ahead([label]) else {}
     return {**settings["fingerprint"], "think_markers": settings["think_markers"], **window}
 
 

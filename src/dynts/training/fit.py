@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from dynts.errors import DyntsError
+from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
 from dynts.training.checkpoint import Checkpoint
 from dynts.training.config import TrainConfig
@@ -20,6 +21,7 @@ from dynts.training.dataset import Example
 from dynts.training.metrics import average, trace_metrics
 from dynts.training.processes import Processes, without_exchange
 from dynts.training.state import TrainingState
+from dynts.training.transforms import labelled
 
 Report = Callable[[int, float, dict[str, float]], None]
 """Called after each epoch with its number from 1, the mean training loss and the held-out metrics."""
@@ -50,7 +52,9 @@ def fit(
     batch = batch_size(config, len(examples))
     batches = math.ceil(len(examples) / batch)
     size = examples[0].folder.manifest["settings"]["fingerprint"]["hidden_size"]
-    state = TrainingState.start(size, config, config.epochs * batches, processes.device)
+    layers, kv_heads = examples[0].heads
+    shape = PredictorConfig(hidden_size=size, layers=layers, kv_heads=kv_heads)
+    state = TrainingState.start(shape, config, config.epochs * batches, processes.device)
     settings = _settings(examples, config, batch)
     if checkpoint is not None:
         found = processes.from_main(lambda: checkpoint.load(settings))
@@ -93,7 +97,8 @@ def evaluate(
     rows = []
     for example in processes.share(examples):
         tokens = example.read()
-        rows.append(trace_metrics(predictor(tokens.hidden).cpu().numpy(), tokens.targets))
+        scores = predictor(tokens.hidden, native=tokens.targets.ndim > 1)
+        rows.append(trace_metrics(scores.cpu().numpy(), tokens.targets))
     return processes.gather(rows)
 
 
@@ -110,8 +115,10 @@ def _accumulate(model: nn.Module, batch: Sequence[Example], config: TrainConfig,
         with without_exchange(model, active=not last):
             hidden, targets = _read(micro, batch[0])
             with torch.autocast(processes.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                scores = model(hidden.to(processes.device))
-            loss = mse_loss(scores, targets.to(processes.device), reduction="sum") / known
+                scores = model(hidden.to(processes.device), native=targets.ndim > 1)
+            loss = mse_loss(scores, targets.to(processes.device), reduction="sum") / (
+                known * math.prod(scores.shape[1:])
+            )
             # the processes' gradients are averaged, and should be added
             (loss * processes.count).backward()
             total += loss.detach()
@@ -125,12 +132,13 @@ def _micro_batches(share: Sequence[Example], size: int) -> Iterator[tuple[Sequen
 
 
 def _read(micro: Sequence[Example], any_example: Example) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states [T, d] and float32 targets [T] of the tokens that have one; T = 0 for a process without a trace."""
+    """Hidden states [T, d] and float32 targets [T, ...] of the tokens that have one; T = 0 for a process without a trace."""
     if not micro:
-        return any_example.read().hidden[:0], torch.zeros(0)
+        nothing = any_example.read()
+        return nothing.hidden[:0], torch.from_numpy(nothing.targets[:0]).float()
     tokens = [example.read() for example in micro]
     targets = torch.cat([torch.from_numpy(item.targets).float() for item in tokens])
-    known = ~targets.isnan()
+    known = torch.from_numpy(labelled(targets.numpy()))
     return torch.cat([item.hidden for item in tokens])[known], targets[known]
 
 

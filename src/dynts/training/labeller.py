@@ -24,7 +24,7 @@ class LabelOptions:
     """What to keep, and how to label it.
 
     Args:
-        labels: which of "answer" and "future".
+        labels: see `label_trace`.
         future_window: see `label_trace`.
         max_tokens: longer traces are dropped.
         keep_incorrect: keep traces whose answer is wrong or cannot be graded.

@@ -19,6 +19,7 @@ from dynts.progress import describe_counts
 from dynts.ranks import this_rank
 from dynts.training.filters import REASONS, judge, select_traces
 from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
+from dynts.training.labels import looks_ahead
 from dynts.training.shards import MADE_BY, Shard, ShardFolder
 from dynts.training.tokens import tokenize_trace
 from dynts.training.trace_sets import TraceSets, as_sets
@@ -142,7 +143,7 @@ def _fill(
     settings = {
         **about,
         "labels": list(options.labels),
-        "future_window": options.future_window if "future" in options.labels else None,
+        "future_window": options.future_window if looks_ahead(options.labels) else None,
         "max_tokens": options.max_tokens,
         "keep_incorrect": options.keep_incorrect,
         "limit": options.limit,

@@ -13,13 +13,16 @@ from dynts.errors import DyntsError, UnsupportedError
 from dynts.training.tokens import TokenizedTrace
 
 LABELS = ("answer", "future")
+NATIVE_LABELS = ("answer-native", "future-native")
+"""The same of each layer and KV head by itself, for predictors that score tokens for each."""
 FUTURE_WINDOW = 32
 _PREFIX_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrace:
-    """Hidden states [L, d] of the thinking tokens in the model's dtype, and float32 labels [L] by name."""
+    """Hidden states [L, d] of the thinking tokens in the model's dtype, and float32 labels by name: [L], those of
+    `NATIVE_LABELS` [L, full-attention layers, KV heads]."""
 
     hidden: torch.Tensor
     labels: dict[str, torch.Tensor]
@@ -42,11 +45,12 @@ def label_trace(
     - "answer": the mean of alpha[i -> j] over the answer tokens i.
     - "future": the maximum of alpha[i -> j] over all later tokens i with i - j > `future_window`, in thinking, closing
       marker or answer. NaN where there is no such token.
+    - "answer-native", "future-native": the same with alpha averaged over the query heads of one KV head in one layer.
 
     Args:
         model: a causal language model with "sdpa" or "eager" attention.
         trace: token ids and their spans.
-        labels: which of `LABELS`.
+        labels: which of `LABELS` and `NATIVE_LABELS`.
         chunk: rows of attention held at a time; memory is O(chunk x N) per layer. Does not change the result.
         future_window: the local window that "future" leaves out, in tokens.
 
@@ -58,11 +62,12 @@ def label_trace(
     if chunk < 1:
         raise DyntsError(f"chunk must be at least 1 token, got {chunk}")
     total = len(trace.ids)
-    rows = _RowMean(frozenset(full_attention_layers(model.config.get_text_config())))
+    native = _PerHead(labels, trace.answer_start, future_window) if set(labels) & set(NATIVE_LABELS) else None
+    rows = _RowMean(frozenset(full_attention_layers(model.config.get_text_config())), native)
     answer = torch.zeros(total)
     future = torch.full((total,), -torch.inf)
     # the question's rows are never needed, and without the future label neither are those of the thinking
-    observed_from = trace.question_end if "future" in labels else trace.answer_start
+    observed_from = trace.question_end if looks_ahead(labels) else trace.answer_start
     bounds = [*range(0, observed_from, _PREFIX_CHUNK), *range(observed_from, total, chunk), total]
     cache = DynamicCache(config=model.config)
     decoder = model.get_decoder()
@@ -83,28 +88,78 @@ def label_trace(
             distance = torch.arange(start, end)[:, None] - torch.arange(end)
             far = weights.masked_fill(distance <= future_window, -torch.inf)
             future[:end] = torch.maximum(future[:end], far.amax(dim=0))
-    values = {
-        "answer": answer / (total - trace.answer_start),
-        "future": future.masked_fill(future.isneginf(), torch.nan),
-    }
+    values = {"answer": answer, "future": future}
+    if native is not None:
+        values |= {"answer-native": native.stacked(native.answer), "future-native": native.stacked(native.future)}
     thinking = slice(trace.question_end, trace.thinking_end)
-    return LabelledTrace(
-        hidden=torch.cat(hidden),
-        labels={name: values[name][thinking].clone() for name in labels},
-    )
+    found = {name: values[name][thinking].clone() for name in labels}
+    for name, label in found.items():
+        if name.startswith("answer"):
+            label /= total - trace.answer_start
+        else:
+            label[label.isneginf()] = torch.nan
+    return LabelledTrace(hidden=torch.cat(hidden), labels=found)
 
 
-def check_labels(labels: Sequence[str], future_window: int) -> None:
+def shared_label(label: str) -> str:
+    """The label of all layers and heads together, for a native one."""
+    return label.removesuffix("-native")
+
+
+def looks_ahead(labels: Sequence[str]) -> bool:
+    """Whether one of these labels is made of the attention of all later tokens, so that it has a window."""
+    return any(name.startswith("future") for name in labels)
+
+
+def check_labels(labels: Sequence[str], future_window: int, known: Sequence[str] = (*LABELS, *NATIVE_LABELS)) -> None:
     """Refuse unknown labels and windows.
 
     Raises:
         DyntsError: names the choice.
     """
-    unknown = [name for name in labels if name not in LABELS]
+    unknown = [name for name in labels if name not in known]
     if unknown or not labels:
-        raise DyntsError(f"unknown label {unknown[0] if unknown else ''!r}: choose from {', '.join(LABELS)}")
+        raise DyntsError(f"unknown label {unknown[0] if unknown else ''!r}: choose from {', '.join(known)}")
     if future_window < 1:
         raise DyntsError(f"future_window must be at least 1 token, got {future_window}")
+
+
+@dataclass(slots=True)
+class _PerHead:
+    """Labels of each layer and KV head, not divided yet. Rows are reduced at once: those of all heads are too many to keep."""
+
+    labels: Sequence[str]
+    answer_start: int
+    future_window: int
+    answer: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
+    future: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
+
+    def add(self, layer: int, weights: torch.Tensor) -> None:
+        """See weights [KV heads, new tokens, all tokens] of a layer."""
+        _, rows, keys = weights.shape
+        start = keys - rows
+        if "answer-native" in self.labels:
+            new = weights[:, max(self.answer_start - start, 0) :].sum(dim=1)
+            self.answer[layer] = new + _grown(self.answer.get(layer), keys, 0.0, new)
+        if "future-native" in self.labels:
+            distance = torch.arange(start, keys, device=weights.device)[:, None] - torch.arange(
+                keys, device=weights.device
+            )
+            new = weights.masked_fill(distance <= self.future_window, -torch.inf).amax(dim=1)
+            self.future[layer] = torch.maximum(new, _grown(self.future.get(layer), keys, -torch.inf, new))
+
+    def stacked(self, found: dict[int, torch.Tensor]) -> torch.Tensor:
+        """[tokens, layers, KV heads] on the CPU; layers may lie on different devices."""
+        if not found:
+            return torch.empty(0)
+        return torch.stack([found[layer].cpu() for layer in sorted(found)]).permute(2, 0, 1)
+
+
+def _grown(values: torch.Tensor | None, keys: int, fill: float, like: torch.Tensor) -> torch.Tensor:
+    """Values of the keys so far [KV heads, fewer keys], filled up to so many keys."""
+    if values is None:
+        return torch.full_like(like, fill)
+    return torch.nn.functional.pad(values, (0, keys - values.shape[-1]), value=fill)
 
 
 @dataclass(slots=True)
@@ -112,6 +167,7 @@ class _RowMean:
     """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads."""
 
     layers: frozenset[int]
+    native: _PerHead | None = None
     total: torch.Tensor | None = field(default=None, init=False)
 
     def __call__(
@@ -124,7 +180,10 @@ class _RowMean:
         # in place, and only where a mask hides anything: at 16,000 keys every pass over all weights counts
         later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu(1)
         logits[..., keys - rows :].masked_fill_(later, float("-inf"))
-        mean = logits.softmax(dim=-1).mean(dim=(0, 1))
+        weights = logits.softmax(dim=-1)
+        if self.native is not None:
+            self.native.add(layer, weights.mean(dim=1))
+        mean = weights.mean(dim=(0, 1))
         # layers may lie on different devices
         self.total = mean if self.total is None else self.total + mean.to(self.total.device)
 

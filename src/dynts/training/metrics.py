@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import kendalltau, spearmanr
 
+from dynts.training.transforms import by_head, labelled
+
 METRICS = ("mse", "kendall_tau", "spearman", "top20_overlap", "top30_overlap")
 
 
@@ -15,12 +17,15 @@ def trace_metrics(predicted: npt.ArrayLike, target: npt.ArrayLike) -> dict[str, 
     A constant score or target orders nothing, so its correlations are 0.
 
     Args:
-        predicted: scores [L].
-        target: transformed labels [L].
+        predicted: scores [L], or [L, layers, KV heads], over whose layers and heads the mean is taken.
+        target: transformed labels, likewise.
     """
     scores, labels = np.asarray(predicted, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    known = ~np.isnan(labels)
-    scores, labels = scores[known], labels[known]
+    known = labelled(labels)
+    return average(map(_metrics, by_head(scores[known]), by_head(labels[known])))
+
+
+def _metrics(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.float64]) -> dict[str, float]:
     orders = len(labels) > 1 and np.ptp(scores) > 0 and np.ptp(labels) > 0
     return {
         "mse": float(np.mean((scores - labels) ** 2)),
@@ -39,7 +44,7 @@ def top_overlap(scores: npt.ArrayLike, labels: npt.ArrayLike, share: float) -> f
 
 
 def average(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over the traces, every trace counting alike."""
+    """Mean of each metric over traces, or over heads, all counting alike."""
     rows = list(metrics)
     return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
 

@@ -31,7 +31,7 @@ class Shard:
         hidden: hidden states [T, d] of the stored tokens.
         rows: int64 [T], which of the L tokens these are.
         ids: int64 [L], token ids.
-        labels: float32 [L] by label name.
+        labels: float32 [L] by label name; for each layer and KV head, [L, layers, KV heads].
         info: strings; "id", "question" (its key), "correct", and the other columns of the trace.
     """
 

@@ -38,11 +38,11 @@ class TrainingState:
     loss: float = 0.0
 
     @classmethod
-    def start(cls, hidden_size: int, config: TrainConfig, steps: int, device: torch.device) -> "TrainingState":
+    def start(cls, shape: PredictorConfig, config: TrainConfig, steps: int, device: torch.device) -> "TrainingState":
         """Before the first of so many steps; the weights depend on the seed alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            predictor = ImportancePredictor(PredictorConfig(hidden_size=hidden_size)).to(device)
+            predictor = ImportancePredictor(shape).to(device)
         optimizer = torch.optim.AdamW(
             predictor.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
         )

@@ -11,6 +11,7 @@ from dynts.training.checkpoint import Checkpoint
 from dynts.training.config import TrainConfig
 from dynts.training.dataset import Example, load_examples, split_by_question
 from dynts.training.fit import Progress, Report, batch_size, evaluate, fit
+from dynts.training.labels import looks_ahead
 from dynts.training.metrics import average, by_group
 from dynts.training.processes import Processes
 from dynts.training.shards import ShardFolder
@@ -138,11 +139,14 @@ def _describe(
 ) -> PredictorConfig:
     settings = folders[0].manifest["settings"]
     markers = settings["think_markers"] or {"start": [], "end": []}
+    layers, kv_heads = train[0].heads
     return PredictorConfig(
         hidden_size=settings["fingerprint"]["hidden_size"],
+        layers=layers,
+        kv_heads=kv_heads,
         label=config.label,
         transform=config.transform,
-        future_window=settings["future_window"] if config.label == "future" else None,
+        future_window=settings["future_window"] if looks_ahead([config.label]) else None,
         base_model=settings["model"],
         fingerprint=settings["fingerprint"],
         think_start=markers["start"],

@@ -6,6 +6,7 @@ that matters much or not at all, and nothing in the text so far tells which, get
 by the attention to expect, `rank` by the place to expect.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -19,7 +20,7 @@ Array = npt.NDArray[np.float64]
 
 def rank(labels: Array) -> Array:
     """Rank within the trace over its length, in (0, 1]; ties share their mean rank."""
-    return np.asarray(rankdata(labels), dtype=np.float64) / len(labels)
+    return np.asarray(rankdata(labels, axis=0), dtype=np.float64) / len(labels)
 
 
 def power(labels: Array) -> Array:
@@ -41,7 +42,11 @@ TRANSFORMS: dict[str, Callable[[Array], Array]] = {"rank": rank, "power": power,
 
 
 def transform_labels(labels: npt.ArrayLike, transform: str) -> Array:
-    """Apply a transform to the labels [L] of one trace; NaN labels stay NaN and do not count.
+    """Apply a transform to the labels of one trace; NaN labels stay NaN and do not count.
+
+    Args:
+        labels: [L], or [L, layers, KV heads], of which each layer and head is scaled by itself.
+        transform: one of `TRANSFORMS`.
 
     Raises:
         DyntsError: no such transform.
@@ -50,12 +55,23 @@ def transform_labels(labels: npt.ArrayLike, transform: str) -> Array:
         raise DyntsError(f"unknown transform {transform!r}: choose from {', '.join(TRANSFORMS)}")
     values = np.asarray(labels, dtype=np.float64)
     result = np.full_like(values, np.nan)
-    known = ~np.isnan(values)
+    known = labelled(values)
     if known.any():
         result[known] = TRANSFORMS[transform](values[known])
     return result
 
 
-def _mean(labels: Array) -> float:
+def by_head(values: Array) -> Array:
+    """[heads of all layers, L] of values [L, layers, KV heads]; values [L] have one head."""
+    return values.reshape(len(values), math.prod(values.shape[1:])).T
+
+
+def labelled(labels: Array) -> npt.NDArray[np.bool_]:
+    """bool [L]: the tokens that have a label; one that is NaN is so in every layer and head."""
+    return ~np.isnan(by_head(labels)[0])
+
+
+def _mean(labels: Array) -> Array:
+    mean = labels.mean(axis=0)
     # a trace that nothing attends to has labels of zero, and stays at zero
-    return float(labels.mean()) or 1.0
+    return np.where(mean == 0, 1.0, mean)

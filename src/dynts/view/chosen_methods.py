@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from dynts.decode.contender import Contender
 from dynts.errors import DyntsError
+from dynts.methods import resolve_method
 from dynts.methods.base import Granularity
-from dynts.methods.variants import variants
+from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
 
 
@@ -47,21 +48,16 @@ def choose_methods(
     if len(set(names)) < len(names):
         raise DyntsError(f"a method is given twice: {', '.join(names)}")
     chosen = []
+    configs = {label: predictor.config for label, predictor in predictors.items()}
     granularities: tuple[Granularity, ...] = ("shared", "native") if native else ("shared",)
     for name in names:
-        for method in variants(name, granularities, protect_question=protect_question):
-            if not method.needs_predictor:
-                shown = f"{name}, native" if method.granularity == "native" else name
-                chosen.append(Contender(shown, method))
-                continue
-            if not predictors:
-                raise DyntsError(
-                    f"method {name!r} needs --predictor: train one with `dynts label` and `dynts train`, or choose methods "
-                    "that need none, such as --method question-window,rkv"
-                )
-            several = len(predictors) > 1
-            chosen += [
-                Contender(f"{name}, {label} predictor" if several else name, method, predictor)
-                for label, predictor in predictors.items()
-            ]
+        if resolve_method(name).needs_predictor and not predictors:
+            raise DyntsError(
+                f"method {name!r} needs --predictor: train one with `dynts label` and `dynts train`, or choose methods "
+                "that need none, such as --method question-window,rkv"
+            )
+        for method, label in scored_variants(name, granularities, configs, protect_question=protect_question):
+            traits = [f"{label} predictor"] if label is not None and len(predictors) > 1 else []
+            traits += ["native"] if method.granularity == "native" else []
+            chosen.append(Contender(", ".join([name, *traits]), method, None if label is None else predictors[label]))
     return chosen

@@ -65,13 +65,13 @@ def pareto(
     from dynts.predictor.model import ImportancePredictor
     from dynts.progress import Display
     from dynts.training.labeller import LabelOptions
-    from dynts.training.labels import FUTURE_WINDOW
+    from dynts.training.labels import FUTURE_WINDOW, shared_label
     from dynts.training.trace_sets import as_sets
 
     scorer = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
     options = ParetoOptions(
         shares=parse_shares(shares),
-        label=label or (scorer.config.label if scorer else "answer"),
+        label=label or (shared_label(scorer.config.label) if scorer else "answer"),
         future_window=(scorer.config.future_window if scorer else None) or FUTURE_WINDOW,
         max_answer_tokens=max_answer_tokens,
         batch=batch,
