@@ -85,7 +85,7 @@ def test_build_makes_a_complete_folder_in_two_goes(tmp_path: Path, monkeypatch: 
         ]
 
     monkeypatch.setattr(building, "solve", solved)
-    monkeypatch.setattr(building, "_PREDICTOR_PROBLEMS", 10)
+    monkeypatch.setattr(building, "PREDICTOR_PROBLEMS", 10)
     monkeypatch.setattr(building, "_VALIDATION_PROBLEMS", 2)
     out, recipe = tmp_path / "weights", Recipe(tokens=2000, batch_tokens=1024)
     with monkeypatch.context() as failing:

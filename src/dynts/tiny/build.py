@@ -37,10 +37,10 @@ from dynts.training.transforms import TRANSFORMS
 
 _HELD_OUT_PROBLEMS = 500
 _VALIDATION_PROBLEMS = 100
-_PREDICTOR_PROBLEMS = 1200
-_FUTURE_WINDOW = 75
+PREDICTOR_PROBLEMS = 1200
+FUTURE_WINDOW = 75
 """The local window at 40% of the mean length."""
-_TRANSFORM = "linear"
+TRANSFORM = "linear"
 """Of the labels; `training.json` compares all of them on the validation problems."""
 
 
@@ -74,7 +74,7 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
 
     traces = work / "traces.jsonl"
     if "traces" not in progress.done:
-        problems = [make_problem(seed) for seed in PREDICTOR[:_PREDICTOR_PROBLEMS]]
+        problems = [make_problem(seed) for seed in PREDICTOR[:PREDICTOR_PROBLEMS]]
         rows = [
             {"question": problem.question, "response": solution.text, "answer": problem.answer}
             for problem, solution in zip(problems, solve(model, tokenizer, problems), strict=True)
@@ -82,16 +82,16 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
         traces.write_text("".join(json.dumps(row) + "\n" for row in rows))
         progress.finish("traces", len(rows))
     folder = label_traces(
-        model, tokenizer, traces, work / "shards", name="dynts-tiny", labels=LABELS, future_window=_FUTURE_WINDOW
+        model, tokenizer, traces, work / "shards", name="dynts-tiny", labels=LABELS, future_window=FUTURE_WINDOW
     )
     for label, transform in itertools.product(LABELS, TRANSFORMS):
         stage = f"{label}, {transform}"
         if stage in progress.done:
             continue
-        trained = train_predictor(folder, _predictor_recipe(label, transform, recipe.seed))
+        trained = train_predictor(folder, predictor_recipe(label, transform, recipe.seed))
         with compress(model, "dynts", schedule(budget_for(0.4)), trained.predictor, tokenizer=tokenizer):
             accuracy = _accuracy(solve(model, tokenizer, _validation_problems()))
-        if transform == _TRANSFORM:
+        if transform == TRANSFORM:
             save_predictor(trained.predictor, partial / label, overwrite=True)
         progress.finish(stage, {"pass@1": accuracy, "metrics": trained.metrics})
     if "held_out" not in progress.done:
@@ -113,7 +113,8 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
     return record
 
 
-def _predictor_recipe(label: str, transform: str, seed: int) -> TrainConfig:
+def predictor_recipe(label: str, transform: str, seed: int) -> TrainConfig:
+    """How the embedded predictors are trained."""
     return TrainConfig(label=label, transform=transform, epochs=25, batch_traces=2, learning_rate=3e-3, seed=seed)
 
 
