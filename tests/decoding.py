@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 import dynts
+from dynts.methods import DynTS
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
 from tiny import VOCAB_SIZE
@@ -15,12 +16,15 @@ TOLERANCE = 2e-5
 """Largest float32 difference of logits that rounding explains."""
 
 
-def random_predictor(hidden_size: int = 32, seed: int = 0, think: tuple[int, int] | None = None) -> ImportancePredictor:
-    """An untrained predictor whose scores spread."""
+def random_predictor(
+    hidden_size: int = 32, seed: int = 0, think: tuple[int, int] | None = None, native: bool = False
+) -> ImportancePredictor:
+    """An untrained predictor whose scores spread; native for the two full-attention layers of two KV heads of a tiny model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         markers = {} if think is None else {"think_start": [think[0]], "think_end": [think[1]]}
-        predictor = ImportancePredictor(PredictorConfig(hidden_size=hidden_size, **markers))
+        heads = {"layers": 2, "kv_heads": 2} if native else {}
+        predictor = ImportancePredictor(PredictorConfig(hidden_size=hidden_size, **heads, **markers))
         with torch.no_grad():
             for parameter in predictor.parameters():
                 parameter.copy_(torch.randn_like(parameter) / parameter.shape[1] ** 0.5)
@@ -50,7 +54,8 @@ def converse(
     **options: object,
 ) -> Talk:
     """Generate several turns of a left-padded batch on one cache; each turn is (tokens of each row, new tokens)."""
-    talk = Talk([], [], dynts.compress(model, method, config, random_predictor(), record=True, **options))
+    predictor = random_predictor(native=isinstance(method, DynTS) and method.granularity == "native")
+    talk = Talk([], [], dynts.compress(model, method, config, predictor, record=True, **options))
     with talk.session:
         ids = torch.empty(len(turns[0][0]), 0, dtype=torch.long)
         mask, cache = ids, None

@@ -350,7 +350,7 @@ class _Run:
         self.cached: dict[tuple[int, int], list[int]] = {h: [] for h in self.heads}
         self.visible = {layer: torch.zeros(self.kv_heads, 0, 0, dtype=torch.bool) for layer in self.layers}
         self.received: dict[tuple[int, int], dict[int, float]] = {h: {} for h in self.heads}
-        self.predicted: list[float] = []
+        self.predicted: list[Any] = []
         self.records: dict[int, LayerRecord] = {}
         self.result = ReferenceRun()
 
@@ -411,10 +411,10 @@ class _Run:
             else:
                 scores = rkv_scores(logits, keys, self.kernel, self.mix)
             return scores.tolist() + [math.inf] * (len(positions) - before)
-        return [self._token_score(p) for p in positions]
+        return [self._token_score(p, layer, head) for p in positions]
 
-    def _token_score(self, position: int) -> float:
-        """Scores that are the same in every layer and head."""
+    def _token_score(self, position: int, layer: int, head: int) -> float:
+        """Scores that are the same in every layer and head, but for those predicted for each."""
         if self.method in PREDICTED:
             if position in self.answer:
                 return math.inf
@@ -422,7 +422,9 @@ class _Run:
                 assert self.random_scores is not None
                 return float(self.random_scores[position])
             score = self.predicted[position]
-            return -score if self.method == "dynts-bottom" else score
+            if self.granularity == "native":
+                score = score[self.layers.index(layer)][head]
+            return float(-score if self.method == "dynts-bottom" else score)
         return positional_score(
             self.method, position, self.tokens[position], self.n_sink, self.n_initial, self.separators
         )
@@ -520,7 +522,8 @@ def reference_generate(
 ) -> ReferenceRun:
     """Decode one unpadded sequence over several turns, greedily or along `forced` tokens, evicting by `method`.
 
-    `predictor` maps last hidden states [n, d] to scores [n]; `random_scores` is indexed by position. The model is
+    `predictor` maps last hidden states [n, d] to scores [n], with native granularity to [n, full-attention layers, KV
+    heads]; `random_scores` is indexed by position. The model is
     left untouched. End tokens are not looked at: every turn runs to its length.
     """
     run = _Run(

@@ -14,6 +14,8 @@ import dynts
 from decoding import TOLERANCE, random_predictor, random_tokens
 from dynts.attention import grouped_step, observed_attention
 from dynts.errors import UnsupportedError
+from dynts.methods import DynTS
+from dynts.methods.base import Granularity
 from tiny import tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=40, local_window=8, retention_ratio=0.4)
@@ -41,8 +43,16 @@ def check_same(ours: Any, expected: Any) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("architecture", "attention"), [("llama", "sdpa"), ("qwen2", "eager"), ("qwen3", "sdpa")])
-def test_compiled_steps_equal_plain_ones(architecture: str, attention: str) -> None:
+@pytest.mark.parametrize(
+    ("architecture", "attention", "granularity"),
+    [
+        ("llama", "sdpa", "shared"),
+        ("qwen2", "eager", "shared"),
+        ("qwen3", "sdpa", "shared"),
+        ("llama", "sdpa", "native"),
+    ],
+)
+def test_compiled_steps_equal_plain_ones(architecture: str, attention: str, granularity: Granularity) -> None:
     model = tiny_model(architecture, attn_implementation=attention)
     even, ragged = (
         batch_of(random_tokens(9, 1), random_tokens(9, 2)),
@@ -50,9 +60,10 @@ def test_compiled_steps_equal_plain_ones(architecture: str, attention: str) -> N
     )
     turn = torch.tensor([random_tokens(5, 5), random_tokens(5, 6)])
     forward = model.get_decoder().forward
+    method, predictor = DynTS(granularity=granularity), random_predictor(native=granularity == "native")
 
     def talk(compile: bool) -> tuple[list[Any], dynts.Session]:
-        with dynts.compress(model, "dynts", CONFIG, random_predictor(), record=True, compile=compile) as session:
+        with dynts.compress(model, method, CONFIG, predictor, record=True, compile=compile) as session:
             first = model.generate(**even, max_new_tokens=90, **OPTIONS)
             # neither compactions, nor other rows, nor another conversation or turn change the shape of a step
             torch.compiler.set_stance("fail_on_recompile" if compile else "default")

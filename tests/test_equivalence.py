@@ -5,7 +5,7 @@ import torch
 
 import dynts
 from decoding import TOLERANCE, Talk, converse, random_predictor, random_tokens
-from dynts.methods import H2O, RKV, DynTSRandom, QuestionWindow, SepLLM, SnapKV, StreamingLLM, Window
+from dynts.methods import H2O, RKV, DynTS, DynTSRandom, QuestionWindow, SepLLM, SnapKV, StreamingLLM, Window
 from dynts.methods.base import Method
 from dynts.methods.dynts_random import random_scores
 from reference import ReferenceRun, Turn, reference_generate
@@ -14,10 +14,21 @@ from tiny import TINY_NAMES, tiny_model
 CONFIG = dynts.CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)
 SEPARATORS = (10, 20, 30, 40)
 PREDICTOR = random_predictor()
+NATIVE = random_predictor(native=True)
+
+
+def native_scores(hidden: torch.Tensor) -> torch.Tensor:
+    """By the definition of the network: the outputs of its last matrix, one layer's heads after the other's."""
+    first, second, third = NATIVE.parameters()
+    softplus = torch.nn.functional.softplus
+    scores = softplus(softplus(softplus(hidden @ first.T) @ second.T) @ third.T)
+    return torch.stack([scores[:, 0:2], scores[:, 2:4]], dim=1)
+
 
 METHODS: dict[str, tuple[str | Method, dict[str, object]]] = {
     "full": ("full", {}),
     "dynts": ("dynts", {"predictor": PREDICTOR}),
+    "dynts, native": (DynTS(granularity="native"), {"granularity": "native", "predictor": native_scores}),
     "dynts-bottom": ("dynts-bottom", {"predictor": PREDICTOR}),
     "dynts-random": (DynTSRandom(seed=3), {"random_scores": random_scores(3, 512)}),
     "window": ("window", {}),
@@ -115,7 +126,7 @@ def test_single_row(architecture: str, name: str) -> None:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("name", ["dynts", "window", "h2o", "snapkv, native", "rkv"])
+@pytest.mark.parametrize("name", ["dynts", "dynts, native", "window", "h2o", "snapkv, native", "rkv"])
 @pytest.mark.parametrize("architecture", ["gemma2", "phi3", "mistral"])
 def test_single_row_of_other_architectures(architecture: str, name: str) -> None:
     test_single_row(architecture, name)

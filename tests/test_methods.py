@@ -43,6 +43,7 @@ from dynts.methods import dynts as dynts_method
 from dynts.methods.dynts_random import random_scores
 from dynts.methods.rkv import redundancy
 from dynts.methods.sepllm import separator_ids
+from dynts.methods.variants import scored_variants
 from tiny import tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
@@ -124,6 +125,7 @@ def test_a_method_object_is_taken_as_it_is_and_settings_show_in_its_text() -> No
         (RKV, {"granularity": "head"}, ["granularity", "'head'", "native"]),
         (H2O, {"granularity": ""}, ["granularity", "''", "shared"]),
         (H2O, {"granularity": None}, ["granularity", "None"]),
+        (DynTS, {"granularity": "head"}, ["granularity", "'head'", "native"]),
         (StreamingLLM, {"n_sink": -1}, ["n_sink", "-1"]),
         (StreamingLLM, {"n_sink": 2.5}, ["n_sink", "2.5"]),
         (SepLLM, {"n_initial": -1}, ["n_initial", "-1"]),
@@ -147,6 +149,33 @@ def test_a_predictor_is_asked_for_at_the_start(method: Method) -> None:
     started = method.start(Surroundings([0], 1, 5, predictor=random_predictor()))
     assert started is not method
     assert "predictor" not in vars(method)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", [DynTS(granularity="native"), DynTSBottom(granularity="native")])
+@pytest.mark.parametrize("predictor", [random_predictor(), lambda hidden: hidden.sum(dim=-1)])
+def test_sets_for_each_head_need_scores_for_each_head(method: Method, predictor: Any) -> None:
+    with pytest.raises(DyntsError, match=r"one score for all layers and heads.*--label answer-native.*'shared'"):
+        dynts.compress(tiny_model("llama"), method, CONFIG, predictor)
+
+
+@pytest.mark.quick
+def test_a_predictor_of_every_head_serves_both_granularities() -> None:
+    configs = {"one": random_predictor().config, "each": random_predictor(native=True).config}
+    for name, protect in (("dynts", False), ("dynts-bottom", True)):
+        found = scored_variants(name, ["shared", "native"], configs, protect_question=protect)
+        assert [(method.granularity, each) for method, each in found] == [
+            ("shared", "one"),
+            ("shared", "each"),
+            ("native", "each"),
+        ]
+        assert [each for _, each in scored_variants(name, ["native"], configs, protect_question=protect)] == [
+            "one",
+            "each",
+        ]
+    assert [each for _, each in scored_variants("rkv", ["shared", "native"], configs, protect_question=True)] == [
+        None
+    ] * 2
 
 
 # --- scores by hand
@@ -353,6 +382,26 @@ def test_large_batches_of_hidden_states_are_scored_in_parts(monkeypatch: pytest.
     assert [positions.tolist() for positions in session.kept_positions] == kept
     assert max(len(scored) for scored in watch.scored) == 5
     assert sum(len(scored) for scored in watch.scored) == 2 * 37
+
+
+@pytest.mark.quick
+def test_bottom_reverses_the_order_in_every_head() -> None:
+    model, predictor = tiny_model("llama"), random_predictor(native=True)
+    prompt = torch.tensor([random_tokens(8, 1)])
+    kept = {}
+    for method in (DynTS(granularity="native"), DynTSBottom(granularity="native")):
+        with dynts.compress(model, method, CONFIG, predictor, record=True) as session:
+            model.generate(prompt, **GREEDY)
+        kept[type(method)] = session.kept_positions[0]
+    top, bottom = kept[DynTS], kept[DynTSBottom]
+    assert top.shape == bottom.shape == (2, 1, 2, CONFIG.kept_tokens(8))
+    for layer, head in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        question_and_recent = {*range(8), *range(24 - CONFIG.local_window, 24)}
+        chosen = [set(positions[layer, 0, head].tolist()) - question_and_recent for positions in (top, bottom)]
+        assert chosen[0]
+        assert not chosen[0] & chosen[1]
+    # heads do not all choose the same
+    assert len({tuple(top[layer, 0, head].tolist()) for layer in range(2) for head in range(2)}) > 1
 
 
 @pytest.mark.quick

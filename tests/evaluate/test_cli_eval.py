@@ -18,6 +18,7 @@ from dynts.evaluate.results import Arm, read_arm, read_results
 from dynts.grading.boxed import last_boxed
 from dynts.grading.grader import Grader, Verdict
 from dynts.markers import END
+from dynts.predictor import ImportancePredictor, PredictorConfig
 from dynts.tiny import WEIGHTS
 from dynts.tiny.solve import is_solved
 from dynts.tiny.task import HELD_OUT, make_problem
@@ -125,6 +126,21 @@ def test_two_predictors_have_folders_of_their_own(dynts: Run, problems: Path, tm
     }
     code, _, _ = dynts(*command, "--predictor", WEIGHTS / "future")
     assert "dynts, future label" in {arm.method for arm in read_results(out)}
+
+
+def test_a_predictor_of_every_head_has_an_arm_of_each_granularity(dynts: Run, problems: Path, tmp_path: Path) -> None:
+    shape = PredictorConfig(hidden_size=128, layers=4, kv_heads=2, label="answer-native")
+    ImportancePredictor(shape).save_pretrained(tmp_path / "predictor")
+    out = tmp_path / "results"
+    command = ("eval", *MODEL, "--benchmark", problems, "--out", out, *SCHEDULE, *GREEDY, "--max-new-tokens", 120)
+    command = (*command, "--method", "dynts", "--granularity", "shared,native", "--budget", 130, "--limit", 1)
+    code, _, err = dynts(*command, "--predictor", tmp_path / "predictor", "--predictor", WEIGHTS / "answer")
+    assert code == 0, err
+    found = {(arm.method, len(arm.samples)) for arm in read_results(out)}
+    names = ("dynts, answer-native label", "dynts, answer-native label, native", "dynts, answer label")
+    assert found == {(name, 1) for name in names}
+    responses_of = {arm.method: responses(arm) for arm in read_results(out)}
+    assert responses_of[names[0]] != responses_of[names[1]]
 
 
 def test_a_model_that_does_not_think_is_graded_on_all_that_it_wrote(

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from command_line import run
+from decoding import random_predictor
 from dynts.decode.contender import Contender
 from dynts.decode.stats import Compaction, GenerationStats
 from dynts.demo.compare import Result, compare, contenders
@@ -32,6 +33,14 @@ def test_every_method_takes_part_with_the_question_kept() -> None:
     ]
     assert all(item.method.granularity == "native" for item in found if item.name.endswith("native"))
     assert all(item.method.protect_question for item in found if item.name not in ("full", "window"))
+    own = random_predictor(native=True)
+    names = [item.name for item in contenders({"answer-native": own}, native=True) if item.predictor is own]
+    assert names == [
+        "dynts, answer-native label",
+        "dynts, answer-native label, native",
+        "dynts-bottom",
+        "dynts-bottom, native",
+    ]
     published = contenders(predictors, protect_question=False)
     assert [item.name for item in published if item.method.protect_question] == [
         "dynts, answer label",

@@ -18,9 +18,8 @@ def random_trace(seed: int = 0) -> TokenizedTrace:
     return TokenizedTrace(tuple(ids), QUESTION, QUESTION + THINKING, QUESTION + THINKING + MARKER)
 
 
-@torch.no_grad()
-def reference(model: PreTrainedModel, trace: TokenizedTrace, future_window: int) -> tuple[torch.Tensor, ...]:
-    """Hidden states and both labels by their definition, token by token, from eager attention."""
+def eager_attention(model: PreTrainedModel, trace: TokenizedTrace) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention weights [full-attention layers, query heads, tokens, tokens], and last hidden states [tokens, d]."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
@@ -29,14 +28,25 @@ def reference(model: PreTrainedModel, trace: TokenizedTrace, future_window: int)
         model.set_attn_implementation(implementation)
     types = getattr(model.config, "layer_types", None) or ["full_attention"] * len(output.attentions)
     full = [weights[0] for weights, kind in zip(output.attentions, types, strict=True) if kind == "full_attention"]
-    alpha = torch.stack(full).mean(dim=(0, 1))
+    return torch.stack(full), output.last_hidden_state[0]
+
+
+def by_definition(alpha: torch.Tensor, trace: TokenizedTrace, future_window: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both labels, token by token, from attention weights [tokens, tokens]."""
     total, answer, future = len(trace.ids), [], []
     for j in range(trace.question_end, trace.thinking_end):
         answer.append(alpha[trace.answer_start :, j].mean())
         later = [alpha[i, j] for i in range(j + future_window + 1, total)]
         future.append(torch.stack(later).max() if later else torch.tensor(torch.nan))
-    hidden = output.last_hidden_state[0, trace.question_end : trace.thinking_end]
-    return hidden, torch.stack(answer), torch.stack(future)
+    return torch.stack(answer), torch.stack(future)
+
+
+@torch.no_grad()
+def reference(model: PreTrainedModel, trace: TokenizedTrace, future_window: int) -> tuple[torch.Tensor, ...]:
+    """Hidden states and both labels by their definition, from eager attention."""
+    alpha, hidden = eager_attention(model, trace)
+    labels = by_definition(alpha.mean(dim=(0, 1)), trace, future_window)
+    return hidden[trace.question_end : trace.thinking_end], *labels
 
 
 @pytest.mark.quick
@@ -49,6 +59,35 @@ def test_labels_equal_the_full_attention_matrix(any_model: PreTrainedModel, chun
     torch.testing.assert_close(labelled.hidden, hidden, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(labelled.labels["answer"], answer, atol=1e-5, rtol=0)
     torch.testing.assert_close(labelled.labels["future"], future, atol=1e-5, rtol=0, equal_nan=True)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@torch.no_grad()
+def test_native_labels_equal_the_attention_of_each_head(any_model: PreTrainedModel, chunk: int) -> None:
+    trace = random_trace()
+    alpha, _ = eager_attention(any_model, trace)
+    kv_heads = any_model.config.num_key_value_heads
+    group = alpha.shape[1] // kv_heads
+    names = ("answer-native", "future-native")
+    labels = label_trace(any_model, trace, (*names, "answer"), chunk=chunk, future_window=32).labels
+    for name in names:
+        assert labels[name].shape == (THINKING, len(alpha), kv_heads)
+        assert labels[name].dtype == torch.float32
+    for layer in range(len(alpha)):
+        for head in range(kv_heads):
+            mean = alpha[layer, head * group : (head + 1) * group].mean(dim=0)
+            for name, expected in zip(names, by_definition(mean, trace, 32), strict=True):
+                found = labels[name][:, layer, head]
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, equal_nan=True)
+    torch.testing.assert_close(labels["answer-native"].mean(dim=(1, 2)), labels["answer"], atol=1e-6, rtol=0)
+
+
+def test_one_native_label_alone_is_the_same(model: PreTrainedModel) -> None:
+    both = label_trace(model, random_trace(), ("answer-native", "future-native")).labels
+    for name in both:
+        alone = label_trace(model, random_trace(), (name,), chunk=5).labels
+        torch.testing.assert_close(alone[name], both[name], atol=1e-6, rtol=0, equal_nan=True)
 
 
 def test_thinking_tokens_without_a_distant_query_have_no_future_label(model: PreTrainedModel) -> None:

@@ -167,6 +167,9 @@ def test_methods_that_need_a_predictor_come_once_for_each() -> None:
     assert isinstance(chosen[3].method, RKV)
     assert chosen[3].method.granularity == "native"
     assert all(viewed.method.protect_question for viewed in chosen)
+    [shared, native] = choose_methods(["dynts"], {"answer-native": random_predictor(native=True)}, native=True)
+    assert (shared.name, native.name) == ("dynts", "dynts, native")
+    assert native.method.granularity == "native"
     assert not choose_methods(["rkv"], {})[0].method.protect_question
     with pytest.raises(DyntsError, match="method 'dynts' needs --predictor"):
         choose_methods(["dynts"], {})
