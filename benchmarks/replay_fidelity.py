@@ -20,6 +20,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from resumed_rows import read_rows, write_rows
 from rich.progress import track
+from transformers import PreTrainedTokenizerBase
 
 import dynts
 from dynts.analyze.fresh_traces import choose_traces
@@ -30,11 +31,12 @@ from dynts.evaluate.replay import replay, with_full_cache
 from dynts.figures import save_figure
 from dynts.files import write_text_whole
 from dynts.models import load_model
+from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
 from dynts.tables import markdown_table
 from dynts.training.filters import Selected, select_traces
 from dynts.training.shards import ShardFolder
-from dynts.training.trace_sets import as_sets
+from dynts.training.trace_sets import TraceSets, as_sets
 
 _FIGURES = {"kl": "KL", "loss": "answer", "thinking_loss": "thinking"}
 
@@ -80,11 +82,9 @@ def main() -> None:
         if name != "full"
         for schedule in schedules
     }
-    held_out = None
-    if arguments.shards:
-        folds, _ = choose_traces([ShardFolder.open(arguments.shards)], predictors["answer"].config, "held-out")
-        held_out = {example.index for fold in folds for example in fold.analysed}
-    traces = _traces(sets, tokenizer, arguments.count, min(schedules, key=lambda item: item.budget), held_out)
+    smallest = min(schedules, key=lambda item: item.budget)
+    config = predictors["answer"].config
+    traces = finished_traces(sets, tokenizer, arguments.count, smallest, arguments.shards, config)
     for trace in track(traces):
         if trace.trace.id not in rows:
             rows[trace.trace.id] = _measure(trace, model, sessions)
@@ -94,10 +94,20 @@ def main() -> None:
     _draw(budgets, shown, path.with_suffix(".png"))
 
 
-def _traces(
-    sets: Any, tokenizer: Any, count: int, smallest: CompressionConfig, held_out: set[int] | None
+def finished_traces(
+    sets: TraceSets,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    smallest: CompressionConfig,
+    shards: Path | None,
+    config: PredictorConfig,
 ) -> list[Selected]:
-    """The first finished traces, held out of the training, whose question leaves room in the smallest budget."""
+    """The first finished traces whose question leaves room in the smallest budget; with shards, of those that were held out
+    when the predictor of that config was trained on them."""
+    held_out = None
+    if shards is not None:
+        folds, _ = choose_traces([ShardFolder.open(shards)], config, "held-out")
+        held_out = {example.index for fold in folds for example in fold.analysed}
     found: list[Selected] = []
     for index, trace in enumerate(select_traces(sets, tokenizer, keep_incorrect=True)):
         if isinstance(trace, str) or (held_out is not None and index not in held_out):
@@ -150,7 +160,7 @@ def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "",
     ]
     cells = [
-        [name, *(_cell(_compacted(rows, name, budget), figure) for budget in budgets for figure in _FIGURES)]
+        [name, *(cell(_compacted(rows, name, budget), figure) for budget in budgets for figure in _FIGURES)]
         for name in rows[0]["methods"]
     ]
     reached = {budget: len(_compacted(rows, next(iter(rows[0]["methods"])), budget)) for budget in budgets}
@@ -162,7 +172,8 @@ def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, markdown_table(["method", *columns], cells), f"torch {settings['torch']}", ""])
 
 
-def _cell(rows: list[dict[str, Any]], figure: str) -> str:
+def cell(rows: list[dict[str, Any]], figure: str) -> str:
+    """Mean of a figure and its standard error."""
     values = [row[figure] for row in rows]
     if not values:
         return "-"
