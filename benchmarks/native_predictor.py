@@ -1,12 +1,12 @@
-"""One set of tokens for all heads against a set for each, as trained predictors choose them.
+"""One set of tokens for all heads against a set for each, question and answer kept or not, as trained predictors choose.
 
     python benchmarks/native_predictor.py --work FOLDER --out docs/results --model seed2=FOLDER
 
 Each model solves problems, and its right traces are labelled both ways; a predictor is trained for every label as the embedded
 ones are, and tried on held-out problems, greedily, beside the best method without a predictor. The embedded model comes
 first; --model adds others that `python -m dynts.tiny.build` made. A predictor of a native label can serve both ways: its mean
-over layers and heads chooses one set for all. Writes native_predictor.json (after each run: the same command continues) and
-native_predictor.md.
+over layers and heads chooses one set for all. For dynts-all, predictors are trained on question and answer tokens too. Writes
+native_predictor.json (after each run: the same command continues) and native_predictor.md.
 """
 
 import argparse
@@ -24,9 +24,11 @@ from rich.progress import track
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
-from dynts.demo.compare import compare, contenders
+from dynts.demo.compare import compare
 from dynts.evaluate.intervals import wilson
 from dynts.files import write_text_whole
+from dynts.methods import H2O
+from dynts.methods.variants import scored_variants
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.tables import markdown_table
@@ -38,11 +40,16 @@ from dynts.tiny.task import HELD_OUT, PREDICTOR, make_problem
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS, NATIVE_LABELS
 from dynts.training.saving import save_predictor
+from dynts.training.shards import ShardFolder
 from dynts.training.train import train_predictor
 
 EMBEDDED = "embedded"
+ALL_TOKENS = ("future", "future-native")
+"""Labels of which a second predictor is trained, on question and answer tokens too."""
+ALL_TOKENS_WINDOW = 32
+"""The local window, in tokens, that its future label leaves out: these predictors are tried at smaller budgets too."""
 CONFIGS = {
-    "20%": schedule(budget_for(0.2)),
+    "20%": CompressionConfig(budget_for(0.2), local_window=37, retention_ratio=0.6),
     # the local window that serves one set of tokens best at this budget, see embedded_eval
     "30%": CompressionConfig(budget_for(0.3), local_window=75, retention_ratio=0.6),
     "40%": schedule(budget_for(0.4)),
@@ -107,16 +114,43 @@ def _prepare(source: str, work: Path, traces: int) -> None:
     shards = label_traces(
         model, tokenizer, written, work / "shards", name=work.name, labels=labels, future_window=FUTURE_WINDOW
     )
-    for label in labels:
-        if not (work / label).exists():
+    _train(shards, {label: work / label for label in labels})
+    folder = work / "shards-all"
+    shards = label_traces(
+        model,
+        tokenizer,
+        written,
+        folder,
+        name=work.name,
+        labels=ALL_TOKENS,
+        future_window=ALL_TOKENS_WINDOW,
+        all_tokens=True,
+    )
+    _train(shards, {label: work / f"{label}-all" for label in ALL_TOKENS})
+
+
+def _train(shards: ShardFolder, predictors: dict[str, Path]) -> None:
+    """A predictor for each label, where it is not there yet."""
+    for label, out in predictors.items():
+        if not out.exists():
             trained = train_predictor(shards, predictor_recipe(label, TRANSFORM, seed=0))
-            save_predictor(trained.predictor, work / label)
+            save_predictor(trained.predictor, out)
 
 
 def _contenders(work: Path) -> dict[str, Contender]:
-    predictors = {label: ImportancePredictor.from_pretrained(work / label) for label in (*LABELS, *NATIVE_LABELS)}
-    found = contenders(predictors, native=True)
-    return {item.name: item for item in found if item.name.startswith("dynts, ") or item.name == "h2o, native"}
+    """dynts by every predictor, shared and native, dynts-all by those that serve it, and the best method without one."""
+    found = {}
+    for name, folders in {
+        "dynts": {label: work / label for label in (*LABELS, *NATIVE_LABELS)},
+        "dynts-all": {label: work / f"{label}-all" for label in ALL_TOKENS},
+    }.items():
+        predictors = {label: ImportancePredictor.from_pretrained(folder) for label, folder in folders.items()}
+        configs = {label: predictor.config for label, predictor in predictors.items()}
+        for method, label in scored_variants(name, ["shared", "native"], configs, protect_question=False):
+            shown = f"{name}, {label} label{', native' if method.granularity == 'native' else ''}"
+            found[shown] = Contender(shown, method, predictors[str(label)])
+    found["h2o, native"] = Contender("h2o, native", H2O(granularity="native", protect_question=True))
+    return found
 
 
 def _solve(source: str, work: Path, method: str, config: CompressionConfig, count: int) -> dict[str, Any]:

@@ -99,6 +99,12 @@ def describe_shards(folders: Sequence[ShardFolder], label: str) -> Iterator[Row]
     Raises:
         DyntsError: folders that do not go together, lack that label, or are incomplete or damaged; or no trace has it.
     """
+    for folder in folders:
+        if folder.manifest["settings"].get("all_tokens"):
+            raise DyntsError(
+                f"{folder.path} holds labels of question and answer tokens too, and these figures are of the thinking: label "
+                "without --all-tokens, or give --traces and --model"
+            )
     examples = load_examples(folders, label, "linear")
     if not examples:
         raise DyntsError(

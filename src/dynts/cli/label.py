@@ -33,6 +33,10 @@ def label(
     keep_incorrect: Annotated[
         bool, typer.Option(help="Keep traces whose answer is wrong or cannot be graded.")
     ] = False,
+    all_tokens: Annotated[
+        bool,
+        typer.Option("--all-tokens", help="Label question and answer tokens too, for predictors that serve dynts-all."),
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Label the first fit traces only, this many.")] = None,
     tokens_per_trace: Annotated[
         int | None, typer.Option(help="Store hidden states of this many random thinking tokens a trace (default: all).")
@@ -75,6 +79,7 @@ def label(
         store_dtype=None if store_dtype is None else parse_dtype(store_dtype),
         seed=seed,
         chunk=chunk,
+        all_tokens=all_tokens,
     )
     sets = as_sets(traces)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first

@@ -10,7 +10,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
 from dynts.decode.stats import GenerationStats
-from dynts.methods import METHODS
+from dynts.methods import METHODS, DynTSBottom
 from dynts.methods.base import Granularity
 from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
@@ -83,10 +83,10 @@ class Result:
 def contenders(
     predictors: Mapping[str, ImportancePredictor], *, native: bool = False, protect_question: bool = True
 ) -> list[Contender]:
-    """Every method, `dynts` once for each predictor.
+    """Every method, those with a predictor once for each that serves them.
 
     Args:
-        predictors: by label; the first one serves `dynts-bottom`.
+        predictors: by label; `dynts-bottom` takes the first one only.
         native: those that can choose per layer and KV head do that too.
         protect_question: keep the question where a method would not by itself; else all are as published.
     """
@@ -94,10 +94,12 @@ def contenders(
     granularities: tuple[Granularity, ...] = ("shared", "native") if native else ("shared",)
     chosen = []
     configs = {label: predictor.config for label, predictor in predictors.items()}
-    for name in METHODS:
-        serving = configs if name == "dynts" else {first: configs[first]}
+    for name, kind in METHODS.items():
+        if kind.scores_all_tokens and not any(config.all_tokens for config in configs.values()):
+            continue
+        serving = {first: configs[first]} if kind is DynTSBottom else configs
         for method, label in scored_variants(name, granularities, serving, protect_question=protect_question):
-            traits = [f"{label} label"] if name == "dynts" else []
+            traits = [f"{label} label"] if label is not None and kind is not DynTSBottom else []
             traits += ["native"] if method.granularity == "native" else []
             chosen.append(Contender(", ".join([name, *traits]), method, None if label is None else predictors[label]))
     return chosen

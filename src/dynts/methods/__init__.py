@@ -3,6 +3,7 @@
 from dynts.errors import DyntsError
 from dynts.methods.base import Method, Surroundings
 from dynts.methods.dynts import DynTS
+from dynts.methods.dynts_all import DynTSAll
 from dynts.methods.dynts_bottom import DynTSBottom
 from dynts.methods.dynts_random import DynTSRandom
 from dynts.methods.full import Full
@@ -17,6 +18,7 @@ from dynts.methods.window import Window
 METHODS: dict[str, type[Method]] = {
     "full": Full,
     "dynts": DynTS,
+    "dynts-all": DynTSAll,
     "dynts-random": DynTSRandom,
     "dynts-bottom": DynTSBottom,
     "window": Window,
@@ -62,6 +64,7 @@ __all__ = [
     "METHODS",
     "RKV",
     "DynTS",
+    "DynTSAll",
     "DynTSBottom",
     "DynTSRandom",
     "Full",

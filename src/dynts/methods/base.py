@@ -56,6 +56,7 @@ class Method(ABC):
         protect_answer: whether tokens after the end of the thinking rank above all others.
         observes_attention: whether `observe_attention` must see every layer's queries and keys.
         needs_predictor: whether the method cannot work without an importance predictor.
+        scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
     """
 
     granularity: Granularity = "shared"
@@ -63,6 +64,7 @@ class Method(ABC):
     protect_answer: ClassVar[bool] = False
     observes_attention: ClassVar[bool] = False
     needs_predictor: ClassVar[bool] = False
+    scores_all_tokens: ClassVar[bool] = False
 
     kv_heads: int
     layers: list[int]

@@ -63,7 +63,8 @@ def scored_variants(
 ) -> list[tuple[Method, str | None]]:
     """The same with the predictor that each scores by, None where it needs none; those that need one come with each.
 
-    A predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for.
+    A predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for; one that was
+    trained on thinking tokens only does not serve a method that scores all tokens.
 
     Args:
         name: of the method.
@@ -72,12 +73,19 @@ def scored_variants(
         protect_question: see `variants`.
 
     Raises:
-        DyntsError: there is no method of that name.
+        DyntsError: there is no method of that name, or none of the predictors serves it.
     """
-    if not resolve_method(name).needs_predictor:
+    needs = resolve_method(name)
+    if not needs.needs_predictor:
         return [(method, None) for method in variants(name, granularities, protect_question=protect_question)]
+    fit = {each: config for each, config in predictors.items() if config.all_tokens or not needs.scores_all_tokens}
+    if not fit:
+        raise DyntsError(
+            f"method {name!r} scores question and answer tokens, and no predictor given was trained on them: label with "
+            "`dynts label --all-tokens` and train one"
+        )
     return [
         (method, each)
-        for each, config in predictors.items()
+        for each, config in fit.items()
         for method in variants(name, granularities if config.native else ["shared"], protect_question=protect_question)
     ]

@@ -47,7 +47,9 @@ def model_card(config: PredictorConfig) -> ModelCard:
     body = _TEXT.format(
         base_model=base_model,
         meaning=_MEANING.get(config.label, config.label),
-        training=_table({"label": config.label, "transform": config.transform, **config.training}),
+        training=_table(
+            {"label": config.label, "all tokens": config.all_tokens, "transform": config.transform, **config.training}
+        ),
         metrics=_metrics(config.metrics),
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{body}")

@@ -21,6 +21,7 @@ class PredictorConfig:
         layers: full-attention layers that have scores of their own.
         kv_heads: KV heads of a layer that have; with 1 layer and 1 head there is one score for the whole model.
         label: which importance it predicts, one of `dynts.training.labels.LABELS` or `NATIVE_LABELS`.
+        all_tokens: whether it was trained on the tokens of question and answer too, not only on those of the thinking.
         transform: how the labels were scaled for training; only the order of the scores has a meaning.
         future_window: the tokens that the future label leaves out; None for the answer label.
         base_model: name of the model whose hidden states it reads.
@@ -36,6 +37,7 @@ class PredictorConfig:
     layers: int = 1
     kv_heads: int = 1
     label: str = "answer"
+    all_tokens: bool = False
     transform: str = "rank"
     future_window: int | None = None
     base_model: str = ""

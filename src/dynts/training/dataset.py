@@ -21,11 +21,11 @@ _SAMPLE = "embedding_sample"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The T stored thinking tokens of one trace.
+    """The T stored tokens of one trace.
 
     Args:
         hidden: hidden states [T, d] in the stored dtype.
-        positions: int64 [T], places among the thinking tokens.
+        positions: int64 [T], places among the labelled tokens.
         ids: int64 [T], token ids.
         targets: float64 [T], or [T, layers, KV heads]: transformed labels; NaN where there is none.
     """
@@ -157,7 +157,8 @@ def _check_together(folders: Sequence[ShardFolder], label: str) -> None:
 def _meaning(folder: ShardFolder, label: str) -> dict[str, object]:
     settings = folder.manifest["settings"]
     window = {"future_window": settings["future_window"]} if looks_ahead([label]) else {}
-    return {**settings["fingerprint"], "think_markers": settings["think_markers"], **window}
+    scope = {"all_tokens": settings.get("all_tokens", False)}
+    return {**settings["fingerprint"], "think_markers": settings["think_markers"], **scope, **window}
 
 
 def _agree(ours: object, theirs: object) -> bool:

@@ -13,7 +13,7 @@ from dynts.markers import think_markers
 from dynts.models import load_model, load_tokenizer
 from dynts.predictor.fingerprint import fingerprint
 from dynts.training.filters import MAX_TOKENS
-from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace
+from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, labelled_span
 from dynts.training.shards import Shard
 from dynts.training.tokens import TokenizedTrace
 from dynts.training.traces import Trace, question_key
@@ -29,10 +29,11 @@ class LabelOptions:
         max_tokens: longer traces are dropped.
         keep_incorrect: keep traces whose answer is wrong or cannot be graded.
         limit: label the first fit traces only, this many.
-        tokens_per_trace: store the hidden states of this many random thinking tokens of a trace; None stores all.
+        tokens_per_trace: store the hidden states of this many random tokens of a trace; None stores all.
         store_dtype: dtype of the stored hidden states; None keeps the model's.
         seed: of the choice of tokens.
         chunk: attention rows held at a time, see `label_trace`.
+        all_tokens: label question and answer tokens too, for a predictor that scores them.
 
     Raises:
         DyntsError: a value is out of range.
@@ -47,6 +48,7 @@ class LabelOptions:
     store_dtype: torch.dtype | None = None
     seed: int = 0
     chunk: int = 128
+    all_tokens: bool = False
 
     def __post_init__(self) -> None:
         check_labels(self.labels, self.future_window)
@@ -117,7 +119,12 @@ class Labeller:
         """
         tokens, options = task.tokens, self.options
         labelled = label_trace(
-            self.model, tokens, options.labels, chunk=options.chunk, future_window=options.future_window
+            self.model,
+            tokens,
+            options.labels,
+            chunk=options.chunk,
+            future_window=options.future_window,
+            all_tokens=options.all_tokens,
         )
         rows = torch.arange(len(labelled.hidden))
         if options.tokens_per_trace is not None:
@@ -137,7 +144,7 @@ class Labeller:
             "question": question_key(task.trace.question),
             "correct": str(task.correct).lower(),
         }
-        ids = torch.tensor(tokens.ids[tokens.question_end : tokens.thinking_end])
+        ids = torch.tensor(tokens.ids[labelled_span(tokens, options.all_tokens)])
         return Shard(hidden, rows, ids, labelled.labels, info)
 
 

@@ -150,6 +150,8 @@ def _fill(
         "tokens_per_trace": options.tokens_per_trace,
         "seed": options.seed if options.tokens_per_trace else None,
         "traces_sha256": sets.sha256,
+        # only where it is set: folders of earlier versions can be continued
+        **({"all_tokens": True} if options.all_tokens else {}),
     }
     versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(Path(out), rank, MADE_BY) as held:

@@ -21,7 +21,7 @@ _PREFIX_CHUNK = 4096
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrace:
-    """Hidden states [L, d] of the thinking tokens in the model's dtype, and float32 labels by name: [L], those of
+    """Hidden states [L, d] of the labelled tokens in the model's dtype, and float32 labels by name: [L], those of
     `NATIVE_LABELS` [L, full-attention layers, KV heads]."""
 
     hidden: torch.Tensor
@@ -36,8 +36,9 @@ def label_trace(
     *,
     chunk: int = 128,
     future_window: int = FUTURE_WINDOW,
+    all_tokens: bool = False,
 ) -> LabelledTrace:
-    """Label the L thinking tokens of one trace (arXiv 2601.18383, section 3).
+    """Label the thinking tokens of one trace (arXiv 2601.18383, section 3).
 
     With alpha[i -> j] the attention weight of token i on token j, averaged over full-attention layers and query heads
     (sliding-window layers evict by themselves, so they do not count):
@@ -53,6 +54,8 @@ def label_trace(
         labels: which of `LABELS` and `NATIVE_LABELS`.
         chunk: rows of attention held at a time; memory is O(chunk x N) per layer. Does not change the result.
         future_window: the local window that "future" leaves out, in tokens.
+        all_tokens: label the tokens of question, closing marker and answer too. What the question's tokens attend to
+            does not count for any label.
 
     Raises:
         DyntsError: unknown label, or a chunk or window that is not positive.
@@ -72,6 +75,7 @@ def label_trace(
     cache = DynamicCache(config=model.config)
     decoder = model.get_decoder()
     ids = torch.tensor([trace.ids], device=model.device)
+    labelled = labelled_span(trace, all_tokens)
     hidden = []
     with observed_attention(model):
         for start, end in pairwise(bounds):
@@ -79,7 +83,7 @@ def label_trace(
             output = decoder(
                 input_ids=ids[:, start:end], past_key_values=cache, use_cache=True, attention_observer=observer
             )
-            first, last = max(trace.question_end - start, 0), max(trace.thinking_end - start, 0)
+            first, last = max(labelled.start - start, 0), max(labelled.stop - start, 0)
             hidden.append(output.last_hidden_state[0, first:last])
             if observer is None:
                 continue
@@ -91,14 +95,18 @@ def label_trace(
     values = {"answer": answer, "future": future}
     if native is not None:
         values |= {"answer-native": native.stacked(native.answer), "future-native": native.stacked(native.future)}
-    thinking = slice(trace.question_end, trace.thinking_end)
-    found = {name: values[name][thinking].clone() for name in labels}
+    found = {name: values[name][labelled].clone() for name in labels}
     for name, label in found.items():
         if name.startswith("answer"):
             label /= total - trace.answer_start
         else:
             label[label.isneginf()] = torch.nan
     return LabelledTrace(hidden=torch.cat(hidden), labels=found)
+
+
+def labelled_span(trace: TokenizedTrace, all_tokens: bool) -> slice:
+    """The tokens that have labels: those of the thinking, or all."""
+    return slice(0, len(trace.ids)) if all_tokens else slice(trace.question_end, trace.thinking_end)
 
 
 def shared_label(label: str) -> str:

@@ -25,7 +25,7 @@ MADE_BY = "dynts label"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One labelled trace of L thinking tokens.
+    """One trace of L labelled tokens: those of its thinking, or all.
 
     Args:
         hidden: hidden states [T, d] of the stored tokens.

@@ -145,6 +145,7 @@ def _describe(
         layers=layers,
         kv_heads=kv_heads,
         label=config.label,
+        all_tokens=settings.get("all_tokens", False),
         transform=config.transform,
         future_window=settings["future_window"] if looks_ahead([config.label]) else None,
         base_model=settings["model"],
