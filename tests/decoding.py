@@ -17,14 +17,20 @@ TOLERANCE = 2e-5
 
 
 def random_predictor(
-    hidden_size: int = 32, seed: int = 0, think: tuple[int, int] | None = None, native: bool = False
+    hidden_size: int = 32,
+    seed: int = 0,
+    think: tuple[int, int] | None = None,
+    native: bool = False,
+    all_tokens: bool = True,
 ) -> ImportancePredictor:
     """An untrained predictor whose scores spread; native for the two full-attention layers of two KV heads of a tiny model."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         markers = {} if think is None else {"think_start": [think[0]], "think_end": [think[1]]}
         heads = {"layers": 2, "kv_heads": 2} if native else {}
-        predictor = ImportancePredictor(PredictorConfig(hidden_size=hidden_size, **heads, **markers))
+        predictor = ImportancePredictor(
+            PredictorConfig(hidden_size=hidden_size, all_tokens=all_tokens, **heads, **markers)
+        )
         with torch.no_grad():
             for parameter in predictor.parameters():
                 parameter.copy_(torch.randn_like(parameter) / parameter.shape[1] ** 0.5)

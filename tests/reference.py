@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 ATTENTION_NAME = "reference_masked"
 
 PROTECTING = frozenset({"dynts", "dynts-random", "dynts-bottom", "question-window"})
-PREDICTED = frozenset({"dynts", "dynts-random", "dynts-bottom"})
+PREDICTED = frozenset({"dynts", "dynts-all", "dynts-random", "dynts-bottom"})
 OBSERVING = frozenset({"h2o", "snapkv", "rkv"})
 POSITIONAL = frozenset({"window", "question-window", "streaming-llm", "sepllm"})
 METHODS = PREDICTED | OBSERVING | POSITIONAL | {"full"}
@@ -323,7 +323,7 @@ class _Run:
             raise ValueError(f"unknown method {method!r}")
         if granularity not in ("shared", "native"):
             raise ValueError(f"unknown granularity {granularity!r}")
-        if method in ("dynts", "dynts-bottom") and predictor is None:
+        if method in ("dynts", "dynts-all", "dynts-bottom") and predictor is None:
             raise ValueError(f"{method} needs a predictor")
         if method == "dynts-random" and random_scores is None:
             raise ValueError("dynts-random needs random_scores")
@@ -416,7 +416,7 @@ class _Run:
     def _token_score(self, position: int, layer: int, head: int) -> float:
         """Scores that are the same in every layer and head, but for those predicted for each."""
         if self.method in PREDICTED:
-            if position in self.answer:
+            if position in self.answer and self.method != "dynts-all":
                 return math.inf
             if self.method == "dynts-random":
                 assert self.random_scores is not None

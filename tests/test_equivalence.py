@@ -5,7 +5,7 @@ import torch
 
 import dynts
 from decoding import TOLERANCE, Talk, converse, random_predictor, random_tokens
-from dynts.methods import H2O, RKV, DynTS, DynTSRandom, QuestionWindow, SepLLM, SnapKV, StreamingLLM, Window
+from dynts.methods import H2O, RKV, DynTS, DynTSAll, DynTSRandom, QuestionWindow, SepLLM, SnapKV, StreamingLLM, Window
 from dynts.methods.base import Method
 from dynts.methods.dynts_random import random_scores
 from reference import ReferenceRun, Turn, reference_generate
@@ -29,6 +29,9 @@ METHODS: dict[str, tuple[str | Method, dict[str, object]]] = {
     "full": ("full", {}),
     "dynts": ("dynts", {"predictor": PREDICTOR}),
     "dynts, native": (DynTS(granularity="native"), {"granularity": "native", "predictor": native_scores}),
+    "dynts-all": ("dynts-all", {"predictor": PREDICTOR}),
+    "dynts-all, native": (DynTSAll(granularity="native"), {"granularity": "native", "predictor": native_scores}),
+    "dynts-all, question": (DynTSAll(protect_question=True), {"protect_question": True, "predictor": PREDICTOR}),
     "dynts-bottom": ("dynts-bottom", {"predictor": PREDICTOR}),
     "dynts-random": (DynTSRandom(seed=3), {"random_scores": random_scores(3, 512)}),
     "window": ("window", {}),
@@ -167,12 +170,12 @@ def test_multi_turn_of_a_padded_batch(name: str) -> None:
         check_row(talk, row, reference_of(model, name, turns, [tokens[row] for tokens in talk.tokens]))
 
 
-@pytest.mark.parametrize("name", ["dynts", "dynts-random"])
-def test_answer_tokens_are_protected(name: str) -> None:
+@pytest.mark.parametrize("name", ["dynts", "dynts-random", "dynts-all"])
+def test_answer_tokens_are_protected_but_where_all_compete(name: str) -> None:
     model = tiny_model("llama")
     prompt = random_tokens(8, 16)
     # the greedy text decides when thinking "ends": take a token that it writes between two compactions
-    plain = converse(model, [([prompt], 60)], METHODS[name][0], CONFIG)
+    plain = converse(model, [([prompt], 120)], METHODS[name][0], CONFIG)
     end = plain.tokens[0][0][20]
     markers = dynts.ThinkMarkers(start=(1,), end=(end,))
     talk = converse(model, [([prompt], 120)], METHODS[name][0], CONFIG, markers=markers)
@@ -190,5 +193,6 @@ def test_answer_tokens_are_protected(name: str) -> None:
         **options,  # type: ignore[arg-type]
     )
     check_row(talk, 0, run)
-    assert run.kept_positions[-1].tolist() != plain.session.kept_positions[-1][0].tolist()
+    pairs = zip(talk.session.kept_positions, plain.session.kept_positions, strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs) == (name == "dynts-all")
     assert talk.session.stats[0].peak_tokens == CONFIG.budget

@@ -53,6 +53,7 @@ SURROUNDINGS = Surroundings(layers=[0, 1], kv_heads=2, local_window=5)
 DEFAULTS: dict[str, dict[str, Any]] = {
     "full": {},
     "dynts": {"granularity": "shared", "protect_question": True},
+    "dynts-all": {"granularity": "shared", "protect_question": False},
     "dynts-random": {"seed": 0, "protect_question": True},
     "dynts-bottom": {"granularity": "shared", "protect_question": True},
     "window": {"protect_question": False},
@@ -157,6 +158,31 @@ def test_a_predictor_is_asked_for_at_the_start(method: Method) -> None:
 def test_sets_for_each_head_need_scores_for_each_head(method: Method, predictor: Any) -> None:
     with pytest.raises(DyntsError, match=r"one score for all layers and heads.*--label answer-native.*'shared'"):
         dynts.compress(tiny_model("llama"), method, CONFIG, predictor)
+
+
+@pytest.mark.quick
+def test_all_tokens_are_scored_by_a_predictor_that_has_seen_them() -> None:
+    thinking, every = random_predictor(all_tokens=False), random_predictor()
+    with pytest.raises(DyntsError, match=r"trained on thinking tokens only.*--all-tokens.*'dynts'"):
+        dynts.compress(tiny_model("llama"), "dynts-all", CONFIG, thinking)
+    configs = {"thinking": thinking.config, "every": every.config}
+    found = scored_variants("dynts-all", ["shared", "native"], configs, protect_question=True)
+    assert [(each, method.protect_question) for method, each in found] == [("every", True)]
+    assert not scored_variants("dynts-all", ["shared"], configs, protect_question=False)[0][0].protect_question
+    with pytest.raises(DyntsError, match=r"'dynts-all' scores question and answer tokens.*--all-tokens"):
+        scored_variants("dynts-all", ["shared"], {"thinking": thinking.config}, protect_question=False)
+
+
+@pytest.mark.quick
+def test_questions_are_scored_where_all_tokens_compete() -> None:
+    model, predictor = tiny_model("llama"), random_predictor()
+    with dynts.compress(model, "dynts-all", CONFIG, predictor) as session:
+        watch = Watch(model, predictor)
+        model.generate(torch.tensor([random_tokens(8, seed) for seed in range(2)]), **GREEDY)
+    counts = [16 - 9 * (index > 0) for index in range(len(session.stats[0].compactions))]
+    # the question at once, generated tokens when a compaction is due
+    assert [tuple(scored.shape) for scored in watch.scored] == [(2 * count, 32) for count in (8, *counts)]
+    assert torch.equal(watch.scored[0].view(2, 8, 32), watch.hidden[0])
 
 
 @pytest.mark.quick

@@ -83,6 +83,28 @@ def test_native_labels_equal_the_attention_of_each_head(any_model: PreTrainedMod
     torch.testing.assert_close(labels["answer-native"].mean(dim=(1, 2)), labels["answer"], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@torch.no_grad()
+def test_labels_of_all_tokens(any_model: PreTrainedModel, chunk: int) -> None:
+    trace, total, window = random_trace(), QUESTION + THINKING + MARKER + ANSWER, 12
+    alpha, hidden = eager_attention(any_model, trace)
+    mean = alpha.mean(dim=(0, 1))
+    names = ("answer", "future", "future-native")
+    found = label_trace(any_model, trace, names, chunk=chunk, future_window=window, all_tokens=True)
+    torch.testing.assert_close(found.hidden, hidden, atol=1e-4, rtol=1e-4)
+    future = torch.full((total,), torch.nan)
+    for j in range(total - window - 1):
+        # tokens of the question ask for nothing that is evicted
+        future[j] = mean[max(j + window + 1, QUESTION) :, j].max()
+    torch.testing.assert_close(found.labels["future"], future, atol=1e-5, rtol=0, equal_nan=True)
+    answer = mean[trace.answer_start :].sum(dim=0) / ANSWER
+    torch.testing.assert_close(found.labels["answer"], answer, atol=1e-5, rtol=0)
+    thinking = label_trace(any_model, trace, names, chunk=chunk, future_window=window)
+    for name in names:
+        part = found.labels[name][trace.question_end : trace.thinking_end]
+        torch.testing.assert_close(part, thinking.labels[name], atol=1e-6, rtol=0, equal_nan=True)
+
+
 def test_one_native_label_alone_is_the_same(model: PreTrainedModel) -> None:
     both = label_trace(model, random_trace(), ("answer-native", "future-native")).labels
     for name in both:

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.analyze.fresh_traces import choose_traces
+from dynts.analyze.importance import describe_shards
 from dynts.analyze.prediction import measure_prediction
 from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor, PredictorConfig
@@ -150,6 +151,40 @@ def test_from_traces_to_a_predictor_of_this_model(
     other = replace(predictor.config, layers=2, kv_heads=3)
     with pytest.raises(DyntsError, match=r"2 layers of 3 KV heads.*3 full-attention layers of 2"):
         ImportancePredictor(other).check_model(model)
+
+
+@pytest.mark.quick
+def test_all_tokens_are_labelled_on_request(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path
+) -> None:
+    folders = {
+        every: label_traces(
+            model, tokenizer, traces, tmp_path / str(every), labels=("future",), future_window=4, all_tokens=every
+        )
+        for every in (False, True)
+    }
+    for index in folders[True].indices:
+        every, thinking = (folders[chosen].read(index) for chosen in (True, False))
+        assert len(every.ids) > len(thinking.ids)
+        start = next(
+            first
+            for first in range(len(every.ids))
+            if torch.equal(every.ids[first : first + len(thinking.ids)], thinking.ids)
+        )
+        span = slice(start, start + len(thinking.ids))
+        torch.testing.assert_close(every.hidden[span], thinking.hidden, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            every.labels["future"][span], thinking.labels["future"], atol=1e-6, rtol=0, equal_nan=True
+        )
+    config = TrainConfig(label="future", epochs=1)
+    for every, folder in folders.items():
+        assert train_predictor(folder, config).predictor.config.all_tokens == every
+    with pytest.raises(DyntsError, match=r"differ .all_tokens: False and True"):
+        train_predictor([folders[False], folders[True]], config)
+    with pytest.raises(DyntsError, match=r"question and answer tokens too.*without --all-tokens"):
+        list(describe_shards([folders[True]], "future"))
+    with pytest.raises(DyntsError, match="all_tokens"):
+        label_traces(model, tokenizer, traces, tmp_path / "True", labels=("future",), future_window=4)
 
 
 def test_sliding_window_layers_have_no_scores(tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path) -> None:
