@@ -61,7 +61,9 @@ def main() -> None:
     ]
     predictors = [part for label in LABELS for part in ("--predictor", os.path.relpath(WEIGHTS / label))]
     samples = ["--samples", str(arguments.samples)]
-    everything = [*samples, *predictors, "--method", ",".join(METHODS), "--granularity", "shared,native"]
+    # the shipped predictors have seen thinking tokens only
+    names = [name for name, method in METHODS.items() if not method.scores_all_tokens]
+    everything = [*samples, *predictors, "--method", ",".join(names), "--granularity", "shared,native"]
     for share in arguments.share or SHARES:
         config = schedule(budget_for(share))
         config = replace(config, local_window=min(config.local_window, config.budget - ROOM))

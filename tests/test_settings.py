@@ -30,6 +30,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     for settings in (
         Settings(CompressionConfig(5000, 2000, 0.4), "dynts", "some/predictor"),
+        Settings(CompressionConfig(5000, 2000, 0.4), "dynts", "some/predictor", "native"),
         Settings(CompressionConfig(300, 0, 0.3), "snapkv"),
     ):
         save_settings(path, settings)
@@ -37,6 +38,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert json.loads(path.read_text()) == {
         "method": "snapkv",
         "predictor": None,
+        "granularity": None,
         "budget": 300,
         "local_window": 0,
         "retention_ratio": 0.3,
@@ -45,8 +47,8 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.quick
-def test_predictor_may_be_left_out(file: Path) -> None:
-    assert load_settings(file) == Settings(CompressionConfig(60, 20, 0.5), "window", None)
+def test_predictor_and_granularity_may_be_left_out(file: Path) -> None:
+    assert load_settings(file) == Settings(CompressionConfig(60, 20, 0.5), "window", None, None)
 
 
 @pytest.mark.quick
@@ -58,6 +60,7 @@ def test_predictor_may_be_left_out(file: Path) -> None:
         (json.dumps({**VALUES, "budgt": 1}), ["unknown setting budgt", "retention_ratio"]),
         (json.dumps({"method": "window", "budget": 60}), ["local_window, retention_ratio is missing"]),
         (json.dumps({**VALUES, "method": 3}), ["method", "3"]),
+        (json.dumps({**VALUES, "granularity": "head"}), ["granularity", "shared, native or null", "'head'"]),
         (json.dumps({**VALUES, "predictor": ["a"]}), ["predictor", "['a']"]),
         (json.dumps({**VALUES, "budget": 60.5}), ["budget", "whole number", "60.5"]),
         (json.dumps({**VALUES, "local_window": "20"}), ["local_window", "'20'"]),
@@ -117,6 +120,23 @@ def test_collect_takes_the_file(
     settings = json.loads((tmp_path / "traces" / "manifest.json").read_text())["settings"]
     assert settings["method"]["name"] == "Window"
     assert settings["config"] == {"budget": 60, "local_window": 20, "retention_ratio": 0.3}
+
+
+def test_the_granularity_of_the_file_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {}
+    for granularity in ("shared", "native"):
+        file, out = tmp_path / f"{granularity}.json", tmp_path / granularity
+        file.write_text(json.dumps({**VALUES, "method": "snapkv", "granularity": granularity}))
+        problems = tmp_path / "problems.jsonl"
+        problems.write_text(json.dumps({"question": "a= 3 , b= 5 , c:= a + b find c? .", "answer": "8"}) + "\n")
+        command = ("--model", WEIGHTS, "--dataset", problems, "--out", out, "--max-new-tokens", 80, "--settings", file)
+        code, _, err = run(monkeypatch, capsys, "collect", *command)
+        assert code == 0, err
+        kept[granularity] = json.loads((out / "manifest.json").read_text())["settings"]["method"]["granularity"]
+        generate(monkeypatch, capsys, "--settings", file)
+    assert kept == {"shared": "shared", "native": "native"}
 
 
 def test_repeatable_options_take_the_file_too(file: Path) -> None:

@@ -80,15 +80,22 @@ class Settings:
         config: the budget and its schedule.
         method: name of a method, see `dynts.methods.METHODS`.
         predictor: folder or Hub id of the importance predictor, where the method needs one.
+        granularity: "shared" or "native", see `dynts.methods.base.Method`; None leaves the method as it is by default.
     """
 
     config: CompressionConfig
     method: str = "dynts"
     predictor: str | None = None
+    granularity: str | None = None
 
     def values(self) -> dict[str, Any]:
         """As the file holds them: one flat object."""
-        return {"method": self.method, "predictor": self.predictor, **asdict(self.config)}
+        return {
+            "method": self.method,
+            "predictor": self.predictor,
+            "granularity": self.granularity,
+            **asdict(self.config),
+        }
 
 
 def save_settings(path: str | Path, settings: Settings) -> None:
@@ -111,14 +118,16 @@ def load_settings(path: str | Path) -> Settings:
     known = Settings(CompressionConfig()).values()
     if unknown := [name for name in values if name not in known]:
         raise DyntsError(f"{path}: unknown setting {', '.join(unknown)}: the settings are {', '.join(known)}")
-    if missing := [name for name in known if name not in values and name != "predictor"]:
+    if missing := [name for name in known if name not in values and name not in ("predictor", "granularity")]:
         raise DyntsError(f"{path}: setting {', '.join(missing)} is missing")
-    method, predictor = values.pop("method"), values.pop("predictor", None)
+    method, predictor, granularity = (values.pop(name, None) for name in ("method", "predictor", "granularity"))
     if not isinstance(method, str):
         raise DyntsError(f"{path}: method must be the name of a method, got {method!r}")
     if not isinstance(predictor, str | None):
         raise DyntsError(f"{path}: predictor must be a folder, a Hub id or null, got {predictor!r}")
+    if granularity not in (None, "shared", "native"):
+        raise DyntsError(f"{path}: granularity must be shared, native or null, got {granularity!r}")
     try:
-        return Settings(CompressionConfig(**values), method, predictor)
+        return Settings(CompressionConfig(**values), method, predictor, granularity)
     except DyntsError as error:
         raise DyntsError(f"{path}: {error}") from error

@@ -122,4 +122,5 @@ def test_what_does_not_fit_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert "--max-batch is for --engine transformers" in refusal(*with_predictor, "--max-batch", 4)
     assert "--open-thinking is for --engine transformers" in refusal(*with_predictor, "--open-thinking")
     assert "method dynts only, got 'full'" in refusal("--method", "full")
+    assert "one set of tokens for all heads" in refusal(*with_predictor, "--granularity", "native")
     assert "needs --predictor" in refusal()

@@ -27,6 +27,7 @@ from tiny import tiny_model
 
 GRID = ("--budgets", "150,200", "--windows", "0.3", "--ratios", "0.4,0.6")
 LAX = ("--tolerance", "50", "--thinking-tolerance", "50")
+NATIVE = ("--method", "snapkv", "--granularity", "native")
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -169,9 +170,10 @@ def test_a_predictor_is_needed(
     assert code == 2
     assert "needs --predictor" in err
     assert not (tmp_path / "out").exists()
-    code, _, err = run(monkeypatch, capsys, *fixed, "--method", "snapkv", *GRID, "--device", "cpu", *LAX)
+    code, _, err = run(monkeypatch, capsys, *fixed, *NATIVE, *GRID, "--device", "cpu", *LAX)
     assert code == 0, err
-    assert load_settings(tmp_path / "out" / "settings.json").method == "snapkv"
+    found = load_settings(tmp_path / "out" / "settings.json")
+    assert (found.method, found.granularity) == ("snapkv", "native")
     code, _, err = run(monkeypatch, capsys, *fixed, "--method", "rkv", *GRID)
     assert code == 2
     assert 'made with other settings (method.mix: null there, 0.1 now; method.name: "SnapKV" there' in err

@@ -12,6 +12,7 @@ from dynts.cli.options import (
     Device,
     Dtype,
     GgufFile,
+    Granularity,
     LocalWindow,
     OpenThinking,
     PredictorName,
@@ -64,6 +65,7 @@ def collect(
     budget: Budget = 5000,
     local_window: LocalWindow = 2000,
     retention_ratio: RetentionRatio = 0.4,
+    granularity: Granularity = None,
     predictor: PredictorName = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop a trace after this many tokens.")] = 16_384,
     temperature: Temperature = 0.6,
@@ -93,11 +95,12 @@ def collect(
     from dynts.decode.answer import Sampling
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
+    from dynts.methods.variants import configure
     from dynts.progress import Display, describe_counts
     from dynts.ranks import this_rank
 
     need("pyarrow", "collect", "dynts collect")
-    chosen = resolve_method(method)
+    chosen = configure(resolve_method(method), granularity)
     schedule = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
     check_predictor(method, chosen, predictor)
     extra_args = read_engine_args(engine, engine_args)

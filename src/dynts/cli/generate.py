@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,7 @@ from dynts.cli.options import (
     Device,
     Dtype,
     GgufFile,
+    Granularity,
     LocalWindow,
     OpenThinking,
     PredictorName,
@@ -38,13 +39,7 @@ def generate(
     budget: Budget = 5000,
     local_window: LocalWindow = 2000,
     retention_ratio: RetentionRatio = 0.4,
-    granularity: Annotated[
-        Literal["shared", "native"] | None,
-        typer.Option(
-            help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (default), "
-            "or one per layer and KV head."
-        ),
-    ] = None,
+    granularity: Granularity = None,
     protect_question: Annotated[
         bool, typer.Option(help="Keep the question even where the method as published would not.")
     ] = False,

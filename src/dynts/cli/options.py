@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,6 +47,14 @@ Budget = Annotated[int, typer.Option(help="Most cached tokens, question included
 LocalWindow = Annotated[int, typer.Option(help="Most recent tokens that every compaction keeps.")]
 RetentionRatio = Annotated[
     float, typer.Option(help="Share of the remaining room that selected tokens keep at a compaction.")
+]
+
+Granularity = Annotated[
+    Literal["shared", "native"] | None,
+    typer.Option(
+        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (shared, the "
+        "default), or one per layer and KV head (native)."
+    ),
 ]
 
 Temperature = Annotated[float, typer.Option(help="Sampling temperature; 0 decodes greedily.")]

@@ -11,6 +11,7 @@ from dynts.cli.options import (
     Device,
     Dtype,
     GgufFile,
+    Granularity,
     LocalWindow,
     OpenThinking,
     PredictorName,
@@ -51,6 +52,7 @@ def serve(
     budget: Budget = 5000,
     local_window: LocalWindow = 2000,
     retention_ratio: RetentionRatio = 0.4,
+    granularity: Granularity = None,
     engine: Annotated[
         Literal["auto", "transformers", "vllm"], typer.Option(help="What generates; auto is vllm if it is installed.")
     ] = "auto",
@@ -97,6 +99,10 @@ def serve(
                 raise DyntsError(f"{option} is for --engine transformers: give vLLM its own options after --")
         if method != "dynts":
             raise DyntsError(f"--engine vllm has method dynts only, got {method!r}: use --engine transformers")
+        if granularity == "native":
+            raise DyntsError(
+                "vLLM keeps one set of tokens for all heads: drop --granularity, or use --engine transformers"
+            )
         if predictor is None:
             raise DyntsError("--engine vllm needs --predictor: train one with `dynts label` and `dynts train`")
         options = {
@@ -119,11 +125,12 @@ def serve(
     from dynts.decode.answer import Sampling
     from dynts.decode.compress import compress
     from dynts.methods import check_predictor, resolve_method
+    from dynts.methods.variants import configure
     from dynts.models import load_model
     from dynts.predictor.model import ImportancePredictor
     from dynts.serve.server import bind, serve_session
 
-    chosen = resolve_method(method)
+    chosen = configure(resolve_method(method), granularity)
     check_predictor(method, chosen, predictor)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
     bound = bind(host, port)

@@ -5,9 +5,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dynts.cli.options import Attention, Device, Dtype, GgufFile, PredictorName, Revision
+from dynts.cli.options import Attention, Device, Dtype, GgufFile, Granularity, PredictorName, Revision
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dynts.config import CompressionConfig, Settings
     from dynts.tune.frontier import Point
 
 Number = TypeVar("Number", int, float)
@@ -28,6 +31,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Folder for the results. Run the same command again to continue.")],
     predictor: PredictorName = None,
     method: Annotated[str, typer.Option(help="What chooses the tokens that stay.")] = "dynts",
+    granularity: Granularity = None,
     budgets: Annotated[
         str | None, typer.Option(help="Such as 3000,5000 (default: 20, 30, 40 and 50% of the traces' mean length).")
     ] = None,
@@ -56,15 +60,17 @@ def tune(
     setting instead of a generation. Measured is how far the distributions of the answer's tokens move, and how much less
     likely the thinking becomes. Writes a table, a picture and settings.json, for --settings of other commands.
     """
+    from dynts.config import Settings
     from dynts.errors import DyntsError
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.full import Full
+    from dynts.methods.variants import configure
     from dynts.training.trace_sets import as_sets
     from dynts.tune.run import TuneSpec, tune
 
     need("matplotlib", "plot", "the picture of dynts tune")
-    chosen = resolve_method(method)
+    chosen = configure(resolve_method(method), granularity)
     if isinstance(chosen, Full):
         raise DyntsError("method 'full' evicts nothing, so it has no settings to find: choose another one")
     check_predictor(method, chosen, predictor)
@@ -97,20 +103,25 @@ def tune(
 
     with Display("tuning") as display:
         points = tune(spec, sets, out, display)
-    _report(points, (tolerance, thinking_tolerance), out, method, predictor)
+    if predictor is not None and Path(predictor).is_dir():
+        predictor = str(Path(predictor).resolve())  # the settings file may be used from anywhere
+    _report(points, (tolerance, thinking_tolerance), out, lambda best: Settings(best, method, predictor, granularity))
 
 
 def _report(
-    points: "list[Point]", tolerances: tuple[float, float], out: Path, method: str, predictor: str | None
+    points: "list[Point]",
+    tolerances: tuple[float, float],
+    out: Path,
+    settings_of: "Callable[[CompressionConfig], Settings]",
 ) -> None:
-    """Write table, picture and settings file.
+    """Write table, picture and the settings file that `settings_of` the best point gives.
 
     Raises:
         DyntsError: no setting is within the tolerances.
     """
     from rich.console import Console
 
-    from dynts.config import Settings, save_settings
+    from dynts.config import save_settings
     from dynts.errors import DyntsError
     from dynts.files import write_text_whole
     from dynts.tune.frontier import choose
@@ -132,9 +143,7 @@ def _report(
             f"nearest has {nearest.kl:.4f} and {nearest.thinking_loss:.4f} with budget {nearest.setting.budget}: run the same "
             "command with larger --budgets, or another --tolerance or --thinking-tolerance"
         )
-    if predictor is not None and Path(predictor).is_dir():
-        predictor = str(Path(predictor).resolve())  # the file may be used from anywhere
-    save_settings(settings_file, Settings(best.setting, method, predictor))
+    save_settings(settings_file, settings_of(best.setting))
     console.print(
         f"{best.setting.describe()}: KL {best.kl:.4f} nats an answer token, loss {best.thinking_loss:.4f} a thinking token; "
         f"in {settings_file}",
