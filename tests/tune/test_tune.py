@@ -174,7 +174,7 @@ def test_a_predictor_is_needed(
     assert code == 0, err
     found = load_settings(tmp_path / "out" / "settings.json")
     assert (found.method, found.granularity) == ("snapkv", "native")
-    code, _, err = run(monkeypatch, capsys, *fixed, "--method", "rkv", *GRID)
+    code, _, err = run(monkeypatch, capsys, *fixed, *NATIVE, "--method", "rkv", *GRID)
     assert code == 2
     assert 'made with other settings (method.mix: null there, 0.1 now; method.name: "SnapKV" there' in err
 
