@@ -120,15 +120,17 @@ def main() -> None:
 
 def _known(predictors: dict[str, ImportancePredictor]) -> list[Contender]:
     """What can be had: predictors, and the best method without one."""
-    configs = {name: predictor.config for name, predictor in predictors.items()}
+    configs = {folder: predictor.config for folder, predictor in predictors.items()}
+    names = ["dynts", "dynts-all"] if any(config.all_tokens for config in configs.values()) else ["dynts"]
     found = [
         Contender(
-            f"dynts, {configs[name].label} label{', native' if method.granularity == 'native' else ''}",
+            f"{name}, {configs[folder].label} label{', native' if method.granularity == 'native' else ''}",
             method,
-            predictors[name],
+            predictors[folder],
         )
-        for method, name in scored_variants("dynts", ["shared", "native"], configs, protect_question=True)
-        if name is not None
+        for name in names
+        for method, folder in scored_variants(name, ["shared", "native"], configs, protect_question=False)
+        if folder is not None
     ]
     kept = H2O(granularity="native", protect_question=True)
     return [
