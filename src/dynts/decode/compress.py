@@ -49,8 +49,9 @@ def compress(
         model: a loaded decoder-only transformers model, on any device or several.
         method: name of a method (`dynts.methods.METHODS`), or a configured one such as `SnapKV(granularity="native")`.
         config: budget, local window and retention ratio; the default is that of `CompressionConfig`. `full` ignores it.
-        predictor: importance predictor trained for this model; needed by `dynts`, `dynts-all` and `dynts-bottom`. It is moved to the
-            model's device. Any other callable from hidden states [tokens, hidden size] to scores [tokens] does too, unchecked.
+        predictor: importance predictor trained for this model; needed by `dynts`, `dynts-all` and `dynts-bottom`. It is moved
+            to the model's device. Any other callable from hidden states [tokens, hidden size] to scores [tokens] does for
+            `dynts`, unchecked.
         tokenizer: tells where thinking ends, and what separators are; the default is the tokenizer saved beside the
             model's weights, if any. Nothing is downloaded.
         markers: token ids that open and close the thinking; the default comes from the tokenizer, then from the
