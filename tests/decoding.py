@@ -37,6 +37,11 @@ def random_predictor(
     return predictor.eval()
 
 
+def predictor_for(method: str | dynts.methods.Method) -> ImportancePredictor:
+    """A random predictor that serves the method."""
+    return random_predictor(native=isinstance(method, DynTS) and method.granularity == "native")
+
+
 def random_tokens(count: int, seed: int) -> list[int]:
     """Ordinary tokens of the tiny models' vocabulary."""
     generator = torch.Generator().manual_seed(seed)
@@ -60,8 +65,8 @@ def converse(
     **options: object,
 ) -> Talk:
     """Generate several turns of a left-padded batch on one cache; each turn is (tokens of each row, new tokens)."""
-    predictor = random_predictor(native=isinstance(method, DynTS) and method.granularity == "native")
-    talk = Talk([], [], dynts.compress(model, method, config, predictor, record=True, **options))
+    session = dynts.compress(model, method, config, predictor_for(method), record=True, **options)
+    talk = Talk([], [], session)
     with talk.session:
         ids = torch.empty(len(turns[0][0]), 0, dtype=torch.long)
         mask, cache = ids, None

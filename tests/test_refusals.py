@@ -61,7 +61,7 @@ def passes(model: PreTrainedModel) -> Iterator[list[int]]:
 @pytest.mark.parametrize(
     ("method", "predictor", "words"),
     [
-        ("dints", None, ["unknown method 'dints'", "dynts, dynts-random", "streaming-llm"]),
+        ("dints", None, ["unknown method 'dints'", "dynts, dynts-all, dynts-random", "streaming-llm"]),
         ("", None, ["unknown method ''"]),
         (dynts.methods.H2O, None, ["unknown method", "H2O"]),
         ("dynts", None, ["needs an importance predictor", "predictor="]),

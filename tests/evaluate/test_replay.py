@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 import dynts
-from decoding import TOLERANCE, ForcedTokens, cached_tokens, random_predictor, random_tokens
+from decoding import TOLERANCE, ForcedTokens, cached_tokens, predictor_for, random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, ThinkMarkers
 from dynts.evaluate import replay as module
 from dynts.evaluate.replay import replay, with_full_cache
@@ -25,12 +25,12 @@ TRACE = TokenizedTrace(
     thinking_end=QUESTION + THINKING,
     answer_start=QUESTION + THINKING + 1,
 )
-OPTIONS: dict[str, Any] = {"predictor": random_predictor(), "markers": ThinkMarkers((6,), (END,)), "record": True}
+OPTIONS: dict[str, Any] = {"markers": ThinkMarkers((6,), (END,)), "record": True}
 
 
 def decode(model: PreTrainedModel, method: Any, trace: TokenizedTrace) -> tuple[torch.Tensor, Any, dynts.Session]:
     """Generate the trace itself: the logits that each token was drawn from, statistics, session."""
-    with dynts.compress(model, method, CONFIG, **OPTIONS) as session:
+    with dynts.compress(model, method, CONFIG, predictor_for(method), **OPTIONS) as session:
         out = model.generate(
             input_ids=torch.tensor([trace.ids[: trace.question_end]]),
             max_new_tokens=len(trace.ids) - trace.question_end,
@@ -46,7 +46,7 @@ def decode(model: PreTrainedModel, method: Any, trace: TokenizedTrace) -> tuple[
 def check(model: PreTrainedModel, method: Any, trace: TokenizedTrace = TRACE) -> None:
     logits, stats, decoded = decode(model, method, trace)
     full, _, _ = decode(model, "full", trace)
-    session = dynts.compress(model, method, CONFIG, **OPTIONS)
+    session = dynts.compress(model, method, CONFIG, predictor_for(method), **OPTIONS)
     found = replay(session, trace)
     assert len(session.kept_positions) == len(decoded.kept_positions) == found.compactions == len(stats.compactions)
     for ours, theirs in zip(session.kept_positions, decoded.kept_positions, strict=True):
@@ -70,7 +70,7 @@ def test_equals_a_decode_of_the_same_tokens(architecture: str, name: str) -> Non
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("name", ["dynts", "h2o, native", "snapkv", "rkv, native"])
+@pytest.mark.parametrize("name", ["dynts", "dynts-all, native", "h2o, native", "snapkv", "rkv, native"])
 def test_pieces_of_any_size_make_no_difference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 7)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
@@ -97,7 +97,9 @@ def test_costs_are_those_of_the_schedule() -> None:
     with model.get_decoder().register_forward_pre_hook(
         lambda module, args, kwargs: passes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     ):
-        found = replay(dynts.compress(model, "dynts", CONFIG, **OPTIONS), TRACE, with_full_cache(model, TRACE))
+        found = replay(
+            dynts.compress(model, "dynts", CONFIG, random_predictor(), **OPTIONS), TRACE, with_full_cache(model, TRACE)
+        )
     lengths, compactions = cached_tokens(QUESTION, len(TRACE.ids) - QUESTION, CONFIG)
     assert found.compactions == compactions
     assert found.mean_tokens == pytest.approx(sum(lengths) / len(lengths))
@@ -112,7 +114,7 @@ def test_costs_are_those_of_the_schedule() -> None:
 def test_without_eviction_nothing_moves() -> None:
     model = tiny_model("qwen2")
     for method, config in (("full", CONFIG), ("window", CompressionConfig(200, 50, 0.4))):
-        session = dynts.compress(model, method, config, **OPTIONS)
+        session = dynts.compress(model, method, config, predictor_for(method), **OPTIONS)
         for _ in range(2):  # a session can replay again
             found = replay(session, TRACE)
             assert found.kl.abs().max() < 1e-6
@@ -171,7 +173,7 @@ def test_rows_of_different_lengths(name: str) -> None:
     mask[0, :3] = 0
     kept, logits = [], []
     for at_once in (1, 6):
-        with dynts.compress(model, METHODS[name][0], CONFIG, **OPTIONS) as session, torch.no_grad():
+        with dynts.compress(model, METHODS[name][0], CONFIG, random_predictor(), **OPTIONS) as session, torch.no_grad():
             cache = session.new_cache()
             cache.forced = True
             model(input_ids=rows[:, :QUESTION], attention_mask=mask[:, :QUESTION], past_key_values=cache)
