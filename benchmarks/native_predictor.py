@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from dynts.decode.contender import Contender
 from dynts.demo.compare import compare
 from dynts.evaluate.intervals import wilson
 from dynts.files import write_text_whole
-from dynts.methods import H2O
+from dynts.methods import H2O, DynTSAll
 from dynts.methods.variants import scored_variants
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
@@ -149,6 +150,9 @@ def _contenders(work: Path) -> dict[str, Contender]:
         for method, label in scored_variants(name, ["shared", "native"], configs, protect_question=False):
             shown = f"{name}, {label} label{', native' if method.granularity == 'native' else ''}"
             found[shown] = Contender(shown, method, predictors[str(label)])
+            if isinstance(method, DynTSAll) and method.granularity == "native":
+                kept = f"{shown}, question kept"
+                found[kept] = Contender(kept, replace(method, protect_question=True), predictors[str(label)])
     found["h2o, native"] = Contender("h2o, native", H2O(granularity="native", protect_question=True))
     return found
 
