@@ -13,7 +13,6 @@ the same command continues) and domain_transfer.md (the tables).
 
 import argparse
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from resumed_rows import read_rows, write_rows
 from dynts.files import write_text_whole
 from dynts.tables import markdown_table
 from dynts.tiny import WEIGHTS, load_tiny_model
-from dynts.tiny.solve import solve
+from dynts.tiny.solve import solve, write_traces
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.training.baselines import baseline_metrics
 from dynts.training.dataset import FOLDER_COLUMN, Example, Tokens, load_examples, split_by_question
@@ -100,12 +99,7 @@ def _make_domain(work: Path, name: str, count: int) -> ShardFolder:
     if not traces.exists():
         first = list(CHAINS).index(name) * count
         problems = [make_problem(seed, CHAINS[name]) for seed in PREDICTOR[first : first + count]]
-        solutions = solve(model, tokenizer, problems)
-        rows = [
-            {"question": problem.question, "response": solution.text, "answer": problem.answer}
-            for problem, solution in zip(problems, solutions, strict=True)
-        ]
-        write_text_whole(traces, "".join(json.dumps(row) + "\n" for row in rows))
+        write_traces(traces, problems, solve(model, tokenizer, problems))
     return label_traces(model, tokenizer, traces, work / f"{traces.stem}-shards" / name, name="dynts-tiny")
 
 

@@ -10,7 +10,6 @@ native_predictor.json (after each run: the same command continues) and native_pr
 """
 
 import argparse
-import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -26,17 +25,17 @@ from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.demo.compare import compare
+from dynts.evaluate.arms import configured_methods
 from dynts.evaluate.intervals import wilson
 from dynts.files import write_text_whole
 from dynts.methods import H2O, DynTSAll
-from dynts.methods.variants import scored_variants
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.tables import markdown_table
 from dynts.tiny import WEIGHTS
 from dynts.tiny.build import FUTURE_WINDOW, PREDICTOR_PROBLEMS, TRANSFORM, predictor_recipe
 from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import solve
+from dynts.tiny.solve import solve, write_traces
 from dynts.tiny.task import HELD_OUT, PREDICTOR, make_problem
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS, NATIVE_LABELS
@@ -106,11 +105,7 @@ def _prepare(source: str, work: Path, traces: int) -> None:
     if not written.exists():
         work.mkdir(parents=True, exist_ok=True)
         problems = [make_problem(seed) for seed in PREDICTOR[:traces]]
-        lines = [
-            json.dumps({"question": problem.question, "response": solution.text, "answer": problem.answer})
-            for problem, solution in zip(problems, solve(model, tokenizer, problems), strict=True)
-        ]
-        write_text_whole(written, "\n".join(lines) + "\n")
+        write_traces(written, problems, solve(model, tokenizer, problems))
     labels = (*LABELS, *NATIVE_LABELS)
     shards = label_traces(
         model, tokenizer, written, work / "shards", name=work.name, labels=labels, future_window=FUTURE_WINDOW
@@ -147,12 +142,11 @@ def _contenders(work: Path) -> dict[str, Contender]:
     }.items():
         predictors = {label: ImportancePredictor.from_pretrained(folder) for label, folder in folders.items()}
         configs = {label: predictor.config for label, predictor in predictors.items()}
-        for method, label in scored_variants(name, ["shared", "native"], configs, protect_question=False):
-            shown = f"{name}, {label} label{', native' if method.granularity == 'native' else ''}"
-            found[shown] = Contender(shown, method, predictors[str(label)])
-            if isinstance(method, DynTSAll) and method.granularity == "native":
-                kept = f"{shown}, question kept"
-                found[kept] = Contender(kept, replace(method, protect_question=True), predictors[str(label)])
+        for item in configured_methods([name], ["shared", "native"], configs, protect_question=False):
+            items = [item]
+            if isinstance(item.method, DynTSAll) and item.method.granularity == "native":
+                items.append(replace(item, method=replace(item.method, protect_question=True)))
+            found |= {str(each): Contender(str(each), each.method, predictors[str(each.predictor)]) for each in items}
     found["h2o, native"] = Contender("h2o, native", H2O(granularity="native", protect_question=True))
     return found
 

@@ -24,11 +24,11 @@ import dynts
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
+from dynts.evaluate.arms import configured_methods
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.files import write_text_whole
 from dynts.methods import H2O, Method
 from dynts.methods.base import Granularity
-from dynts.methods.variants import scored_variants
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.tables import markdown_table
@@ -123,14 +123,8 @@ def _known(predictors: dict[str, ImportancePredictor]) -> list[Contender]:
     configs = {folder: predictor.config for folder, predictor in predictors.items()}
     names = ["dynts", "dynts-all"] if any(config.all_tokens for config in configs.values()) else ["dynts"]
     found = [
-        Contender(
-            f"{name}, {configs[folder].label} label{', native' if method.granularity == 'native' else ''}",
-            method,
-            predictors[folder],
-        )
-        for name in names
-        for method, folder in scored_variants(name, ["shared", "native"], configs, protect_question=False)
-        if folder is not None
+        Contender(str(item), item.method, predictors[str(item.predictor)])
+        for item in configured_methods(names, ["shared", "native"], configs, protect_question=False)
     ]
     kept = H2O(granularity="native", protect_question=True)
     return [

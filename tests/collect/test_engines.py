@@ -24,7 +24,7 @@ from dynts.decode.answer import Sampling
 from dynts.decode.row_sampling import RowSampling
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
-from dynts.methods import METHODS
+from dynts.methods import METHODS, DynTS
 from dynts.shape import ModelShape
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -352,6 +352,8 @@ def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pyt
     for name in ("window", "dynts-random", "rkv"):
         with pytest.raises(DyntsError, match=f"methods full and dynts, got {METHODS[name].__name__}"):
             VllmSpec("some/model", SAMPLING, (FULL_CACHE, Compression(METHODS[name]())), 4, False)
+    with pytest.raises(DyntsError, match="one set of tokens for all heads"):
+        VllmSpec("some/model", SAMPLING, (Compression(DynTS(granularity="native")),), 4, False)
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused(vllm: FakeVllm) -> None:

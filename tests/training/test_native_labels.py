@@ -18,14 +18,13 @@ from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor, PredictorConfig
 from dynts.training.baselines import BASELINES, baseline_scores
 from dynts.training.dataset import Tokens, load_examples
-from dynts.training.fit import _accumulate
 from dynts.training.labelling import label_traces
 from dynts.training.metrics import METRICS, trace_metrics
-from dynts.training.processes import Processes
 from dynts.training.saving import save_predictor
 from dynts.training.shards import ShardFolder
 from dynts.training.train import TrainConfig, train_predictor
 from dynts.training.transforms import TRANSFORMS, transform_labels
+from gradients import check_averaged_gradients
 from made_up import make_up
 from tiny_traces import build_model
 
@@ -119,20 +118,9 @@ def test_analysis_gives_the_metrics_of_the_training(made_up: ShardFolder) -> Non
 def test_averaged_gradients_are_those_of_one_process(
     made_up: ShardFolder, monkeypatch: pytest.MonkeyPatch, traces: int
 ) -> None:
-    monkeypatch.setattr("dynts.training.processes.distributed.all_reduce", lambda value: value)
+    shape = PredictorConfig(hidden_size=8, layers=LAYERS, kv_heads=HEADS)
     batch = load_examples([made_up], NATIVE, "rank")[:traces]
-
-    def gradients(processes: Processes) -> tuple[float, list[torch.Tensor]]:
-        torch.manual_seed(0)
-        predictor = ImportancePredictor(PredictorConfig(hidden_size=8, layers=LAYERS, kv_heads=HEADS))
-        loss = _accumulate(predictor, batch, TrainConfig(label=NATIVE), processes)
-        return loss, [weight.grad for weight in predictor.parameters() if weight.grad is not None]
-
-    loss, alone = gradients(Processes())
-    shares = [gradients(Processes(rank, 2)) for rank in range(2)]
-    assert sum(part for part, _ in shares) == pytest.approx(loss)
-    for whole, *parts in zip(alone, *(found for _, found in shares), strict=True):
-        torch.testing.assert_close(torch.stack(parts).mean(dim=0), whole, rtol=1e-5, atol=1e-7)
+    check_averaged_gradients(batch, shape, TrainConfig(label=NATIVE), monkeypatch)
 
 
 @pytest.mark.quick

@@ -10,10 +10,10 @@ import torch
 
 from dynts.predictor import ImportancePredictor, PredictorConfig
 from dynts.training.dataset import load_examples
-from dynts.training.fit import _accumulate
 from dynts.training.processes import Processes
 from dynts.training.shards import ShardFolder
 from dynts.training.train import TrainConfig, train_predictor
+from gradients import check_averaged_gradients
 from made_up import make_up
 
 # 19 traces train: 4 steps an epoch, the last one of 1 trace, which leaves one of two processes without any
@@ -55,21 +55,9 @@ def test_two_processes_train_what_one_does(folder: ShardFolder, tmp_path: Path) 
 def test_averaged_gradients_are_those_of_one_process(
     folder: ShardFolder, monkeypatch: pytest.MonkeyPatch, traces: int
 ) -> None:
-    # AdamW hardly sees the scale of a gradient, so equal weights alone do not show that it is right
-    monkeypatch.setattr("dynts.training.processes.distributed.all_reduce", lambda value: value)
-    batch = load_examples([folder], "answer", "rank")[:traces]
-
-    def gradients(processes: Processes) -> tuple[float, list[torch.Tensor]]:
-        torch.manual_seed(0)
-        predictor = ImportancePredictor(PredictorConfig(hidden_size=8))
-        loss = _accumulate(predictor, batch, CONFIG, processes)
-        return loss, [weight.grad for weight in predictor.parameters() if weight.grad is not None]
-
-    loss, alone = gradients(Processes())
-    shares = [gradients(Processes(rank, 2)) for rank in range(2)]
-    assert sum(part for part, _ in shares) == pytest.approx(loss)
-    for whole, *parts in zip(alone, *(found for _, found in shares), strict=True):
-        torch.testing.assert_close(torch.stack(parts).mean(dim=0), whole, rtol=1e-5, atol=1e-7)
+    check_averaged_gradients(
+        load_examples([folder], "answer", "rank")[:traces], PredictorConfig(hidden_size=8), CONFIG, monkeypatch
+    )
 
 
 def test_shares_are_put_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,10 @@ class VllmSpec:
                     f"--engine vllm takes the methods full and dynts, got {type(compression.method).__name__}: "
                     "use --engine transformers"
                 )
+            if compression.method.granularity != "shared":
+                raise DyntsError(
+                    "vLLM keeps one set of tokens for all heads: drop --granularity native, or use --engine transformers"
+                )
         need("vllm", "vllm", "--engine vllm")
 
     def start(self) -> "VllmEngine":

@@ -75,10 +75,10 @@ def scored_variants(
     Raises:
         DyntsError: there is no method of that name, or none of the predictors serves it.
     """
-    needs = resolve_method(name)
-    if not needs.needs_predictor:
+    plain = resolve_method(name)
+    if not plain.needs_predictor:
         return [(method, None) for method in variants(name, granularities, protect_question=protect_question)]
-    fit = {each: config for each, config in predictors.items() if config.all_tokens or not needs.scores_all_tokens}
+    fit = {each: config for each, config in predictors.items() if config.all_tokens or not plain.scores_all_tokens}
     if not fit:
         raise DyntsError(
             f"method {name!r} scores question and answer tokens, and no predictor given was trained on them: label with "

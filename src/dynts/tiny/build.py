@@ -26,7 +26,7 @@ from dynts.errors import DyntsError
 from dynts.files import write_text_whole
 from dynts.tiny.pretrain import Recipe, pretrain
 from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import Solution, mean_length, solve
+from dynts.tiny.solve import Solution, mean_length, solve, write_traces
 from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, Problem, make_problem
 from dynts.tiny.tokenizer import build_tokenizer
 from dynts.training.labelling import label_traces
@@ -75,12 +75,8 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
     traces = work / "traces.jsonl"
     if "traces" not in progress.done:
         problems = [make_problem(seed) for seed in PREDICTOR[:PREDICTOR_PROBLEMS]]
-        rows = [
-            {"question": problem.question, "response": solution.text, "answer": problem.answer}
-            for problem, solution in zip(problems, solve(model, tokenizer, problems), strict=True)
-        ]
-        traces.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        progress.finish("traces", len(rows))
+        write_traces(traces, problems, solve(model, tokenizer, problems))
+        progress.finish("traces", len(problems))
     folder = label_traces(
         model, tokenizer, traces, work / "shards", name="dynts-tiny", labels=LABELS, future_window=FUTURE_WINDOW
     )

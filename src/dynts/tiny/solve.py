@@ -1,7 +1,9 @@
 """Let a model solve problems of the task, in batches, greedily."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from dynts.files import write_text_whole
 from dynts.grading.compare import is_response_correct
 from dynts.markers import END
 from dynts.prompts import chat_prompt
@@ -72,6 +75,15 @@ def solve(
         for problem, length, row in zip(chosen, lengths, rows, strict=True):
             solutions.append(_grade(tokenizer, problem, length, row, thinking))
     return solutions
+
+
+def write_traces(path: Path, problems: Sequence[Problem], solutions: Sequence[Solution]) -> None:
+    """Write solved problems as JSON Lines for `dynts label`, whole."""
+    rows = [
+        {"question": problem.question, "response": solution.text, "answer": problem.answer}
+        for problem, solution in zip(problems, solutions, strict=True)
+    ]
+    write_text_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def is_solved(text: str, answer: str) -> bool:

@@ -93,14 +93,14 @@ def load_examples(
         _check_complete(folder, label)
         for index in folder.indices:
             shard = folder.read(index)
-            values = shard.labels[label].numpy()
-            known = int(labelled(values)[shard.rows.numpy()].sum())
+            labels = shard.labels[label].numpy()
+            known = int(labelled(labels)[shard.rows.numpy()].sum())
             if known == 0:
                 continue
             columns |= shard.info.keys()
-            heads = (values.shape[1], values.shape[2]) if values.ndim > 1 else (1, 1)
-            columns_of = {**shard.info, FOLDER_COLUMN: name if names.count(name) == 1 else str(folder.path)}
-            group = _NO_VALUE if group_by is None else columns_of.get(group_by, _NO_VALUE)
+            heads = (labels.shape[1], labels.shape[2]) if labels.ndim > 1 else (1, 1)
+            values = {**shard.info, FOLDER_COLUMN: name if names.count(name) == 1 else str(folder.path)}
+            group = _NO_VALUE if group_by is None else values.get(group_by, _NO_VALUE)
             examples.append(Example(folder, index, label, transform, shard.info["question"], known, heads, group))
     if group_by is not None and group_by not in columns:
         raise DyntsError(

@@ -65,10 +65,13 @@ def label_trace(
     if chunk < 1:
         raise DyntsError(f"chunk must be at least 1 token, got {chunk}")
     total = len(trace.ids)
-    native = _PerHead(labels, trace.answer_start, future_window) if set(labels) & set(NATIVE_LABELS) else None
-    rows = _RowMean(frozenset(full_attention_layers(model.config.get_text_config())), native)
-    answer = torch.zeros(total)
-    future = torch.full((total,), -torch.inf)
+    layers = full_attention_layers(model.config.get_text_config())
+
+    def reduced(answer: str, future: str) -> _Reduced:
+        return _Reduced(answer in labels, future in labels, trace.answer_start, future_window)
+
+    shared, native = reduced(*LABELS), {layer: reduced(*NATIVE_LABELS) for layer in layers}
+    rows = _RowMean(frozenset(layers), native if set(labels) & set(NATIVE_LABELS) else {})
     # the question's rows are never needed, and without the future label neither are those of the thinking
     observed_from = trace.question_end if looks_ahead(labels) else trace.answer_start
     bounds = [*range(0, observed_from, _PREFIX_CHUNK), *range(observed_from, total, chunk), total]
@@ -87,20 +90,19 @@ def label_trace(
             hidden.append(output.last_hidden_state[0, first:last])
             if observer is None:
                 continue
-            weights = rows.take()
-            answer[:end] += weights[max(trace.answer_start - start, 0) :].sum(dim=0)
-            distance = torch.arange(start, end)[:, None] - torch.arange(end)
-            far = weights.masked_fill(distance <= future_window, -torch.inf)
-            future[:end] = torch.maximum(future[:end], far.amax(dim=0))
-    values = {"answer": answer, "future": future}
-    if native is not None:
-        values |= {"answer-native": native.stacked(native.answer), "future-native": native.stacked(native.future)}
-    found = {name: values[name][labelled].clone() for name in labels}
-    for name, label in found.items():
-        if name.startswith("answer"):
-            label /= total - trace.answer_start
+            shared.add(rows.take())
+    found = {}
+    for name in labels:
+        kind = shared_label(name)
+        if name == kind:
+            values = shared.values[kind]
+        else:  # layers may lie on different devices
+            values = torch.stack([native[layer].values[kind].cpu() for layer in layers]).permute(2, 0, 1)
+        values = values[labelled].contiguous()
+        if kind == "answer":
+            found[name] = values / (total - trace.answer_start)
         else:
-            label[label.isneginf()] = torch.nan
+            found[name] = values.masked_fill(values.isneginf(), torch.nan)
     return LabelledTrace(hidden=torch.cat(hidden), labels=found)
 
 
@@ -133,49 +135,47 @@ def check_labels(labels: Sequence[str], future_window: int, known: Sequence[str]
 
 
 @dataclass(slots=True)
-class _PerHead:
-    """Labels of each layer and KV head, not divided yet. Rows are reduced at once: those of all heads are too many to keep."""
+class _Reduced:
+    """Labels of the tokens so far, of all heads together or of each of a layer; "answer" is a sum yet.
 
-    labels: Sequence[str]
+    Attributes:
+        values: float32 [..., tokens] by label.
+    """
+
+    answer: bool
+    future: bool
     answer_start: int
     future_window: int
-    answer: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
-    future: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
+    values: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
 
-    def add(self, layer: int, weights: torch.Tensor) -> None:
-        """See weights [KV heads, new tokens, all tokens] of a layer."""
-        _, rows, keys = weights.shape
+    def add(self, weights: torch.Tensor) -> None:
+        """Reduce the rows of attention weights [..., new tokens, all tokens]: those of all heads are too many to keep."""
+        rows, keys = weights.shape[-2:]
         start = keys - rows
-        if "answer-native" in self.labels:
-            new = weights[:, max(self.answer_start - start, 0) :].sum(dim=1)
-            self.answer[layer] = new + _grown(self.answer.get(layer), keys, 0.0, new)
-        if "future-native" in self.labels:
-            distance = torch.arange(start, keys, device=weights.device)[:, None] - torch.arange(
-                keys, device=weights.device
-            )
-            new = weights.masked_fill(distance <= self.future_window, -torch.inf).amax(dim=1)
-            self.future[layer] = torch.maximum(new, _grown(self.future.get(layer), keys, -torch.inf, new))
+        if self.answer:
+            new = weights[..., max(self.answer_start - start, 0) :, :].sum(dim=-2)
+            self.values["answer"] = new + self._before("answer", new, 0.0)
+        if self.future:
+            places = torch.arange(keys, device=weights.device)
+            far = weights.masked_fill(places[start:, None] - places <= self.future_window, -torch.inf)
+            new = far.amax(dim=-2)
+            self.values["future"] = torch.maximum(new, self._before("future", new, -torch.inf))
 
-    def stacked(self, found: dict[int, torch.Tensor]) -> torch.Tensor:
-        """[tokens, layers, KV heads] on the CPU; layers may lie on different devices."""
-        if not found:
-            return torch.empty(0)
-        return torch.stack([found[layer].cpu() for layer in sorted(found)]).permute(2, 0, 1)
-
-
-def _grown(values: torch.Tensor | None, keys: int, fill: float, like: torch.Tensor) -> torch.Tensor:
-    """Values of the keys so far [KV heads, fewer keys], filled up to so many keys."""
-    if values is None:
-        return torch.full_like(like, fill)
-    return torch.nn.functional.pad(values, (0, keys - values.shape[-1]), value=fill)
+    def _before(self, label: str, new: torch.Tensor, fill: float) -> torch.Tensor:
+        """The values without the new rows, shaped as those."""
+        known = self.values.get(label)
+        if known is None:
+            return torch.full_like(new, fill)
+        return torch.nn.functional.pad(known, (0, new.shape[-1] - known.shape[-1]), value=fill)
 
 
 @dataclass(slots=True)
 class _RowMean:
-    """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads."""
+    """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads; those of each KV head go to
+    `native`, by layer, at once."""
 
     layers: frozenset[int]
-    native: _PerHead | None = None
+    native: dict[int, _Reduced]
     total: torch.Tensor | None = field(default=None, init=False)
 
     def __call__(
@@ -189,8 +189,8 @@ class _RowMean:
         later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu(1)
         logits[..., keys - rows :].masked_fill_(later, float("-inf"))
         weights = logits.softmax(dim=-1)
-        if self.native is not None:
-            self.native.add(layer, weights.mean(dim=1))
+        if self.native:
+            self.native[layer].add(weights.mean(dim=1))
         mean = weights.mean(dim=(0, 1))
         # layers may lie on different devices
         self.total = mean if self.total is None else self.total + mean.to(self.total.device)
