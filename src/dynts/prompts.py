@@ -25,6 +25,22 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str, open_thinking
     return with_open_thinking(prompt) if open_thinking else prompt
 
 
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, raw: bool = False) -> list[int]:
+    """Token ids of a prompt, as the model reads it.
+
+    A chat template writes special tokens such as BOS itself. To plain text the tokenizer adds those that it has been
+    trained with: without BOS some models (Gemma) write nothing sensible.
+
+    Args:
+        tokenizer: the model's.
+        prompt: from `chat_prompt` or `render_chat`.
+        raw: the text did not go through `render_chat`, and is plain even where the tokenizer has a chat template.
+    """
+    plain = raw or not tokenizer.chat_template
+    # a prompt that is too long gets an error of ours, not the tokenizer's warning
+    return list(tokenizer.encode(prompt, add_special_tokens=plain, verbose=False))
+
+
 def opens_thinking(prompt: str) -> bool:
     """Whether a prompt ends with the opening think marker, so that the model goes on within its thinking."""
     return prompt.rstrip().endswith(START)

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import cache_lengths
-from dynts.collect.engine import FULL_CACHE, Compression, Request, decode_text, encode_prompt
+from dynts.collect.engine import FULL_CACHE, Compression, Request, decode_text
 from dynts.collect.problems import Problem
 from dynts.collect.transformers_engine import TransformersEngine
 from dynts.collect.vllm_engine import VllmEngine, VllmSpec
@@ -25,6 +25,7 @@ from dynts.decode.row_sampling import RowSampling
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
 from dynts.methods import METHODS, DynTS
+from dynts.prompts import chat_prompt, encode_prompt
 from dynts.shape import ModelShape
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -101,7 +102,7 @@ def test_completions_come_as_rows_end_and_say_how_they_ended(
     assert done[0].seconds < done[2].seconds
     for completion in done:
         problem = completion.request.problem
-        assert completion.prompt_tokens == len(encode_prompt(tokenizer, problem.question, False))
+        assert completion.prompt_tokens == len(encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question)))
         assert judge(completion.text, problem.answer, grader) == (
             (None, True) if completion.finished else ("unfinished", False)
         )
@@ -295,7 +296,7 @@ def test_what_vllm_is_asked_for(vllm: FakeVllm, tiny: tuple[PreTrainedModel, Pre
     assert vllm.aborted == []
     for (name, prompt, parameters), request in zip(vllm.added, wanted, strict=True):
         assert name == request.id
-        assert prompt == {"prompt_token_ids": encode_prompt(tiny[1], request.problem.question, False)}
+        assert prompt == {"prompt_token_ids": encode_prompt(tiny[1], chat_prompt(tiny[1], request.problem.question))}
         assert (parameters.temperature, parameters.top_p, parameters.top_k) == (0.6, 0.95, 20)
         assert (parameters.max_tokens, parameters.seed) == (300, request.sampling_seed)
         assert parameters.output_kind.name == "FINAL_ONLY"

@@ -10,13 +10,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.lengths import CacheLengths, cache_lengths
-from dynts.collect.engine import Completion, Compression, Request, encode_prompt
+from dynts.collect.engine import Completion, Compression, Request
 from dynts.collect.problems import Problem
 from dynts.collect.transformers_engine import TransformersEngine
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError
 from dynts.methods import H2O, Full, Method, StreamingLLM, Window
+from dynts.prompts import chat_prompt, encode_prompt
 from dynts.tiny import load_tiny_model
 from tiny import tiny_model
 
@@ -128,7 +129,7 @@ def test_every_row_of_a_batch_is_measured_by_itself(
     method: Method,
     seed: int,
 ) -> None:
-    questions = [len(encode_prompt(tokenizer, " ".join(["so"] * count), False)) for count in words]
+    questions = [len(encode_prompt(tokenizer, chat_prompt(tokenizer, " ".join(["so"] * count)))) for count in words]
     assume(fits(schedule, max(questions)))
     with pytest.MonkeyPatch.context() as patched:
         recorder = Recorder(patched)

@@ -86,7 +86,7 @@ def _compare(
     from dynts.demo.table import results_markdown, results_table
     from dynts.files import write_text_whole
     from dynts.methods import resolve_method
-    from dynts.prompts import chat_prompt
+    from dynts.prompts import chat_prompt, encode_prompt
     from dynts.tiny import load_tiny_model, load_tiny_predictor
     from dynts.tiny.task import HELD_OUT, make_problem
     from dynts.training.labels import LABELS
@@ -100,7 +100,9 @@ def _compare(
     ]
     model, tokenizer = load_tiny_model()
     chosen = [make_problem(seed) for seed in HELD_OUT[:problems]]
-    config.check_question(max(len(tokenizer.tokenize(chat_prompt(tokenizer, problem.question))) for problem in chosen))
+    config.check_question(
+        max(len(encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))) for problem in chosen)
+    )
     results = run_contenders(model, tokenizer, chosen, compared, config, Console(stderr=True))
     console = Console()
     title = f"{problems} held-out problems, budget {config.budget}, local window {config.local_window}"

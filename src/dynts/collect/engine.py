@@ -12,7 +12,6 @@ from dynts.collect.problems import Problem
 from dynts.config import CompressionConfig
 from dynts.markers import hidden_tokens
 from dynts.methods import Full, Method
-from dynts.prompts import chat_prompt
 
 
 def trace_id(problem_id: str, sample: int) -> str:
@@ -136,11 +135,6 @@ class EngineSpec(Protocol):
     def start(self) -> Engine:
         """Load the model."""
         ...
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str, open_thinking: bool) -> list[int]:
-    """Token ids of question and instruction in the chat template."""
-    return list(tokenizer.encode(chat_prompt(tokenizer, question, open_thinking), add_special_tokens=False))
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

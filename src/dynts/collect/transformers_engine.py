@@ -16,12 +16,13 @@ from transformers.generation.streamers import BaseStreamer
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.lengths import cache_lengths
-from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request, decode_text, encode_prompt
+from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request, decode_text
 from dynts.decode.answer import Sampling
 from dynts.decode.compress import Session, compress
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens, load_model
 from dynts.predictor.model import ImportancePredictor
+from dynts.prompts import chat_prompt, encode_prompt
 
 _WINDOW = 16
 """Batches that are sorted by prompt length together."""
@@ -124,7 +125,10 @@ class TransformersEngine:
 
     def _work(self, session: Session, requests: Sequence[Request]) -> Iterator[Completion]:
         """Several batches, each of prompts of similar length."""
-        prompts = [encode_prompt(self.tokenizer, item.problem.question, self.open_thinking) for item in requests]
+        prompts = [
+            encode_prompt(self.tokenizer, chat_prompt(self.tokenizer, item.problem.question, self.open_thinking))
+            for item in requests
+        ]
         order = sorted(range(len(requests)), key=lambda index: len(prompts[index]))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]

@@ -9,11 +9,12 @@ from operator import attrgetter
 from typing import Any
 
 from dynts.cache.lengths import cache_lengths
-from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request, decode_text, encode_prompt
+from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request, decode_text
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
 from dynts.methods import DynTS, Full
+from dynts.prompts import chat_prompt, encode_prompt
 from dynts.shape import ModelShape
 from dynts.vllm.settings import KEY, PluginSettings
 
@@ -168,7 +169,8 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         sampling = self.spec.sampling
-        ids = encode_prompt(self.tokenizer, request.problem.question, self.spec.open_thinking)
+        prompt = chat_prompt(self.tokenizer, request.problem.question, self.spec.open_thinking)
+        ids = encode_prompt(self.tokenizer, prompt)
         if self.compression.schedule is not None:
             self.compression.schedule.check_question(len(ids))
         parameters = SamplingParams(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer, set_seed
 
 from dynts.decode.compress import Session
@@ -14,7 +15,7 @@ from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 from dynts.models import end_tokens
-from dynts.prompts import chat_prompt
+from dynts.prompts import chat_prompt, encode_prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +146,16 @@ def answer_questions(
     """
     model = session.model
     for identity, question in questions:
-        prompt = chat_prompt(tokenizer, question, open_thinking)
-        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
+        prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, question, open_thinking))
+        inputs = torch.tensor([prompt], device=model.device)
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
         set_seed(sampling.seed)
         started = time.perf_counter()
-        output = cast(Any, model).generate(**inputs, **sampling.options(), streamer=streamer)
+        output = cast(Any, model).generate(
+            inputs, attention_mask=torch.ones_like(inputs), **sampling.options(), streamer=streamer
+        )
         seconds = time.perf_counter() - started
-        generated = output[0, inputs["input_ids"].shape[1] :]
+        generated = output[0, len(prompt) :]
         text = tokenizer.decode(generated, skip_special_tokens=True)
         finished = int(generated[-1]) in end_tokens(model)
         name = type(session.method).__name__

@@ -19,7 +19,7 @@ from dynts.demo.trace_view import Trace, final_view, live_view, plain_view
 from dynts.errors import DyntsError
 from dynts.markers import END
 from dynts.methods import Full
-from dynts.prompts import chat_prompt
+from dynts.prompts import chat_prompt, encode_prompt
 from dynts.tiny.question import AskedProblem
 from dynts.tiny.solve import MAX_NEW_TOKENS, is_solved
 
@@ -54,8 +54,9 @@ def ask(
     """
     if isinstance(contender.method, Full):
         raise DyntsError("method 'full' is what the other methods are compared with here: choose one that evicts")
-    inputs = tokenizer(chat_prompt(tokenizer, problem.question), return_tensors="pt", add_special_tokens=False)
-    words = tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
+    prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))
+    words = [str(word) for word in tokenizer.convert_ids_to_tokens(prompt)]
+    inputs = torch.tensor([prompt], device=model.device)
     config.check_question(len(words))
     methods = {"full cache": Full(), f"{contender.name}, budget {config.budget}": contender.method}
     runs = [
@@ -72,7 +73,13 @@ def ask(
             watcher = _Watcher(session, trace, tokenizer, redraw)
             with session:
                 generate = cast(Any, model).generate
-                generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=False, streamer=watcher)
+                generate(
+                    inputs,
+                    attention_mask=torch.ones_like(inputs),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    streamer=watcher,
+                )
             trace.footer = footer(trace, problem, session.stats[-1], watcher.cached)
 
     if problem.warning is not None:

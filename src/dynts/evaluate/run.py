@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.collect.engine import Compression, encode_prompt
+from dynts.collect.engine import Compression
 from dynts.collect.folder import TraceFolder
 from dynts.collect.problems import read_problems
 from dynts.collect.run import Generate, collect
@@ -15,6 +15,7 @@ from dynts.errors import DyntsError
 from dynts.evaluate.arms import ArmPlan
 from dynts.evaluate.judging import judge_answer
 from dynts.progress import Display
+from dynts.prompts import chat_prompt, encode_prompt
 
 
 def evaluate(
@@ -75,7 +76,8 @@ def check_questions(arms: Iterable[ArmPlan], tokenizer: PreTrainedTokenizerBase,
         if name not in longest:
             problems = read_problems(arm.plan.source, arm.found.chosen)
             longest[name] = max(
-                (len(encode_prompt(tokenizer, item.question, open_thinking)), item.id) for item in problems
+                (len(encode_prompt(tokenizer, chat_prompt(tokenizer, item.question, open_thinking))), item.id)
+                for item in problems
             )
         tokens, identity = longest[name]
         try:

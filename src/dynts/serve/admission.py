@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError
-from dynts.prompts import opens_thinking, render_chat, with_open_thinking
+from dynts.prompts import encode_prompt, opens_thinking, render_chat, with_open_thinking
 from dynts.serve.errors import ApiError
 from dynts.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
 
@@ -108,19 +108,15 @@ class Admission:
         except DyntsError as error:
             raise ApiError(400, str(error), "messages") from error
         text = with_open_thinking(text) if self.open_thinking else text
-        return Prompt(self._encode(text, add_special_tokens=False), opens_thinking(text))
+        return Prompt(encode_prompt(self.tokenizer, text), opens_thinking(text))
 
     def _plain_prompt(self, prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
-            return Prompt(self._encode(prompt, add_special_tokens=True))
+            return Prompt(encode_prompt(self.tokenizer, prompt, raw=True))
         wrong = next((token for token in prompt if not 0 <= token < self.vocabulary), None)
         if wrong is not None:
             raise ApiError(400, f"token id {wrong} does not exist: ids go from 0 to {self.vocabulary - 1}", "prompt")
         return Prompt(prompt)
-
-    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        # a prompt that is too long gets an error of ours
-        return list(self.tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False))
 
     def _check_length(self, tokens: int, field: str) -> None:
         if not tokens:

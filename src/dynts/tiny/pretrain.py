@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dynts.prompts import chat_prompt
+from dynts.prompts import chat_prompt, encode_prompt
 from dynts.tiny.muon import Muon
 from dynts.tiny.task import TRAINING, make_problem
 from dynts.tiny.tokenizer import STOP
@@ -149,7 +149,7 @@ def _example(
 ) -> tuple[list[int], int]:
     """Token ids of one solved problem, and how many of them are the prompt."""
     problem = make_problem(seed, steps)
-    prompt = tokenizer.encode(chat_prompt(tokenizer, problem.question), add_special_tokens=False)
+    prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))
     thinking = "" if without_thinking else problem.thinking
     response = f"{thinking} </think> {problem.conclusion} {STOP}"
     return prompt + tokenizer.encode(response, add_special_tokens=False), len(prompt)

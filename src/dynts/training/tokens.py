@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
 from dynts.markers import END, START
-from dynts.prompts import chat_prompt, render_chat, user_message
+from dynts.prompts import chat_prompt, encode_prompt, render_chat, user_message
 from dynts.training.traces import Trace
 
 
@@ -54,7 +54,7 @@ def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> Tokenize
             f"{type(tokenizer).__name__} does not report character offsets, which locate the end of the thinking: "
             "use the fast tokenizer of this model"
         )
-    prompt = tokenizer.encode(chat_prompt(tokenizer, trace.question, open_thinking=True), add_special_tokens=False)
+    prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, trace.question, open_thinking=True))
     thinking, answer = split_response(trace.response)
     encoded = tokenizer(thinking + END + answer, add_special_tokens=False, return_offsets_mapping=True)
     # by character, not by id: the text around the marker can change how it is tokenized
