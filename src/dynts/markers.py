@@ -29,12 +29,6 @@ def think_markers(tokenizer: PreTrainedTokenizerBase, start: str = START, end: s
     return ThinkMarkers(start_ids, end_ids)
 
 
-def hidden_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of the special tokens that a text leaves out: all but the think markers, where they are special."""
-    markers = {tokenizer.convert_tokens_to_ids(marker) for marker in (START, END)} - {tokenizer.unk_token_id}
-    return frozenset(tokenizer.all_special_ids) - markers
-
-
 def _ids(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int, ...]:
     ids = tuple(tokenizer.encode(marker, add_special_tokens=False))
     return () if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids

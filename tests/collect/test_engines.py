@@ -1,13 +1,11 @@
 """The back ends: what they draw, when they hand it over, and what they ask vLLM for."""
 
-import importlib
 import sys
 import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import cache_lengths
-from dynts.collect.engine import FULL_CACHE, Compression, Request, decode_text
+from dynts.collect.engine import FULL_CACHE, Compression, Request
 from dynts.collect.problems import Problem
 from dynts.collect.transformers_engine import TransformersEngine
 from dynts.collect.vllm_engine import VllmEngine, VllmSpec
@@ -161,15 +159,6 @@ def test_stopping_early_ends_the_thread_and_an_error_arrives(
     with pytest.raises(ZeroDivisionError):
         list(TransformersEngine(model, tokenizer, SAMPLING).generate(requests(1)))
     handle.remove()
-
-
-def test_think_markers_survive_where_they_are_special_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "training")
-    build_tokenizer = importlib.import_module("tiny_traces").build_tokenizer
-
-    tokenizer = build_tokenizer()
-    ids = tokenizer.encode("<think> a = 1 </think> b <eos>", add_special_tokens=False)
-    assert decode_text(tokenizer, ids) == "<think> a = 1 </think> b"
 
 
 class FakeVllm:

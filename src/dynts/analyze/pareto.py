@@ -18,6 +18,7 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, shared_label
 from dynts.training.tokens import TokenizedTrace
 from dynts.training.traces import Trace
+from dynts.written import decode_text
 
 TRUE, PREDICTED = "true label", "predicted"
 
@@ -134,7 +135,7 @@ class Pareto:
         verdicts: dict[str, bool] = {}
 
         def is_right(ids: list[int]) -> bool:
-            text = str(self.tokenizer.decode(ids))
+            text = decode_text(self.tokenizer, ids, end_tokens(self.model))
             if text not in verdicts:
                 verdicts[text] = grader.grade(text, trace.answer) is Verdict.CORRECT
             return verdicts[text]

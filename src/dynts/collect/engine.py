@@ -1,16 +1,13 @@
 """What every engine does: take requests, give back completions as they finish."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-from transformers import PreTrainedTokenizerBase
 
 from dynts.cache.lengths import CacheLengths
 from dynts.collect.problems import Problem
 from dynts.config import CompressionConfig
-from dynts.markers import hidden_tokens
 from dynts.methods import Full, Method
 
 
@@ -135,9 +132,3 @@ class EngineSpec(Protocol):
     def start(self) -> Engine:
         """Load the model."""
         ...
-
-
-def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of generated tokens; special tokens are left out, but think markers stay even where they are special."""
-    hidden = hidden_tokens(tokenizer)
-    return str(tokenizer.decode([token for token in ids if token not in hidden], skip_special_tokens=False))

@@ -16,13 +16,14 @@ from transformers.generation.streamers import BaseStreamer
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.lengths import cache_lengths
-from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request, decode_text
+from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.decode.answer import Sampling
 from dynts.decode.compress import Session, compress
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens, load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.prompts import chat_prompt, encode_prompt
+from dynts.written import decode_text
 
 _WINDOW = 16
 """Batches that are sorted by prompt length together."""
@@ -149,7 +150,7 @@ class TransformersEngine:
                 prompt_tokens, generated_tokens = len(prompts[ended.row]), len(ended.ids)
                 yield Completion(
                     requests[ended.row],
-                    decode_text(self.tokenizer, ended.ids),
+                    decode_text(self.tokenizer, ended.ids, end_tokens(self.model)),
                     ended.finished,
                     prompt_tokens,
                     generated_tokens,

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from dynts.cache.lengths import cache_lengths
-from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request, decode_text
+from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
@@ -17,6 +17,7 @@ from dynts.methods import DynTS, Full
 from dynts.prompts import chat_prompt, encode_prompt
 from dynts.shape import ModelShape
 from dynts.vllm.settings import KEY, PluginSettings
+from dynts.written import decode_text
 
 _SHUTDOWN_SECONDS = 30
 """For an engine's processes to end by themselves, before vLLM kills them."""
@@ -187,12 +188,13 @@ class VllmEngine:
         return len(ids)
 
     def _completion(self, request: Request, prompt_tokens: int, written: Any, seconds: float, batch: str) -> Completion:
-        generated_tokens = len(written.token_ids)
+        ids, finished = list(written.token_ids), written.finish_reason == "stop"
+        generated_tokens = len(ids)
         lengths = cache_lengths(prompt_tokens, generated_tokens, self.compression.schedule)
         return Completion(
             request,
-            decode_text(self.tokenizer, list(written.token_ids)),
-            written.finish_reason == "stop",
+            decode_text(self.tokenizer, ids, ids[-1:] if finished else ()),
+            finished,
             prompt_tokens,
             generated_tokens,
             seconds,

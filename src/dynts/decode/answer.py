@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase, TextStreamer, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from dynts.decode.compress import Session
 from dynts.decode.stats import GenerationStats
@@ -16,6 +16,7 @@ from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 from dynts.models import end_tokens
 from dynts.prompts import chat_prompt, encode_prompt
+from dynts.written import TextWriter, decode_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Answer:
     Attributes:
         id: the question's id.
         question: its text.
-        text: what the model generated, special tokens left out.
+        text: what the model generated, see `dynts.written`.
         finished: whether the model ended its turn before `max_new_tokens`.
         seconds: wall time, prefill, scoring and eviction included.
         stats: the generation's statistics.
@@ -145,18 +146,19 @@ def answer_questions(
         stream: write the text to standard output as it comes.
     """
     model = session.model
+    ends = end_tokens(model)
     for identity, question in questions:
         prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, question, open_thinking))
         inputs = torch.tensor([prompt], device=model.device)
-        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if stream else None
+        streamer = TextWriter(tokenizer, ends) if stream else None
         set_seed(sampling.seed)
         started = time.perf_counter()
         output = cast(Any, model).generate(
             inputs, attention_mask=torch.ones_like(inputs), **sampling.options(), streamer=streamer
         )
         seconds = time.perf_counter() - started
-        generated = output[0, len(prompt) :]
-        text = tokenizer.decode(generated, skip_special_tokens=True)
-        finished = int(generated[-1]) in end_tokens(model)
+        generated = output[0, len(prompt) :].tolist()
+        finished = generated[-1] in ends
         name = type(session.method).__name__
-        yield Answer(identity, question, str(text), finished, seconds, session.stats[-1], name)
+        text = decode_text(tokenizer, generated, ends)
+        yield Answer(identity, question, text, finished, seconds, session.stats[-1], name)

@@ -9,10 +9,10 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from dynts.cache.cache import BudgetCache
-from dynts.markers import hidden_tokens
 from dynts.serve.matching import StopStrings
 from dynts.serve.metrics import Metrics
 from dynts.serve.row import CacheUse, Ended, Piece, Row
+from dynts.written import hidden_tokens
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class RunningBatch(StoppingCriteria):
         self.live = {number: _Writing(row, StopStrings(row.stop)) for number, row in enumerate(rows)}
         self.cache = cache
         self.backend = tokenizer.backend_tokenizer
-        self.hidden = hidden_tokens(tokenizer)
+        self.hidden = hidden_tokens(tokenizer, end_tokens)
         self.end_tokens = end_tokens
         self.metrics = metrics
         self.ended = [False] * len(rows)

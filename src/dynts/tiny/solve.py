@@ -16,6 +16,7 @@ from dynts.grading.compare import is_response_correct
 from dynts.markers import END
 from dynts.prompts import chat_prompt
 from dynts.tiny.task import Problem
+from dynts.written import decode_text
 
 MAX_NEW_TOKENS = 1000
 """More than any right solution has: the longest of 5,000 has 866."""
@@ -123,6 +124,6 @@ def _grade(
     row = row[: row.index(tokenizer.eos_token_id) + 1] if finished else row
     end = tokenizer.convert_tokens_to_ids(END)
     thought = row.index(end) if end in row else len(row)
-    text = str(tokenizer.decode(row, skip_special_tokens=True))
+    text = decode_text(tokenizer, row)
     correct = is_solved(text if thinking else f"{END} {text}", problem.answer)
     return Solution(text, correct, finished, prompt, thought if thinking else 0, len(row))
