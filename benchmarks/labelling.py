@@ -23,6 +23,7 @@ import psutil
 import torch
 from transformers import DynamicCache
 
+from dynts.cache.keyword import CACHE
 from dynts.files import write_text_whole
 from dynts.models import random_model
 from dynts.tables import markdown_table
@@ -62,7 +63,7 @@ def _forward() -> None:
     cache = DynamicCache(config=model.config)
     ids = torch.ones(1, LONG, dtype=torch.long)
     for part in ids.split(CHUNK, dim=1):
-        model.get_decoder()(input_ids=part, past_key_values=cache, use_cache=True)
+        model.get_decoder()(input_ids=part, **{CACHE: cache}, use_cache=True)
 
 
 def _label(*labels: str) -> None:

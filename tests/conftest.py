@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, since tiny models only lose by more, and no Hub."""
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,18 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+class _Outdated(logging.Handler):
+    """Fails where transformers logs that a name is outdated: its outputs do not warn, they log, and once only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        assert "deprecated" not in record.getMessage(), record.getMessage()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_outdated_names() -> None:
+    logging.getLogger("transformers").addHandler(_Outdated())
 
 
 @pytest.fixture

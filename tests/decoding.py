@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 import dynts
+from dynts.cache.keyword import CACHE
 from dynts.methods import DynTS
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
@@ -78,7 +79,7 @@ def converse(
             out = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                past_key_values=cache,
+                **{CACHE: cache},
                 max_new_tokens=new_tokens,
                 do_sample=False,
                 return_dict_in_generate=True,
@@ -86,7 +87,7 @@ def converse(
             )
             talk.tokens.append(out.sequences[:, ids.shape[1] :].tolist())
             talk.logits.append(torch.stack(out.logits, dim=1))
-            ids, cache = out.sequences, out.past_key_values
+            ids, cache = out.sequences, out[CACHE]
             mask = torch.cat([mask, torch.ones(len(rows), new_tokens, dtype=torch.long)], dim=1)
     return talk
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 import dynts
 from decoding import random_predictor, random_tokens
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import CACHE
 from dynts.methods import METHODS, Method, SepLLM
 from tiny import SLIDING_WINDOW, tiny_model
 
@@ -40,7 +41,7 @@ def generate(model: PreTrainedModel, name: str | Method, new: int, rows: int = 1
     ids = torch.tensor([random_tokens(PROMPT, seed) for seed in range(rows)])
     with compress(model, name) as session:
         out = model.generate(ids, do_sample=False, max_new_tokens=new + 1, return_dict_in_generate=True)
-    return session.stats[0], out.past_key_values
+    return session.stats[0], out[CACHE]
 
 
 def stored(cache: BudgetCache) -> int:
@@ -128,7 +129,7 @@ class Loop:
     def step(self) -> None:
         """Feed the prompt, then one token at a time."""
         with torch.no_grad():
-            logits = self.model(**self.inputs, past_key_values=self.cache).logits
+            logits = self.model(**self.inputs, **{CACHE: self.cache}).logits
         self.inputs = {"input_ids": logits[:, -1:].argmax(-1)}
 
 
@@ -233,9 +234,9 @@ def test_a_decode_step_concatenates_nothing(model: PreTrainedModel, name: str) -
 @pytest.mark.quick
 def test_concatenations_would_be_seen(model: PreTrainedModel) -> None:
     with Concatenations() as seen, torch.no_grad():
-        cache = model(input_ids=torch.tensor([random_tokens(8, 1)])).past_key_values
+        cache = model(input_ids=torch.tensor([random_tokens(8, 1)]))[CACHE]
         seen.tokens.clear()
-        model(input_ids=torch.tensor([[9]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[9]]), **{CACHE: cache})
     # keys and values of two layers
     assert seen.tokens == [9] * 4
 

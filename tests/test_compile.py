@@ -13,6 +13,7 @@ from transformers import AttentionInterface
 import dynts
 from decoding import TOLERANCE, random_predictor, random_tokens
 from dynts.attention import grouped_step, observed_attention
+from dynts.cache.keyword import CACHE
 from dynts.errors import UnsupportedError
 from dynts.methods import DynTS
 from dynts.methods.base import Granularity
@@ -70,7 +71,7 @@ def test_compiled_steps_equal_plain_ones(architecture: str, attention: str, gran
             try:
                 second = model.generate(**ragged, max_new_tokens=90, **OPTIONS)
                 ids = torch.cat([first.sequences, turn], dim=1)
-                more = {"attention_mask": torch.ones_like(ids), "past_key_values": first.past_key_values}
+                more = {"attention_mask": torch.ones_like(ids), CACHE: first[CACHE]}
                 third = model.generate(ids, **more, max_new_tokens=30, **OPTIONS)
             finally:
                 torch.compiler.set_stance("default")

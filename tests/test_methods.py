@@ -18,6 +18,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import dynts
 from decoding import TOLERANCE, random_predictor, random_tokens
 from dynts.cache.history import History
+from dynts.cache.keyword import CACHE
 from dynts.cache.slots import Slots
 from dynts.decode.forward import SlotMasks
 from dynts.errors import DyntsError
@@ -384,7 +385,7 @@ def test_no_question_is_scored_in_later_turns_or_chunks() -> None:
             return_dict_in_generate=True,
         )
         ids = torch.cat([first.sequences, torch.tensor([random_tokens(4, 2)])], dim=1)
-        model.generate(ids, past_key_values=first.past_key_values, do_sample=False, max_new_tokens=30)
+        model.generate(ids, **{CACHE: first[CACHE]}, do_sample=False, max_new_tokens=30)
     hidden, scored = torch.cat(watch.hidden, dim=1)[0].tolist(), torch.cat(watch.scored).tolist()
     # 3 question tokens, 11 generated ones fed back, the 12th and 4 more as the new turn, 29 generated ones
     question = [*hidden[:3], *hidden[14:19]]
@@ -465,7 +466,7 @@ def test_flash_masks_are_the_live_slots() -> None:
         out = model.generate(
             **batch_of(random_tokens(3, 1), random_tokens(8, 2)), return_dict_in_generate=True, **GREEDY
         )
-    cache = out.past_key_values
+    cache = out[CACHE]
     model.config._attn_implementation_internal = "flash_attention_2"
     width = cache.occupancy.length + 1
     assert min(cache.lengths) < cache.occupancy.length
@@ -482,7 +483,7 @@ def test_flash_masks_are_the_live_slots() -> None:
         config=model.config,
         inputs_embeds=torch.empty(2, 1, 32),
         attention_mask=mask,
-        past_key_values=cache,
+        **{CACHE: cache},
         position_ids=None,
     )
     assert torch.equal(kept.bool(), mask)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dynts.cache.keyword import CACHE
 from reference import (
     ReferenceRun,
     Turn,
@@ -332,7 +333,7 @@ def test_first_rkv_choice_from_the_models_own_keys() -> None:
     run = reference_generate(model, [Turn(prompt, 20)], method="rkv", mix=0.0, **options)
     step, before, after = run.compactions[0]
     with torch.no_grad():
-        cache = model(torch.tensor([prompt + run.tokens[0][:step]]), use_cache=True).past_key_values
+        cache = model(torch.tensor([prompt + run.tokens[0][:step]]), use_cache=True)[CACHE]
     for layer in range(2):
         for head in range(4):
             unit = torch.nn.functional.normalize(cache.layers[layer].keys[0, head], dim=-1)

@@ -23,6 +23,7 @@ import dynts
 from decoding import random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, UnsupportedError
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import CACHE
 from test_session import footprint
 from tiny import tiny_model
 
@@ -219,11 +220,11 @@ def test_a_budget_that_is_too_small_for_a_later_turn(model: PreTrainedModel, pas
                 # 8 tokens of the first turn, 10 of the second: its 9, and the last one generated, which no pass has seen
                 ids = torch.cat([sequences, torch.tensor([random_tokens(9, 3)])], dim=1)
                 with pytest.raises(DyntsError, match="question of 18 tokens"):
-                    model.generate(ids, past_key_values=cache, **GREEDY)
+                    model.generate(ids, **{CACHE: cache}, **GREEDY)
             assert len(passes) == done
             # a shorter turn fits, and the refused one has left no trace in the cache
             ids = torch.cat([sequences, torch.tensor([random_tokens(4, 4)])], dim=1)
-            results.append(model.generate(ids, past_key_values=cache, **GREEDY))
+            results.append(model.generate(ids, **{CACHE: cache}, **GREEDY))
         assert torch.equal(*results)
         assert session.stats[1] == session.stats[3]
 
@@ -261,7 +262,7 @@ def run_never(*args: Any, **kwargs: Any) -> None:
         ({"generation_config": GenerationConfig(cache_implementation="static")}, ["cache_implementation='static'"]),
         ({"use_cache": False}, ["use_cache=False"]),
         ({"generation_config": GenerationConfig(use_cache=False)}, ["use_cache=False"]),
-        ({"past_key_values": DynamicCache()}, ["past_key_values", "DynamicCache"]),
+        ({CACHE: DynamicCache()}, [CACHE, "DynamicCache"]),
         ({"custom_generate": run_never}, ["custom_generate"]),
         ({"attention_mask": torch.ones(1, 1, 8, 8)}, ["attention_mask", "2D"]),
         ({"attention_mask": torch.ones(8)}, ["attention_mask"]),
@@ -329,7 +330,7 @@ def test_no_input(model: PreTrainedModel, passes: list[int]) -> None:
 def test_a_static_cache(model: PreTrainedModel, passes: list[int]) -> None:
     cache = StaticCache(config=model.config, max_cache_len=40)
     with dynts.compress(model, "window", CONFIG), pytest.raises(UnsupportedError, match="StaticCache"):
-        model.generate(IDS, past_key_values=cache, **GREEDY)
+        model.generate(IDS, **{CACHE: cache}, **GREEDY)
     assert passes == []
 
 
@@ -339,7 +340,7 @@ def test_a_static_cache(model: PreTrainedModel, passes: list[int]) -> None:
 def first_turn(model: PreTrainedModel, rows: int = 1) -> tuple[Tensor, BudgetCache]:
     """Sequences and cache of a turn whose last token no pass has seen: 8 + 20 tokens, 27 in the cache's count."""
     out = model.generate(IDS.repeat(rows, 1), return_dict_in_generate=True, **GREEDY)
-    return out.sequences, out.past_key_values
+    return out.sequences, out[CACHE]
 
 
 @pytest.mark.quick
@@ -365,7 +366,7 @@ def test_a_continuation_without_the_whole_conversation(
             model.generate(
                 sequences[:, :width],
                 attention_mask=None if mask is None else torch.ones(1, mask, dtype=torch.long),
-                past_key_values=cache,
+                **{CACHE: cache},
                 **GREEDY,
             )
         # and the cache is as it was
@@ -381,24 +382,24 @@ def test_another_batch_size(model: PreTrainedModel) -> None:
         sequences, cache = first_turn(model)
         longer = torch.cat([sequences, sequences[:, :3]], dim=1)
         with pytest.raises(DyntsError, match="holds 1 rows but the input has 2"):
-            model.generate(longer.repeat(2, 1), past_key_values=cache, **GREEDY)
+            model.generate(longer.repeat(2, 1), **{CACHE: cache}, **GREEDY)
         with pytest.raises(DyntsError, match="holds 1 rows but the input has 3"):
-            model.generate(longer, past_key_values=cache, do_sample=True, num_return_sequences=3, max_new_tokens=5)
+            model.generate(longer, **{CACHE: cache}, do_sample=True, num_return_sequences=3, max_new_tokens=5)
         with pytest.raises(DyntsError, match="holds 1 rows but the input has 2"):
-            model(input_ids=longer[:, -1:].repeat(2, 1), past_key_values=cache)
+            model(input_ids=longer[:, -1:].repeat(2, 1), **{CACHE: cache})
         # and none of them broke it
-        assert model.generate(longer, past_key_values=cache, **GREEDY).shape == (1, 51)
+        assert model.generate(longer, **{CACHE: cache}, **GREEDY).shape == (1, 51)
 
 
 @pytest.mark.quick
 def test_a_4d_mask_and_positions_of_your_own_in_a_loop(model: PreTrainedModel, passes: list[int]) -> None:
     with dynts.compress(model, "window", CONFIG) as session:
         with pytest.raises(UnsupportedError, match="2D"):
-            model(input_ids=IDS, attention_mask=torch.ones(1, 1, 8, 8), past_key_values=session.new_cache())
+            model(input_ids=IDS, attention_mask=torch.ones(1, 1, 8, 8), **{CACHE: session.new_cache()})
         with pytest.raises(UnsupportedError, match="position_ids"):
-            model(input_ids=IDS, position_ids=torch.arange(5, 13)[None], past_key_values=session.new_cache())
+            model(input_ids=IDS, position_ids=torch.arange(5, 13)[None], **{CACHE: session.new_cache()})
         with pytest.raises(DyntsError, match="attention_mask has 7 columns"):
-            model(input_ids=IDS, attention_mask=torch.ones(1, 7), past_key_values=session.new_cache())
+            model(input_ids=IDS, attention_mask=torch.ones(1, 7), **{CACHE: session.new_cache()})
     assert passes == []
 
 
@@ -435,20 +436,20 @@ def test_a_cache_outside_its_context(architecture: str) -> None:
     with dynts.compress(model, "window", CONFIG) as session:
         sequences, cache = first_turn(model)
         longer = torch.cat([sequences, sequences[:, :3]], dim=1)
-        expected = model.generate(longer, past_key_values=cache, **GREEDY)
+        expected = model.generate(longer, **{CACHE: cache}, **GREEDY)
         sequences, cache = first_turn(model)
     layers = [(layer.keys.clone(), layer.values.clone()) for layer in cache.layers]
     # without the session nobody tells the cache of new tokens: it would go wrong without a word
     with pytest.raises(DyntsError, match=r"dynts\.compress context"):
-        model.generate(longer, past_key_values=cache, **GREEDY)
+        model.generate(longer, **{CACHE: cache}, **GREEDY)
     with pytest.raises(DyntsError, match=r"dynts\.compress context"):
-        model(input_ids=sequences[:, -1:], past_key_values=cache)
+        model(input_ids=sequences[:, -1:], **{CACHE: cache})
     # no layer has been touched, sliding-window ones included, and the conversation can go on in a context
     for layer, (keys, values) in zip(cache.layers, layers, strict=True):
         assert torch.equal(layer.keys, keys)
         assert torch.equal(layer.values, values)
     with session:
-        assert torch.equal(model.generate(longer, past_key_values=cache, **GREEDY), expected)
+        assert torch.equal(model.generate(longer, **{CACHE: cache}, **GREEDY), expected)
 
 
 @pytest.mark.quick
@@ -459,7 +460,7 @@ def test_a_cache_in_a_context_that_does_not_show_it_the_queries(model: PreTraine
     longer = torch.cat([sequences, sequences[:, :3]], dim=1)
     # its scores would be those of old queries
     with dynts.compress(model, "window", CONFIG), pytest.raises(DyntsError):
-        model.generate(longer, past_key_values=cache, **GREEDY)
+        model.generate(longer, **{CACHE: cache}, **GREEDY)
 
 
 @pytest.mark.quick

@@ -26,6 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import dynts
 from decoding import TOLERANCE, random_predictor, random_tokens
+from dynts.cache.keyword import CACHE
 from dynts.methods import METHODS, DynTSRandom, Method, SepLLM
 from tiny import SLIDING_WINDOW, VOCAB_SIZE, tiny_model
 
@@ -440,12 +441,12 @@ def test_a_cache_of_your_own_and_a_second_context(model: PreTrainedModel, ids: T
     with compress(model, name) as session:
         first = model.generate(ids, return_dict_in_generate=True, **GREEDY)
         whole = torch.cat([first.sequences, more], dim=1)
-        expected = model.generate(whole, past_key_values=first.past_key_values, **GREEDY)
+        expected = model.generate(whole, **{CACHE: first[CACHE]}, **GREEDY)
         cache = session.new_cache()
-        assert torch.equal(model.generate(ids, past_key_values=cache, **GREEDY), first.sequences)
+        assert torch.equal(model.generate(ids, **{CACHE: cache}, **GREEDY), first.sequences)
     # the conversation goes on in another context with the same settings
     with compress(model, name) as again:
-        assert torch.equal(model.generate(whole, past_key_values=cache, **GREEDY), expected)
+        assert torch.equal(model.generate(whole, **{CACHE: cache}, **GREEDY), expected)
     assert again.stats == session.stats[1:2]
     assert again.stats[0].prompt_tokens == 4
     assert again.stats[0].generated_tokens == 40
@@ -456,7 +457,7 @@ def test_peaks_are_those_of_each_call(model: PreTrainedModel, ids: Tensor) -> No
     with compress(model) as session:
         first = model.generate(ids, return_dict_in_generate=True, **GREEDY)
         whole = torch.cat([first.sequences, torch.tensor([[9]])], dim=1)
-        model.generate(whole, past_key_values=first.past_key_values, do_sample=False, max_new_tokens=2)
+        model.generate(whole, **{CACHE: first[CACHE]}, do_sample=False, max_new_tokens=2)
     # compacted after 37 tokens, the first call ends with 17 + 2; the second feeds its last token, the turn and one more
     assert [stats.peak_tokens for stats in session.stats] == [24, 22]
     assert session.stats[1].compactions == []
@@ -477,10 +478,8 @@ def test_without_a_mask_end_tokens_that_pad_are_tokens(name: str) -> None:
             for prompt in prompts:
                 sequences = torch.cat([sequences, prompt], dim=1)
                 mask = {"attention_mask": torch.ones_like(sequences)} if masked else {}
-                output = model.generate(
-                    sequences, past_key_values=cache, return_dict_in_generate=True, **mask, **GREEDY
-                )
-                sequences, cache = output.sequences, output.past_key_values
+                output = model.generate(sequences, **{CACHE: cache}, return_dict_in_generate=True, **mask, **GREEDY)
+                sequences, cache = output.sequences, output[CACHE]
         runs.append((sequences.tolist(), session.stats, [kept.tolist() for kept in session.kept_positions]))
     assert runs[0] == runs[1]
     assert runs[1][1][1].prompt_tokens == 4
@@ -608,7 +607,7 @@ def manual_loop(model: PreTrainedModel, session: dynts.Session, batch: dict[str,
     cache = session.new_cache()
     step, logits = dict(batch), []
     for _ in range(steps):
-        logits.append(model(**step, past_key_values=cache, use_cache=True).logits[:, -1])
+        logits.append(model(**step, **{CACHE: cache}, use_cache=True).logits[:, -1])
         step = {"input_ids": logits[-1].argmax(-1, keepdim=True).detach()}
     return logits
 
@@ -646,7 +645,7 @@ def test_two_caches_at_once(model: PreTrainedModel) -> None:
         caches, steps = [session.new_cache(), session.new_cache()], list(prompts)
         for index in range(35):
             for talk in range(2):
-                logits = model(input_ids=steps[talk], past_key_values=caches[talk]).logits[:, -1]
+                logits = model(input_ids=steps[talk], **{CACHE: caches[talk]}).logits[:, -1]
                 torch.testing.assert_close(logits, expected[talk][index], atol=TOLERANCE, rtol=0)
                 steps[talk] = logits.argmax(-1, keepdim=True)
 
@@ -671,7 +670,7 @@ def test_bfloat16(architecture: str, name: str) -> None:
         output = model.generate(**batch, return_dict_in_generate=True, output_logits=True, **GREEDY)
     assert output.sequences.shape == (2, 48)
     assert all(bool(logits.isfinite().all()) for logits in output.logits)
-    cache = output.past_key_values
+    cache = output[CACHE]
     full = [layer for layer in cache.layers if not layer.is_sliding]
     assert {layer.keys.dtype for layer in full} == {layer.values.dtype for layer in full} == {torch.bfloat16}
     # half of float32; Gemma 2 has one sliding-window layer beside its two full ones
@@ -716,21 +715,21 @@ def test_a_failed_forward_pass_leaves_the_cache_as_it_was() -> None:
     ids = torch.tensor([random_tokens(8, 1)])
     with compress(model, "window") as session:
         cache = session.new_cache()
-        model(input_ids=ids, past_key_values=cache)
+        model(input_ids=ids, **{CACHE: cache})
         handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            model(input_ids=ids[:, :1], past_key_values=cache)
+            model(input_ids=ids[:, :1], **{CACHE: cache})
         handle.remove()
-        resumed = model(input_ids=ids[:, :1], past_key_values=cache).logits
+        resumed = model(input_ids=ids[:, :1], **{CACHE: cache}).logits
         fresh = session.new_cache()
-        model(input_ids=ids, past_key_values=fresh)
-        assert torch.equal(resumed, model(input_ids=ids[:, :1], past_key_values=fresh).logits)
+        model(input_ids=ids, **{CACHE: fresh})
+        assert torch.equal(resumed, model(input_ids=ids[:, :1], **{CACHE: fresh}).logits)
         handle = model.model.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            model(input_ids=ids[:, :1], past_key_values=cache)
+            model(input_ids=ids[:, :1], **{CACHE: cache})
         handle.remove()
     with pytest.raises(dynts.DyntsError, match=r"dynts\.compress context"):
-        model(input_ids=ids[:, :1], past_key_values=cache)
+        model(input_ids=ids[:, :1], **{CACHE: cache})
 
 
 @pytest.mark.quick

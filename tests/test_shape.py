@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, DynamicCache
 
+from dynts.cache.keyword import CACHE
 from dynts.errors import UnsupportedError
 from dynts.models import load_config
 from dynts.shape import ModelShape
@@ -20,7 +21,7 @@ def test_parameters_and_cache_of_a_real_model(name: str, tied: bool) -> None:
     assert shape.layers == model.config.num_hidden_layers
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=torch.ones(1, 20, dtype=torch.long), past_key_values=cache)
+        model(input_ids=torch.ones(1, 20, dtype=torch.long), **{CACHE: cache})
     growing = [layer for layer in cache.layers if layer.keys.shape[-2] == 20]
     held = sum(tensor.nbytes for layer in growing for tensor in (layer.keys, layer.values))
     assert shape.full_attention_layers == len(growing)
@@ -33,9 +34,9 @@ def test_flops_of_a_step_are_what_torch_counts(name: str, cached: int) -> None:
     model = tiny_model(name, attn_implementation="eager")
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(input_ids=torch.ones(1, cached - 1, dtype=torch.long), past_key_values=cache)
+        model(input_ids=torch.ones(1, cached - 1, dtype=torch.long), **{CACHE: cache})
         with FlopCounterMode(display=False) as counter:
-            model(input_ids=torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+            model(input_ids=torch.ones(1, 1, dtype=torch.long), **{CACHE: cache})
     assert ModelShape.of(model.config).flops_per_token(cached) == counter.get_total_flops()
 
 

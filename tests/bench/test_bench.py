@@ -21,6 +21,7 @@ from dynts.bench.grid import Effort, engines, measure
 from dynts.bench.machine import Machine, measure_machine
 from dynts.bench.profile import Work, lengths_to_measure, profile, profile_once
 from dynts.bench.report import bench_markdown, summarize
+from dynts.cache.keyword import CACHE
 from dynts.cache.lengths import attended_tokens, cache_lengths
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
@@ -43,7 +44,7 @@ def test_cached_tokens_are_those_of_a_generation(model: PreTrainedModel, prompt:
         cache = session.new_cache()
         watch = model.get_decoder().register_forward_hook(lambda *_: seen.append(cache.occupancy.length), prepend=True)
         tokens = torch.full((1, prompt), 9)
-        model.generate(tokens, attention_mask=torch.ones_like(tokens), past_key_values=cache, max_new_tokens=100)
+        model.generate(tokens, attention_mask=torch.ones_like(tokens), **{CACHE: cache}, max_new_tokens=100)
         watch.remove()
     compactions = cache_lengths(prompt, 100, config).compactions
     live = attended_tokens(prompt, 100, compactions).tolist()

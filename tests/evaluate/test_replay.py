@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 import dynts
 from decoding import TOLERANCE, ForcedTokens, cached_tokens, predictor_for, random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, ThinkMarkers
+from dynts.cache.keyword import CACHE
 from dynts.evaluate import replay as module
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import h2o
@@ -158,10 +159,10 @@ def test_tokens_beyond_a_compaction_are_refused() -> None:
         cache = session.new_cache()
         cache.forced = True
         ids = torch.tensor([TRACE.ids])
-        model(input_ids=ids[:, :QUESTION], past_key_values=cache)
+        model(input_ids=ids[:, :QUESTION], **{CACHE: cache})
         assert cache.room == CONFIG.budget - QUESTION
         with pytest.raises(DyntsError, match="feed at most 33"):
-            model(input_ids=ids[:, QUESTION : QUESTION + 34], past_key_values=cache)
+            model(input_ids=ids[:, QUESTION : QUESTION + 34], **{CACHE: cache})
 
 
 @pytest.mark.parametrize("name", ["dynts", "h2o", "snapkv, native"])
@@ -176,11 +177,11 @@ def test_rows_of_different_lengths(name: str) -> None:
         with dynts.compress(model, METHODS[name][0], CONFIG, random_predictor(), **OPTIONS) as session, torch.no_grad():
             cache = session.new_cache()
             cache.forced = True
-            model(input_ids=rows[:, :QUESTION], attention_mask=mask[:, :QUESTION], past_key_values=cache)
+            model(input_ids=rows[:, :QUESTION], attention_mask=mask[:, :QUESTION], **{CACHE: cache})
             start, last = QUESTION, []
             while start < rows.shape[1]:
                 stop = min(start + min(at_once, cache.room or at_once), rows.shape[1])
-                last.append(model(input_ids=rows[:, start:stop], past_key_values=cache).logits)
+                last.append(model(input_ids=rows[:, start:stop], **{CACHE: cache}).logits)
                 start = stop
         kept.append(session.kept_positions)
         logits.append(torch.cat(last, dim=1))

@@ -14,6 +14,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from dynts.cache.architecture import full_attention_layers
+from dynts.cache.keyword import CACHE
 from dynts.training.tokens import TokenizedTrace
 
 _PREFIX_CHUNK = 4096
@@ -109,7 +110,7 @@ def _read(model: PreTrainedModel, trace: TokenizedTrace) -> DynamicCache:
     ids = torch.tensor([trace.ids[: trace.answer_start - 1]], device=model.device)
     for start in range(0, ids.shape[1], _PREFIX_CHUNK):
         cast(Any, model.get_decoder())(
-            input_ids=ids[:, start : start + _PREFIX_CHUNK], past_key_values=cache, use_cache=True
+            input_ids=ids[:, start : start + _PREFIX_CHUNK], **{CACHE: cache}, use_cache=True
         )
     return cache
 
@@ -154,7 +155,7 @@ def _answer(
     lengths = torch.full((rows,), max_new_tokens, device=model.device)
     for step in range(max_new_tokens):
         position = torch.full((rows, 1), trace.answer_start - 1 + step, device=model.device)
-        output = cast(Any, model)(input_ids=token, position_ids=position, past_key_values=cache, use_cache=True)
+        output = cast(Any, model)(input_ids=token, position_ids=position, **{CACHE: cache}, use_cache=True)
         token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         lengths = torch.where(torch.isin(token[:, 0], ends), lengths.clamp(max=step), lengths)
         if bool((lengths <= step).all()):

@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from dynts.bench.clock import Stopwatch, seconds
 from dynts.cache.architecture import head_size, kv_heads
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import CACHE
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
@@ -73,16 +74,14 @@ class Engine(ABC):
         """Seconds of one decode step, cache bookkeeping included."""
         tokens = torch.ones(batch, 1, dtype=torch.long, device=self.device)
         model = cast(Callable[..., object], self.model)
-        return seconds(lambda: model(input_ids=tokens, past_key_values=cache, use_cache=True), self.device)
+        return seconds(lambda: model(input_ids=tokens, **{CACHE: cache}, use_cache=True), self.device)
 
     @torch.no_grad()
     def prefill(self, prompt: int, batch: int) -> float:
         """Seconds to read a prompt."""
         tokens = torch.ones(batch, prompt, dtype=torch.long, device=self.device)
         model, cache = cast(Callable[..., object], self.model), self.new_cache()
-        return seconds(
-            lambda: model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1), self.device
-        )
+        return seconds(lambda: model(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=1), self.device)
 
     def _states(self, batch: int, tokens: int) -> torch.Tensor:
         """Random states [batch, KV heads, tokens, head size]; few distinct ones, since drawing them takes time."""

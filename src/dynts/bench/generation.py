@@ -10,6 +10,7 @@ from dynts.bench.clock import seconds
 from dynts.bench.engines import Engine
 from dynts.bench.profile import Work
 from dynts.bench.rounds import in_rounds
+from dynts.cache.keyword import CACHE
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def _generate_once(engine: Engine, work: Work, seed: int) -> Generation:
         lambda: model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
-            past_key_values=cache,
+            **{CACHE: cache},
             max_new_tokens=work.generated,
             min_new_tokens=work.generated,
             do_sample=False,

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import CACHE
 from dynts.cache.lengths import cache_lengths
 from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.decode.answer import Sampling
@@ -169,7 +170,7 @@ class TransformersEngine:
     ) -> None:
         samplings = [replace(self.sampling, seed=request.sampling_seed) for request in requests]
         try:
-            generate_rows(self.model, self.tokenizer, prompts, samplings, streamer=rows, past_key_values=cache)
+            generate_rows(self.model, self.tokenizer, prompts, samplings, streamer=rows, **{CACHE: cache})
         except BaseException as error:  # it belongs to the thread that waits for rows
             rows.ended.put(error)
 

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import cache_in
 
 _ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 """Weights as constants, packed for inductor's own kernels: BLAS reads them at a third of the speed in thin products."""
@@ -36,7 +37,7 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     step, step_head = (torch.compile(function, dynamic=False, mode=mode) for function in own)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         if not (isinstance(cache, BudgetCache) and cache.occupancy.fixed_shape and cache.occupancy.slots is not None):
             return plain(*args, **kwargs)
         torch.compiler.cudagraph_mark_step_begin()

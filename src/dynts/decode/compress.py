@@ -15,6 +15,7 @@ from dynts.cache.architecture import full_attention_layers, kv_heads
 from dynts.cache.cache import BudgetCache
 from dynts.cache.event import CompactionEvent
 from dynts.cache.history import History
+from dynts.cache.keyword import cache_in, cache_keyword
 from dynts.config import CompressionConfig
 from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass, SlotMasks
@@ -155,9 +156,9 @@ class Session:
         self._undo.close()
 
     def new_cache(self) -> BudgetCache:
-        """An empty cache for one conversation (batch), to pass to the model as `past_key_values`.
+        """An empty cache for one conversation (batch), which generate() makes itself where none is passed.
 
-        generate() makes its own.
+        Pass it to the model as `cache`, before transformers 5.24 as `past_key_values`.
         """
         method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
@@ -170,7 +171,7 @@ class Session:
         # generation_config and others may come by position, after inputs
         kwargs |= dict(zip(list(inspect.signature(self._generate).parameters)[1:], args, strict=False))
         generation_config = check_generation(self.model, kwargs)
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         if cache is None:
             cache = self.new_cache()
         fed = cache.occupancy.columns
@@ -183,7 +184,7 @@ class Session:
         cache.listener = functools.partial(self._note_compaction, stats)
         cache.measure_peaks()
         try:
-            output = self._generate(inputs, **{**kwargs, **dynamic_cache(kwargs), "past_key_values": cache})
+            output = self._generate(inputs, **{**kwargs, **dynamic_cache(kwargs), cache_keyword(kwargs): cache})
         finally:
             cache.announced_end, cache.announced_tokens, cache.listener = 0, None, self._note_positions
         stats.prompt_tokens = max(
@@ -207,7 +208,7 @@ class Session:
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        cache = named.get("past_key_values")
+        cache = cache_in(named)
         if not isinstance(cache, BudgetCache):
             return None
         if cache.method.observes_attention and not self.method.observes_attention:
@@ -223,7 +224,7 @@ class Session:
     def _after_forward(
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        running = self._passes.pop(id(kwargs.get("past_key_values")), None)
+        running = self._passes.pop(id(cache_in(kwargs)), None)
         if running is None:
             return
         if output is None:  # the pass failed

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import CACHE
 from dynts.cache.selection import live_slots
 from dynts.errors import DyntsError, UnsupportedError
 
@@ -162,7 +163,7 @@ class ForwardPass:
         common: dict[str, Any] = {
             "config": config,
             "inputs_embeds": shape,
-            "past_key_values": self.cache,
+            CACHE: self.cache,
             "position_ids": None,
         }
         return {

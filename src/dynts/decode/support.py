@@ -11,6 +11,7 @@ from transformers.generation.configuration_utils import GenerationMode
 from dynts.attention import OBSERVABLE, implementation_of
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.cache import BudgetCache
+from dynts.cache.keyword import CACHE, cache_in, cache_keyword
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.base import Method
 from dynts.methods.full import Full
@@ -34,10 +35,8 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
     if not model._supports_attention_backend:
         raise UnsupportedError(f"{name} does not use transformers' attention interface, so its masks are its own")
     parameters = inspect.signature(type(model.get_decoder()).forward).parameters
-    if "position_ids" not in parameters or "past_key_values" not in parameters:
-        raise UnsupportedError(
-            f"{name} takes no position_ids and past_key_values: evicted tokens would shift positions"
-        )
+    if "position_ids" not in parameters or CACHE not in parameters:
+        raise UnsupportedError(f"{name} takes no position_ids and {CACHE}: evicted tokens would shift positions")
     full_attention_layers(model.config)
     implementation = implementation_of(model)
     if implementation not in (*OBSERVABLE, *FLASH):
@@ -103,11 +102,11 @@ def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> Generati
         raise UnsupportedError(
             f"cache_implementation={config.cache_implementation!r} is not supported under a budget: drop it"
         )
-    cache = kwargs.get("past_key_values")
+    cache = cache_in(kwargs)
     if cache is not None and not isinstance(cache, BudgetCache):
         raise UnsupportedError(
-            f"past_key_values of type {type(cache).__name__} cannot be compressed: start without a cache, "
-            "or continue with the past_key_values of an earlier generate() call under dynts"
+            f"{cache_keyword(kwargs)} of type {type(cache).__name__} cannot be compressed: start without a cache, "
+            f"or continue with the {CACHE} of an earlier generate() call under dynts"
         )
     return config
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
+from dynts.cache.keyword import CACHE
 from dynts.decode.compress import Session, compress
 from dynts.decode.forced import forced_spans
 from dynts.errors import DyntsError
@@ -158,7 +159,7 @@ def _feed(session: Session, trace: TokenizedTrace) -> _Fed:
         before, size = cache.occupancy.length, stop - start
         # of the question only the last row has a generated token drawn from it
         output = model(
-            input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True, logits_to_keep=size if start else 1
+            input_ids=ids[:, start:stop], **{CACHE: cache}, use_cache=True, logits_to_keep=size if start else 1
         )
         logits = output.logits[0]
         fed.log_likelihood.append(_log_likelihood(logits, ids[0, stop + 1 - len(logits) : stop + 1]))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
+from dynts.cache.keyword import CACHE
 from dynts.decode.compress import Session
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens
@@ -130,7 +131,7 @@ class Batcher:
                 [row.prompt for row in rows],
                 [row.sampling for row in rows],
                 stopping_criteria=StoppingCriteriaList([batch]),
-                past_key_values=cache,
+                **{CACHE: cache},
             )
         except Exception:
             log.exception("a batch of %d rows failed", len(rows))

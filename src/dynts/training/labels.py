@@ -9,6 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from dynts.attention import attention_logits, observed_attention
 from dynts.cache.architecture import full_attention_layers
+from dynts.cache.keyword import CACHE
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.training.tokens import TokenizedTrace
 
@@ -83,9 +84,7 @@ def label_trace(
     with observed_attention(model):
         for start, end in pairwise(bounds):
             observer = rows if start >= observed_from else None
-            output = decoder(
-                input_ids=ids[:, start:end], past_key_values=cache, use_cache=True, attention_observer=observer
-            )
+            output = decoder(input_ids=ids[:, start:end], **{CACHE: cache}, use_cache=True, attention_observer=observer)
             first, last = max(labelled.start - start, 0), max(labelled.stop - start, 0)
             hidden.append(output.last_hidden_state[0, first:last])
             if observer is None:

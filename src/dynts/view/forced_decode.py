@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.event import CompactionEvent
+from dynts.cache.keyword import CACHE
 from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
@@ -91,7 +92,7 @@ def forced_decode(
 
         cache.listener = note
         for start, stop in forced_spans(cache, question, question + steps):
-            decoder(input_ids=ids[:, start:stop], past_key_values=cache, use_cache=True)
+            decoder(input_ids=ids[:, start:stop], **{CACHE: cache}, use_cache=True)
             if progress is not None:
                 progress(stop - question, steps)
     return kept
