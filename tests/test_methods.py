@@ -45,6 +45,7 @@ from dynts.methods.dynts_random import random_scores
 from dynts.methods.rkv import redundancy
 from dynts.methods.sepllm import separator_ids
 from dynts.methods.variants import scored_variants
+from dynts.thinking import ThinkScanner
 from tiny import tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
@@ -78,7 +79,7 @@ def batch_of(*rows: list[int]) -> dict[str, Tensor]:
 
 def slots_of(tokens: list[int], question: int, dead: int = 0, markers: ThinkMarkers | None = None) -> Slots:
     """One row that has evicted nothing; its first `dead` columns are padding."""
-    history = History(markers)
+    history = History(markers and ThinkScanner.of_ids(markers))
     count = len(tokens)
     history.append(torch.tensor([tokens]), (torch.arange(count) - dead).clamp(min=0)[None])
     history.turns.append((0, question))

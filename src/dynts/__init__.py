@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dynts.decode.compress import Session, compress
     from dynts.decode.stats import Compaction, GenerationStats
     from dynts.errors import DyntsError, UnsupportedError
-    from dynts.markers import ThinkMarkers, think_markers
+    from dynts.markers import ThinkFormat, ThinkMarkers, think_markers
     from dynts.predictor.model import ImportancePredictor
 
 _HOMES = {
@@ -26,6 +26,7 @@ _HOMES = {
     "GenerationStats": "dynts.decode.stats",
     "DyntsError": "dynts.errors",
     "UnsupportedError": "dynts.errors",
+    "ThinkFormat": "dynts.markers",
     "ThinkMarkers": "dynts.markers",
     "think_markers": "dynts.markers",
     "ImportancePredictor": "dynts.predictor.model",
@@ -50,6 +51,7 @@ __all__ = [
     "GenerationStats",
     "ImportancePredictor",
     "Session",
+    "ThinkFormat",
     "ThinkMarkers",
     "UnsupportedError",
     "__version__",

@@ -1,8 +1,11 @@
-"""The token ids that open and close a model's thinking."""
+"""How models write the beginning and the end of their thinking: as text, and as token ids."""
 
+import re
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
+
+from dynts.errors import DyntsError
 
 START = "<think>"
 END = "</think>"
@@ -16,17 +19,81 @@ class ThinkMarkers:
     end: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ThinkFormat:
+    """How a model writes its think markers, as text; a marker may be several tokens.
+
+    Args:
+        start: opens the thinking.
+        end: closes it.
+
+    Raises:
+        DyntsError: a marker is empty, or both are the same.
+    """
+
+    start: str = START
+    end: str = END
+
+    def __post_init__(self) -> None:
+        if not self.start.strip() or not self.end.strip() or self.start == self.end:
+            raise DyntsError(f"think markers must be two different texts, got {self.start!r} and {self.end!r}")
+
+
+KNOWN_FORMATS = (
+    ThinkFormat(START, END),  # DeepSeek-R1, Qwen3, EXAONE 4, ...
+    ThinkFormat("[THINK]", "[/THINK]"),  # Magistral
+    ThinkFormat("◁think▷", "◁/think▷"),  # Kimi
+    ThinkFormat("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ThinkFormat("<thought>", "</thought>"),  # EXAONE Deep
+    ThinkFormat(  # gpt-oss
+        "<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"
+    ),
+)
+
+
 def think_markers(tokenizer: PreTrainedTokenizerBase, start: str = START, end: str = END) -> ThinkMarkers | None:
-    """Token ids of the thinking markers, or None if the tokenizer cannot write them.
+    """Token ids of the think markers, or None if the tokenizer cannot write them.
 
     A marker of several ids may be merged with the text around it (".</" can be one token), so the ids find a marker
-    that a model writes on a line of its own, but not every one in a text: to split a finished text, use character
-    offsets (`dynts.training.tokens`).
+    that a model writes on a line of its own, but not every one in a text: `dynts.thinking` finds them all.
     """
     start_ids, end_ids = _ids(tokenizer, start), _ids(tokenizer, end)
     if not start_ids or not end_ids:
         return None
     return ThinkMarkers(start_ids, end_ids)
+
+
+def find_format(tokenizer: PreTrainedTokenizerBase, start: str | None = None, end: str | None = None) -> ThinkFormat:
+    """How a model writes its think markers: of those that are known, the ones that its chat template speaks of, then those
+    that its vocabulary holds, else `<think>` and `</think>`.
+
+    Args:
+        tokenizer: the model's.
+        start: the opening marker, where the user knows it.
+        end: the closing one, likewise.
+
+    Raises:
+        DyntsError: one of them is given alone, and its partner is not known.
+    """
+    if start is not None and end is not None:
+        return ThinkFormat(start, end)
+    known = [item for item in KNOWN_FORMATS if (start or item.start, end or item.end) == (item.start, item.end)]
+    if not known:
+        raise DyntsError(
+            f"the think marker {start or end!r} is not known here: give both --think-start and --think-end"
+        )
+    template = str(tokenizer.chat_template or "")
+
+    def evidence(item: ThinkFormat) -> tuple[bool, bool]:
+        return item.start in template or item.end in template, _holds(tokenizer, item.start, item.end)
+
+    return max(known, key=evidence)  # the first of equals
+
+
+def _holds(tokenizer: PreTrainedTokenizerBase, *markers: str) -> bool:
+    """Whether the vocabulary has each marker as a token, or, of one made of control tokens and words, the control tokens."""
+    wanted = [token for marker in markers for token in re.findall(r"<\|\w+\|>", marker) or [marker]]
+    return not {None, tokenizer.unk_token_id} & set(map(tokenizer.convert_tokens_to_ids, wanted))
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import torch
 
 from dynts.config import CompressionConfig
 from dynts.markers import ThinkMarkers
+from dynts.thinking import ThinkScanner
 from dynts.vllm.ledger import Ledger
 
 OPEN, CLOSE = 5, 6
@@ -45,7 +46,8 @@ class Plain:
 def test_survivors_of_several_compactions() -> None:
     chance = random.Random(0)
     schedule = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)
-    ledger = Ledger(schedule, ThinkMarkers((OPEN,), (CLOSE,)), rows=3, length=400, device=torch.device("cpu"))
+    scanner = ThinkScanner.of_ids(ThinkMarkers((OPEN,), (CLOSE,)))
+    ledger = Ledger(schedule, scanner, rows=3, length=400, device=torch.device("cpu"))
     requests = {
         name: Plain([chance.randrange(8, 60) for _ in range(size)], schedule)
         for name, size in zip("abc", (9, 4, 20), strict=True)

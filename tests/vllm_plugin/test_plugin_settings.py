@@ -3,7 +3,6 @@
 import pytest
 
 from dynts.errors import DyntsError
-from dynts.markers import ThinkMarkers
 from dynts.vllm.settings import PluginSettings, read_settings
 
 GIVEN = {"predictor": "some/predictor", "budget": 300, "local_window": 100, "retention_ratio": 0.5}
@@ -24,15 +23,15 @@ def test_both_sources_say_the_same_and_nothing_means_nothing() -> None:
 
 
 def test_schedule_and_markers() -> None:
-    settings = read_settings({"dynts": {**GIVEN, "think_start": [5], "think_end": [6, 7]}}, {})
+    settings = read_settings({"dynts": {**GIVEN, "think_start": "[THINK]", "think_end": "[/THINK]"}}, {})
     assert settings is not None
     assert (settings.schedule.budget, settings.schedule.local_window, settings.schedule.retention_ratio) == (
         300,
         100,
         0.5,
     )
-    assert settings.markers == ThinkMarkers((5,), (6, 7))
-    assert PluginSettings("p").markers is None
+    assert settings == read_settings({}, {**ENVIRONMENT, "DYNTS_THINK_START": "[THINK]", "DYNTS_THINK_END": "[/THINK]"})
+    assert (settings.think_start, PluginSettings("p").think_start) == ("[THINK]", None)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +44,7 @@ def test_schedule_and_markers() -> None:
         ({"dynts": {**GIVEN, "local_window": 300}}, r"local_window \(300\) must be smaller than the budget"),
         ({"dynts": {**GIVEN, "retention_ratio": 1.5}}, r"retention_ratio must lie between 0 and 1.*1\.5"),
         ({"dynts": {**GIVEN, "predictor": ""}}, r"predictor must be a folder or the id"),
+        ({"dynts": {**GIVEN, "think_end": [6, 7]}}, r"think_end must be a text, got \[6, 7\]"),
     ],
 )
 def test_wrong_settings_are_named(given: dict[str, object], message: str) -> None:

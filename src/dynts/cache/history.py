@@ -2,7 +2,7 @@
 
 import torch
 
-from dynts.markers import ThinkMarkers
+from dynts.thinking import ThinkScanner
 
 
 class History:
@@ -11,11 +11,11 @@ class History:
     Appending keeps references only, so a decode step costs no kernel; the tables are put together when one is asked for.
 
     Args:
-        markers: token ids that open and close the thinking; None treats all generated tokens as thinking.
+        scanner: finds where thinking ends; None treats all generated tokens as thinking.
     """
 
-    def __init__(self, markers: ThinkMarkers | None) -> None:
-        self.markers = markers
+    def __init__(self, scanner: ThinkScanner | None) -> None:
+        self.scanner = scanner
         self.turns: list[tuple[int, int]] = []
         self._tokens: list[torch.Tensor] = []
         self._positions: list[torch.Tensor] = []
@@ -51,32 +51,9 @@ class History:
         """bool [batch, columns]: tokens after the marker that ended the thinking of their turn."""
         tokens = self.tokens()
         answer = torch.zeros_like(tokens, dtype=torch.bool)
-        if self.markers is None or not self.markers.end:
+        if self.scanner is None:
             return answer
         ends = [start for start, _ in self.turns[1:]] + [tokens.shape[1]]
         for (start, _), end in zip(self.turns, ends, strict=True):
-            answer[:, start:end] = after_thinking(tokens[:, start:end], self.markers)
+            answer[:, start:end] = self.scanner.after_thinking(tokens[:, start:end])
         return answer
-
-
-def after_thinking(tokens: torch.Tensor, markers: ThinkMarkers) -> torch.Tensor:
-    """bool [batch, n]: the latest marker completed before a token closes the thinking.
-
-    Args:
-        tokens: int64 [batch, n], ids.
-        markers: token ids that open and close the thinking.
-    """
-    closed, opened = _latest(tokens, markers.end), _latest(tokens, markers.start)
-    state = closed > opened
-    return torch.nn.functional.pad(state[:, :-1], (1, 0), value=False)
-
-
-def _latest(tokens: torch.Tensor, marker: tuple[int, ...]) -> torch.Tensor:
-    """int64 [batch, n]: index of the latest token at or before each token that completes the marker, or -1."""
-    index = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    if not marker or tokens.shape[1] < len(marker):
-        return torch.full_like(index, -1)
-    windows = tokens.unfold(1, len(marker), 1)
-    hit = (windows == torch.tensor(marker, device=tokens.device)).all(dim=-1)
-    hit = torch.nn.functional.pad(hit, (len(marker) - 1, 0), value=False)
-    return torch.where(hit, index, -1).cummax(dim=1).values

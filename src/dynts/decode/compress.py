@@ -22,10 +22,11 @@ from dynts.decode.forward import ForwardPass, SlotMasks
 from dynts.decode.stats import Compaction, GenerationStats
 from dynts.decode.support import check_compile, check_generation, check_model, dynamic_cache, new_columns, new_tokens
 from dynts.errors import DyntsError
-from dynts.markers import ThinkMarkers, think_markers
+from dynts.markers import ThinkFormat, ThinkMarkers
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.methods.full import Full
 from dynts.predictor.model import ImportancePredictor
+from dynts.thinking import ThinkScanner, scanner_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def compress(
     predictor: Predictor | None = None,
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
-    markers: ThinkMarkers | None = None,
+    markers: ThinkFormat | ThinkMarkers | None = None,
     record: bool = False,
     compile: bool = False,
 ) -> "Session":
@@ -55,8 +56,9 @@ def compress(
             `dynts`, unchecked.
         tokenizer: tells where thinking ends, and what separators are; the default is the tokenizer saved beside the
             model's weights, if any. Nothing is downloaded.
-        markers: token ids that open and close the thinking; the default comes from the tokenizer, then from the
-            predictor. Without markers all generated tokens are treated as thinking.
+        markers: what opens and closes the thinking, as text or as token ids; the default comes from the tokenizer, then from
+            the predictor. Texts are found however they are cut into tokens. Without markers all generated tokens are treated
+            as thinking.
         record: keep the positions that survive each compaction in `Session.kept_positions`.
         compile: run decode steps at one fixed shape, all slots of the budget at a time, through `torch.compile`; on CUDA as
             CUDA graphs. The first steps of a context then take a minute or more.
@@ -74,11 +76,8 @@ def compress(
         trained.check_model(model)
     if tokenizer is None:
         tokenizer = _tokenizer_beside(model)
-    if markers is None and tokenizer is not None:
-        markers = think_markers(tokenizer)
-    if markers is None and trained is not None:
-        markers = trained.config.markers
-    return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, markers, record, compile)
+    scanner = scanner_of(tokenizer, markers, None if trained is None else trained.config.markers)
+    return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, scanner, record, compile)
 
 
 class Session:
@@ -97,7 +96,7 @@ class Session:
         config: CompressionConfig,
         predictor: Predictor | None,
         tokenizer: "PreTrainedTokenizerBase | None",
-        markers: ThinkMarkers | None,
+        scanner: ThinkScanner | None,
         record: bool,
         compile: bool,
     ) -> None:
@@ -106,7 +105,7 @@ class Session:
         self.config = config
         self.predictor = predictor
         self.tokenizer = tokenizer
-        self.markers = markers
+        self.scanner = scanner
         self.record = record
         self.compile = compile
         self._surroundings = Surroundings(
@@ -162,7 +161,7 @@ class Session:
         """
         method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
-        history, device = History(self.markers), self.model.device
+        history, device = History(self.scanner), self.model.device
         cache = BudgetCache(self.model.config, method, schedule, history, device, self.record, self.compile)
         cache.listener = self._note_positions
         return cache

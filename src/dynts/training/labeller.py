@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.architecture import full_attention_layers
 from dynts.errors import DyntsError
-from dynts.markers import think_markers
+from dynts.markers import find_format, think_markers
 from dynts.models import load_model, load_tokenizer
 from dynts.predictor.fingerprint import fingerprint
 from dynts.training.filters import MAX_TOKENS
@@ -102,7 +102,8 @@ class Labeller:
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the model."""
-        markers = think_markers(self.tokenizer)
+        format = find_format(self.tokenizer)
+        markers = think_markers(self.tokenizer, format.start, format.end)
         dtype = self.model.dtype
         return {
             "fingerprint": fingerprint(self.model),

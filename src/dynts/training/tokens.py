@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
-from dynts.markers import END, START
+from dynts.markers import END, START, find_format
 from dynts.prompts import chat_prompt, encode_prompt, render_chat, user_message
+from dynts.thinking import think_scanner
 from dynts.training.traces import Trace
 
 
@@ -43,27 +44,23 @@ def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> Tokenize
     """Tokenize prompt and response apart, as in generation, and append the token that ends the model's turn.
 
     Args:
-        tokenizer: a fast tokenizer.
+        tokenizer: the model's.
         trace: must hold a closing think marker.
 
     Raises:
-        DyntsError: the chat template fails, or the tokenizer does not report character offsets.
+        DyntsError: the chat template fails, or the tokenizer cannot write the closing think marker.
     """
-    if not tokenizer.is_fast:
-        raise DyntsError(
-            f"{type(tokenizer).__name__} does not report character offsets, which locate the end of the thinking: "
-            "use the fast tokenizer of this model"
-        )
     prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, trace.question, open_thinking=True))
     thinking, answer = split_response(trace.response)
-    encoded = tokenizer(thinking + END + answer, add_special_tokens=False, return_offsets_mapping=True)
-    # by character, not by id: the text around the marker can change how it is tokenized
-    marker_start, marker_end = len(thinking), len(thinking) + len(END)
-    offsets = encoded["offset_mapping"]
-    thinking_end = next((i for i, (_, end) in enumerate(offsets) if end > marker_start), len(offsets))
-    answer_start = next((i for i, (start, _) in enumerate(offsets) if start >= marker_end), len(offsets))
+    format = find_format(tokenizer)
+    written = tokenizer.encode(thinking + format.end + answer, add_special_tokens=False)
+    scanner = think_scanner(tokenizer, format)
+    found = None if scanner is None else scanner.find_end(written)
+    if found is None:
+        raise DyntsError(f"trace {trace.id!r}: the tokenizer cannot write {format.end}, which ends the thinking")
+    thinking_end, answer_start = found
     return TokenizedTrace(
-        ids=(*prompt, *encoded["input_ids"], *_end_of_turn(tokenizer)),
+        ids=(*prompt, *written, *_end_of_turn(tokenizer)),
         question_end=len(prompt),
         thinking_end=len(prompt) + thinking_end,
         answer_start=len(prompt) + answer_start,

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dynts.cache.history import after_thinking
 from dynts.cache.selection import left_align, survivors
 from dynts.config import CompressionConfig
-from dynts.markers import ThinkMarkers
+from dynts.thinking import ThinkScanner
 
 
 @dataclass(slots=True)
@@ -49,17 +48,17 @@ class Ledger:
 
     Args:
         schedule: the budget.
-        markers: token ids that open and close the thinking; None treats all generated tokens as thinking.
+        scanner: finds where thinking ends; None treats all generated tokens as thinking.
         rows: most requests at a time.
         length: most tokens of a request, evicted ones included.
         device: of the tables.
     """
 
     def __init__(
-        self, schedule: CompressionConfig, markers: ThinkMarkers | None, rows: int, length: int, device: torch.device
+        self, schedule: CompressionConfig, scanner: ThinkScanner | None, rows: int, length: int, device: torch.device
     ) -> None:
         self.schedule = schedule
-        self.markers = markers
+        self.scanner = scanner
         self.device = device
         self.entries: dict[str, Entry] = {}
         self._free = list(range(rows))
@@ -97,9 +96,9 @@ class Ledger:
         positions = self._current_positions(entries, rows)
         slot = torch.arange(self.schedule.budget, device=self.device)
         answer = None
-        if self.markers is not None:
+        if self.scanner is not None:
             fed = self.schedule.budget + max(entry.evicted for entry in entries)
-            answer = after_thinking(self._tokens[rows, :fed], self.markers).gather(1, positions)[:, None]
+            answer = self.scanner.after_thinking(self._tokens[rows, :fed]).gather(1, positions)[:, None]
         return survivors(
             self._scores[rows].gather(1, positions)[:, None],
             torch.full_like(keep, self.schedule.budget),

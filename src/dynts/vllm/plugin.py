@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.markers import think_markers
+from dynts.markers import find_format
 from dynts.predictor.model import ImportancePredictor
+from dynts.thinking import ThinkScanner, scanner_of
 from dynts.vllm.compat import check_vllm
 from dynts.vllm.refusals import check_config, check_request
 from dynts.vllm.settings import KEY, PluginSettings, read_settings
@@ -69,9 +70,7 @@ def activate(config: Any, settings: PluginSettings) -> None:
 
 
 def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
-    """The settings as other processes need them: an absolute path, and the think markers as for `dynts.compress`."""
-    from vllm.tokenizers import cached_tokenizer_from_config
-
+    """The settings as other processes need them: an absolute path."""
     folder = Path(settings.predictor)
     name = str(folder.resolve()) if folder.is_dir() else settings.predictor
     predictor = ImportancePredictor.from_pretrained(name)
@@ -81,14 +80,27 @@ def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
             f"the predictor reads hidden states of size {predictor.config.hidden_size}, this model's have size {size}: "
             f"use a predictor trained for this model (this one is for {predictor.config.base_model or 'another'})"
         )
-    markers = None
-    if not config.model_config.skip_tokenizer_init:
-        markers = think_markers(cached_tokenizer_from_config(config.model_config))
-    markers = markers or predictor.config.markers
-    if markers is None:
+    scanner = engine_scanner(config.model_config, settings, predictor)
+    if scanner is None:
         logger.warning("dynts: no think markers known, all generated tokens are treated as thinking")
-        return replace(settings, predictor=name)
-    return replace(settings, predictor=name, think_start=markers.start, think_end=markers.end)
+    return replace(settings, predictor=name)
+
+
+def engine_scanner(model_config: Any, settings: PluginSettings, predictor: ImportancePredictor) -> ThinkScanner | None:
+    """What finds where thinking ends, as for `dynts.compress`.
+
+    Raises:
+        DyntsError: markers are given that are not known, or of which the tokenizer would have to tell the tokens.
+    """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    recorded = predictor.config.markers
+    if model_config.skip_tokenizer_init:
+        if settings.think_start or settings.think_end:
+            raise DyntsError("think_start and think_end are texts, which need the tokenizer: drop skip_tokenizer_init")
+        return scanner_of(None, None, recorded)
+    tokenizer = cached_tokenizer_from_config(model_config)
+    return scanner_of(tokenizer, find_format(tokenizer, settings.think_start, settings.think_end), recorded)
 
 
 def _guard_requests() -> None:

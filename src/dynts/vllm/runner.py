@@ -17,6 +17,7 @@ from dynts.predictor.fingerprint import check_fingerprint
 from dynts.predictor.model import ImportancePredictor
 from dynts.vllm.layouts import LAYOUTS, moves_as_written
 from dynts.vllm.ledger import Ledger
+from dynts.vllm.plugin import engine_scanner
 from dynts.vllm.refusals import check_kv_cache
 from dynts.vllm.settings import KEY, PluginSettings
 
@@ -36,8 +37,9 @@ class BudgetRunner(GPUModelRunner):
         check_fingerprint(
             self.predictor.config.fingerprint, cast(Any, _Fingerprinted(self)), self.predictor.config.base_model
         )
+        scanner = engine_scanner(self.model_config, settings, self.predictor)
         self.ledger = Ledger(
-            settings.schedule, settings.markers, self.max_num_reqs, self.max_model_len, torch.device(self.device)
+            settings.schedule, scanner, self.max_num_reqs, self.max_model_len, torch.device(self.device)
         )
         self.compacted: list[str] = []
 

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
-from dynts.markers import ThinkMarkers
 
 KEY = "dynts"
 _DEFAULTS = CompressionConfig()
@@ -17,6 +16,8 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "budget": int,
     "local_window": int,
     "retention_ratio": float,
+    "think_start": str,
+    "think_end": str,
 }
 _GIVEN = tuple(_TYPES)
 
@@ -30,8 +31,8 @@ class PluginSettings:
         budget: see `CompressionConfig`.
         local_window: see `CompressionConfig`.
         retention_ratio: see `CompressionConfig`.
-        think_start: token ids of the opening think marker, found at the start of the engine.
-        think_end: token ids of the closing think marker, likewise; empty treats all generated tokens as thinking.
+        think_start: opens the thinking, as text; None where the tokenizer tells, see `dynts.markers.find_format`.
+        think_end: closes it, likewise.
 
     Raises:
         DyntsError: a value is missing or outside its range.
@@ -41,23 +42,21 @@ class PluginSettings:
     budget: int = _DEFAULTS.budget
     local_window: int = _DEFAULTS.local_window
     retention_ratio: float = _DEFAULTS.retention_ratio
-    think_start: tuple[int, ...] = ()
-    think_end: tuple[int, ...] = ()
+    think_start: str | None = None
+    think_end: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.predictor, str) or not self.predictor:
             raise DyntsError(f"predictor must be a folder or the id of a Hub repository, got {self.predictor!r}")
+        for name in ("think_start", "think_end"):
+            if not isinstance(getattr(self, name), str | None):
+                raise DyntsError(f"{name} must be a text, got {getattr(self, name)!r}")
         _ = self.schedule
 
     @property
     def schedule(self) -> CompressionConfig:
         """Budget, local window and retention ratio."""
         return CompressionConfig(self.budget, self.local_window, self.retention_ratio)
-
-    @property
-    def markers(self) -> ThinkMarkers | None:
-        """The think markers, or None if unknown."""
-        return ThinkMarkers(self.think_start, self.think_end) if self.think_end else None
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
@@ -77,14 +76,11 @@ class PluginSettings:
             raise DyntsError(
                 f'additional config "{KEY}" lacks a predictor: add a folder or Hub id, or leave "{KEY}" out to run plain vLLM'
             )
-        tupled: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        return cls(**tupled)
+        return cls(**values)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self | None:
-        """From DYNTS_PREDICTOR, DYNTS_BUDGET, DYNTS_LOCAL_WINDOW and DYNTS_RETENTION_RATIO; None if none is set.
+        """From DYNTS_PREDICTOR, DYNTS_BUDGET and so on; None if none is set.
 
         Raises:
             DyntsError: a value cannot be read or is outside its range, or the predictor is missing.
