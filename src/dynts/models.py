@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from dynts.errors import DyntsError
+from dynts.extras import pip_install
 
 
 def load_model(
@@ -157,7 +158,7 @@ def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
 
 
 def _missing_package(name: str, gguf_file: str | None, error: ImportError) -> DyntsError:
-    fix = "pip install 'dynts[gguf]'" if gguf_file else "install the package that it names"
+    fix = pip_install("gguf") if gguf_file else "install the package that it names"
     return DyntsError(
         f"loading {_source(name, gguf_file)} needs a package that is not installed ({_first_line(error)}): {fix}"
     )

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pyarrow", reason="the folder of traces needs pyarrow: pip install 'dynts[collect]'")
+pytest.importorskip("pyarrow", reason="the folder of traces needs pyarrow: pip install 'dynts-kv[collect]'")
 
 
 @pytest.fixture

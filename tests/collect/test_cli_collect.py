@@ -12,6 +12,7 @@ import typer
 from adder import rows_of
 from command_line import run
 from dynts.cli.ray_option import Ray, RayCommand
+from dynts.extras import pip_install
 from dynts.tiny import WEIGHTS
 from dynts.tiny.task import PREDICTOR, make_problem
 
@@ -131,11 +132,11 @@ def test_a_missing_package_is_named(
     arguments = ("collect", *MODEL, "--dataset", problems, "--out", tmp_path / "out")
     code, _, err = dynts(*arguments)
     assert code == 2
-    assert "dynts collect needs pyarrow: pip install 'dynts[collect]'" in err
+    assert f"dynts collect needs pyarrow: {pip_install('collect')}" in err
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None if name == "ray" else object())
     code, _, err = dynts(*arguments, "--question-column", "task", "--answer-column", "gold", "--ray")
     assert code == 2
-    assert "--ray needs ray: pip install 'dynts[ray]'" in err
+    assert f"--ray needs ray: {pip_install('ray')}" in err
 
 
 @pytest.mark.slow

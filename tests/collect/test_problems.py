@@ -116,7 +116,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_shared_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets", reason="data sets need datasets: pip install 'dynts[collect]'")
+    datasets = pytest.importorskip("datasets", reason="data sets need datasets: pip install 'dynts-kv[collect]'")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 

@@ -21,7 +21,7 @@ from dynts.training.labelling import label_on_cluster, label_traces
 from dynts.training.trace_sets import as_sets
 from summer import SlowAdderSpec
 
-ray = pytest.importorskip("ray", reason="actors need ray: pip install 'dynts[ray]'")
+ray = pytest.importorskip("ray", reason="actors need ray: pip install 'dynts-kv[ray]'")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,7 +23,7 @@ from dynts.tiny import WEIGHTS
 from dynts.tiny.solve import is_solved
 from dynts.tiny.task import HELD_OUT, make_problem
 
-pytest.importorskip("pyarrow", reason="results need pyarrow: pip install 'dynts[collect]'")
+pytest.importorskip("pyarrow", reason="results need pyarrow: pip install 'dynts-kv[collect]'")
 
 Run = Callable[..., tuple[int, str, str]]
 MODEL = ("--model", WEIGHTS, "--device", "cpu")

@@ -1,6 +1,7 @@
 """`dynts demo`: what it compares, the table, the picture and the command."""
 
 import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dynts.decode.stats import Compaction, GenerationStats
 from dynts.demo.compare import Result, compare, contenders
 from dynts.demo.figure import cache_lengths
 from dynts.demo.table import results_markdown, results_table
+from dynts.extras import pip_install
 from dynts.methods import METHODS, DynTSAll
 from dynts.methods.question_window import QuestionWindow
 from dynts.tiny import load_tiny_model, load_tiny_predictor
@@ -171,4 +173,19 @@ def test_bad_input_is_refused_before_work(
     assert code == 2
     assert message in err
     assert "Pass@1" not in out + err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_runs_without_matplotlib(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
+    for module in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for module in ("dynts.demo.figure", "dynts.demo.run"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    code, out, err = run(monkeypatch, capsys, "demo", "--problems", 1, "--method", "window")
+    assert code == 0, err
+    assert pip_install("plot") in out
     assert not list(tmp_path.iterdir())

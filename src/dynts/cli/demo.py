@@ -30,7 +30,12 @@ def demo(
     ] = None,
     problems: Annotated[int, typer.Option(help="How many held-out problems to solve.", min=1, max=1000)] = 40,
     native: Annotated[bool, typer.Option("--native", help="h2o, snapkv and rkv also per layer and KV head.")] = False,
-    figure: Annotated[Path, typer.Option(help="Where to draw cache length against step.")] = Path("dynts-demo.png"),
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to draw cache length against step (default: dynts-demo.png, if matplotlib is installed)."
+        ),
+    ] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown too.")] = None,
 ) -> None:
     """Let a tiny reasoning model that ships with dynts solve problems with the full cache and under a budget.
@@ -71,18 +76,21 @@ def _compare(
     config: "CompressionConfig",
     problems: int,
     native: bool,
-    figure: Path,
+    figure: Path | None,
     markdown: Path | None,
 ) -> None:
     from rich.console import Console
 
     from dynts.cli.outputs import check_figure, check_folder
+    from dynts.extras import installed, pip_install
 
+    if figure is None and installed("matplotlib"):
+        figure = Path("dynts-demo.png")
     check_figure(figure)
     check_folder(markdown)
 
     from dynts.demo.compare import contenders
-    from dynts.demo.run import draw_one, run_contenders
+    from dynts.demo.run import run_contenders
     from dynts.demo.table import results_markdown, results_table
     from dynts.files import write_text_whole
     from dynts.methods import resolve_method
@@ -109,6 +117,13 @@ def _compare(
     console.print(results_table(results, title))
     if markdown is not None:
         write_text_whole(markdown, results_markdown(results))
+    if figure is None:
+        console.print(
+            f"no picture without matplotlib: {pip_install('plot')}", soft_wrap=True, markup=False, highlight=False
+        )
+        return
+    from dynts.demo.figure import draw_one
+
     longest = max(range(problems), key=lambda index: results[0].solutions[index].tokens)
     draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)
     console.print(f"cache length against step, for the longest of them: {figure}", soft_wrap=True, highlight=False)

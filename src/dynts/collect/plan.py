@@ -8,13 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from dynts import __version__
 from dynts.collect.engine import FULL_CACHE, Compression, Request
 from dynts.collect.problems import Survey, read_problems, survey
 from dynts.collect.source import ProblemSource
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError
 
-_PACKAGES = ("dynts", "torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
+_PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def model_files(model: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that have a part in the traces, where they are installed."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "dynts": __version__}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

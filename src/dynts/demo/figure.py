@@ -1,11 +1,17 @@
 """Cached tokens while generating, as a picture: the full cache's ramp beside the sawtooth under a budget."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dynts.config import CompressionConfig
+from dynts.decode.contender import Contender
 from dynts.decode.stats import GenerationStats
+from dynts.demo.compare import compare
 from dynts.figures import save_figure
+from dynts.tiny.task import Problem
 
 
 def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path) -> None:
@@ -36,3 +42,18 @@ def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:
         lengths += [before, after]
     last = stats.generated_tokens - 1  # the last token is not fed back
     return [*steps, last], [*lengths, lengths[-1] + last - steps[-1]]
+
+
+def draw_one(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    contenders: Sequence[Contender],
+    config: CompressionConfig,
+    path: Path,
+) -> None:
+    """Draw the cache length of each method while it solves one problem."""
+    runs = {
+        contender.name: compare(model, tokenizer, [problem], contender, config).stats[0] for contender in contenders
+    }
+    draw_cache_lengths(runs, config.budget, path)

@@ -1,7 +1,6 @@
-"""`dynts demo`: every method on the same held-out problems, with a live display and a picture."""
+"""`dynts demo`: every method on the same held-out problems, with a live display."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -10,7 +9,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.demo.compare import Result, compare
-from dynts.demo.figure import draw_cache_lengths
 from dynts.tiny.task import Problem
 
 
@@ -53,18 +51,3 @@ def run_contenders(
                 console.print(f"{contender.name}: Pass@1 {result.pass_at_1:.2f}, {result.seconds:.1f} s")
             results.append(result)
     return results
-
-
-def draw_one(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    problem: Problem,
-    contenders: Sequence[Contender],
-    config: CompressionConfig,
-    path: Path,
-) -> None:
-    """Draw the cache length of each method while it solves one problem."""
-    runs = {
-        contender.name: compare(model, tokenizer, [problem], contender, config).stats[0] for contender in contenders
-    }
-    draw_cache_lengths(runs, config.budget, path)
