@@ -2,6 +2,7 @@
 
 import json
 import threading
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,18 @@ def test_a_case_of_the_table(case: dict[str, Any]) -> None:
     assert known_limit is None or known_limit["actual"] is not case["expected"]
 
 
+SWAPPED = [case for case in CASES if "swapped" in case]
+
+
+@pytest.mark.parametrize("case", SWAPPED, ids=lambda case: case["id"])
+def test_a_case_with_gold_and_answer_exchanged(case: dict[str, Any]) -> None:
+    given = last_boxed(case["output"])
+    assert given is not None
+    assert is_correct(f"\\boxed{{{case['gold']}}}", given) is case["swapped"]
+
+
 def test_the_table_has_enough_of_every_verdict() -> None:
-    assert len(CASES) >= 150
+    assert len(CASES) >= 500
     assert len({case["id"] for case in CASES}) == len(CASES)
     for verdict in (True, False, None):
         assert sum(case["expected"] is verdict for case in CASES) >= 10
@@ -71,6 +82,15 @@ def test_every_gold_answer_equals_itself(name: str) -> None:
         (r"\boxed 5", "5"),
         (r"\boxed 1,250. Done", "1,250"),
         (r"\boxed C.", "C"),
+        (r"$\boxed\frac12$", r"\frac12"),
+        (r"$\boxed\frac{1}{23}x$", r"\frac{1}{23}x"),
+        (r"$\boxed -3\sqrt[3]{2}$.", r"-3\sqrt[3]{2}"),
+        (r"$\boxed x^2$ is it", "x^2"),
+        (r"\boxed\pi a circle", r"\pi"),
+        (r"\boxed\textbf{(B)} is right", r"\textbf{(B)}"),
+        (r"\boxed\frac1", None),
+        (r"\boxed\frac{1}{2", None),
+        (r"\boxed is what", None),
         (r"\boxed{\boxed{5}}", "5"),
         (r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
@@ -112,7 +132,7 @@ def test_a_comparison_that_raises_means_ungradable(monkeypatch: pytest.MonkeyPat
     def broken(*args: object, **kwargs: object) -> bool:
         raise RecursionError
 
-    monkeypatch.setattr("math_verify.verify", broken)
+    monkeypatch.setattr("dynts.grading.values.verify", broken)
     assert is_correct(r"\boxed{x + 1}", "1 + x") is None
 
 
@@ -134,6 +154,60 @@ def test_a_comparison_that_raises_means_ungradable(monkeypatch: pytest.MonkeyPat
 )
 def test_what_is_read_as_whole_numbers(text: str, numbers: tuple[int, ...] | None) -> None:
     assert as_whole_numbers(text) == numbers
+
+
+def repeating_decimal(value: Fraction) -> str:
+    """By long division: the digits from the first remainder that comes again are the period."""
+    whole, rest = divmod(abs(value.numerator), value.denominator)
+    digits, seen = "", dict[int, int]()
+    while rest and rest not in seen:
+        seen[rest] = len(digits)
+        digit, rest = divmod(rest * 10, value.denominator)
+        digits += str(digit)
+    start = seen[rest] if rest else len(digits)
+    period = f"\\overline{{{digits[start:]}}}" if rest else ""
+    return f"{'-' * (value < 0)}{whole}.{digits[:start]}{period}" if digits else f"{'-' * (value < 0)}{whole}"
+
+
+def spellings(value: Fraction) -> list[str]:
+    """One number as models and books write it."""
+    sign, size, over = "-" * (value < 0), abs(value), value.denominator
+    whole, rest = divmod(size.numerator, over)
+    found = [f"{sign}\\frac{{{size.numerator}}}{{{over}}}", f"{value}", repeating_decimal(value), f"x = {value}"]
+    found += [
+        f"{repeating_decimal(value * 100)}\\%",
+        f"{sign}\\dfrac{{{3 * size.numerator}}}{{{3 * over}}} \\text{{ cm}}",
+    ]
+    found += [
+        f"{sign}\\frac{{{size.numerator}}}{{{over}}}".translate(str.maketrans("0123456789", "０１２３４５６７８９"))
+    ]
+    if whole and rest:
+        found += [f"{sign}{whole}\\frac{{{rest}}}{{{over}}}", f"{sign}{whole} {rest}/{over}"]
+    tiny = value / 10**30
+    return [*found, f"\\frac{{{tiny.numerator}}}{{{tiny.denominator}}} \\cdot 10^{{30}}"]
+
+
+RATIONALS = st.fractions(-20, 20, max_denominator=37)
+
+
+@settings(max_examples=40, deadline=None)
+@given(RATIONALS, RATIONALS | st.none(), st.data())
+def test_numbers_are_compared_by_value_however_they_are_written(
+    gold: Fraction, other: Fraction | None, data: st.DataObject
+) -> None:
+    value = gold if other is None else other
+    given_text, gold_text = (data.draw(st.sampled_from(spellings(each))) for each in (value, gold))
+    if value != gold and "%" in given_text + gold_text:
+        return  # whose sign may be left out
+    assert same_answer(given_text, gold_text) is (value == gold)
+
+
+@pytest.mark.parametrize(("size", "digits"), [(-19, 6), (-19, 5), (-300, 6), (-300, 5), (40, 30)])
+def test_numbers_of_any_size_differ_from_their_neighbours(size: int, digits: int) -> None:
+    """A difference beyond the sixth significant digit does not count for small decimals, one before it does."""
+    written = f"1.{'0' * (digits - 1)}1\\times 10^{{{size}}}"
+    assert same_answer(written, f"1.0\\times 10^{{{size}}}") is (size < 0 and digits > 5)
+    assert same_answer(f"10^{{{size}}}", f"10^{{{size - 1}}}") is False
 
 
 @settings(max_examples=30, deadline=None)

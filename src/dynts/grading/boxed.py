@@ -3,7 +3,14 @@ r"""Find the answer that a model put into \boxed{...}."""
 import re
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-_UNBRACED = re.compile(r"[-+]?\d[\d.,/]*|[A-Za-z](?![A-Za-z])")
+_SIGN = re.compile(r"[-+]\s*")
+_BARE = re.compile(
+    r"\d[\d.,/]*|[A-Za-z](?![A-Za-z])|(?P<script>[_^])"
+    r"|\\(?P<command>(?!begin|left|q?quad)[A-Za-z]+)(?:\s*\[[^\[\]]*\])?"
+)
+_ARGUMENT = re.compile(r"\s*(?:(?P<group>(?=\{))|[^\W_]|\\[A-Za-z]+)")
+_TAKES_TWO = re.compile(r"[dtc]?frac|[dt]?binom|textcolor")
+_TAKES_ONE = re.compile(r"sqrt|text|text(?:bf|it|rm)|math(?:rm|bf|it)|mbox|overline|bar|dot|vec")
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
 _DELIMITERS = re.compile(r"\$|\\[()\[\]]|\\q?quad|\\[,;: ]|\*|\s")
 _JOINED = re.compile(r"(?:,|;|,?and|,?or|,?\\text\{(?:and|or)\})(?:[A-Za-z]=)?")
@@ -12,9 +19,9 @@ _JOINED = re.compile(r"(?:,|;|,?and|,?or|,?\\text\{(?:and|or)\})(?:[A-Za-z]=)?")
 def last_boxed(text: str) -> str | None:
     r"""The content of the last box of a text, or of the last boxes where they are parts of one answer.
 
-    Both `\boxed` and `\fbox` count; `\boxed 5` without braces is read up to the end of its number or letter. Boxes
-    with nothing but a comma, semicolon, "and" or "or" between them (and "x =" before the next) are one answer:
-    "\boxed{3} and \boxed{5}" gives "3, 5". Of all other boxes the last counts. Empty boxes are skipped: they are
+    Both `\boxed` and `\fbox` count; without braces `\boxed 5` and `\boxed 3\frac12` are read as far as numbers, letters and
+    commands go. Boxes with nothing but a comma, semicolon, "and" or "or" between them (and "x =" before the next) are one
+    answer: "\boxed{3} and \boxed{5}" gives "3, 5". Of all other boxes the last counts. Empty boxes are skipped: they are
     usually the instruction, repeated.
 
     Returns:
@@ -48,12 +55,33 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
             content = text[position + 1 : end].strip()
             position = end + 1
         else:
-            bare = _UNBRACED.match(text, position)
-            content = bare.group().rstrip(".,/") if bare else ""
-            position = bare.end() if bare else position
+            end = _bare_end(text, position)
+            content = text[position:end].rstrip(".,/ ")
+            position = end
         if content:
             boxes.append((box.start(), position, last_boxed(content) or content))
     return boxes
+
+
+def _bare_end(text: str, start: int) -> int:
+    """Where an answer without braces ends: a sign, then numbers, letters, and commands with their arguments."""
+    sign = _SIGN.match(text, start)
+    position = first = sign.end() if sign else start
+    while bare := _BARE.match(text, position):
+        position = bare.end()
+        command = bare["command"] or ""
+        takes = 2 if _TAKES_TWO.fullmatch(command) else bool(bare["script"] or _TAKES_ONE.fullmatch(command))
+        for _ in range(takes):
+            argument = _ARGUMENT.match(text, position)
+            if argument is None:
+                return start
+            position = argument.end()
+            if argument["group"] is not None:
+                closing = closing_brace(text, position)
+                if closing is None:  # cut off
+                    return start
+                position = closing + 1
+    return position if position > first else start
 
 
 def closing_brace(text: str, opening: int) -> int | None:

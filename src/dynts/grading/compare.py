@@ -1,16 +1,18 @@
 r"""Is the boxed answer of a text the gold answer?"""
 
 import logging
-import math
 import re
 from typing import Any
 
 from dynts.grading.boxed import last_boxed
-from dynts.grading.normalize import as_tuple, as_whole_numbers, exact, normalize
+from dynts.grading.normalize import as_whole_numbers, exact, normalize
+from dynts.grading.plain import plain
+from dynts.grading.units import conversion, split_unit
 from dynts.grading.words import compare_words
 from dynts.markers import END
 
-_SIGNIFICANT_DIGITS = 6
+_SET = re.compile(r"\\\{[^()]*\\\}")
+_TUPLE = re.compile(r"\([^()]*,.*\)")
 
 
 def is_correct(answer_text: str, gold: str) -> bool | None:
@@ -50,77 +52,69 @@ def same_answer(given: str, gold: str) -> bool | None:
     Raises:
         Exception: whatever Math-Verify and SymPy raise on odd input.
     """
+    given, gold = plain(given), plain(gold)
     try:
         return compare_words(given, gold)
     except LookupError:
-        given, gold = normalize(given), normalize(gold)
+        (given, given_unit), (gold, gold_unit) = split_unit(normalize(given)), split_unit(normalize(gold))
     if not given or not gold:
         return None
+    factor = conversion(given_unit, gold_unit)
+    if factor is None or _are_set_and_tuple(given, gold) or _are_set_and_tuple(gold, given):
+        return False
+    if factor != 1:
+        given = f"\\frac{{{factor.numerator}}}{{{factor.denominator}}} \\cdot ({given})"
     if exact(given) == exact(gold):
         return True
     given_numbers, gold_numbers = as_whole_numbers(given), as_whole_numbers(gold)
     if given_numbers is not None and gold_numbers is not None:
         return given_numbers == gold_numbers
-    if given.startswith("(") != gold.startswith("("):
-        given, gold = as_tuple(given), as_tuple(gold)
     return _same_mathematics(given, gold)
 
 
 def _same_mathematics(given: str, gold: str) -> bool | None:
-    """Compare by Math-Verify; a percentage equals its value, and the same number where the sign may be left out."""
+    """Compare what Math-Verify reads; a percentage equals its value, and the same number where the sign may be left out."""
     same = _verify(given, gold)
     given_number, gold_number = (text.removesuffix(r"\%").strip() for text in (given, gold))
-    if same is False and (given_number == given) != (gold_number == gold):
-        value = _float(gold_number)
-        # gold 15 is 15% where a percentage was asked for, but gold 0.15 is not 0.15%
-        if gold_number != gold or (value is not None and abs(value) >= 1):
-            return _verify(given_number, gold_number)
+    one_has_sign = (given_number == given) != (gold_number == gold)
+    # gold 15 is 15% where a percentage was asked for, but gold 0.15 is not 0.15%
+    if same is False and one_has_sign and (gold_number != gold or _at_least_one(gold)):
+        return _verify(given_number, gold_number)
     return same
 
 
 def _verify(given: str, gold: str) -> bool | None:
     # deferred: SymPy takes half a second to import
+    from dynts.grading.values import same_value
+
+    expected, answer = _read(gold), _read(given)
+    return None if expected is None or answer is None else same_value(expected, answer)
+
+
+def _read(latex: str) -> Any:
+    """A SymPy object, None if it is no mathematics."""
     from latex2sympy2_extended.math_normalization import NormalizationConfig
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     # units=False: Math-Verify takes a trailing variable for a unit, and 2a + 3c for 2a + 3
-    latex = LatexExtractionConfig(
+    config = LatexExtractionConfig(
         boxed_match_priority=0,
         normalization_config=NormalizationConfig(malformed_operators=True, nits=True, boxed="all"),
     )
-
-    def read(text: str) -> list[Any]:
-        found = parse(f"\\boxed{{{text}}}", (latex,), fallback_mode="no_fallback", parsing_timeout=None)
-        if not found and not re.search("[A-Za-z]", text):
-            found = parse(text, (ExprExtractionConfig(),), fallback_mode="no_fallback", parsing_timeout=None)
-        return found
-
-    expected, answer = read(gold), read(given)
-    if not expected or not answer:
-        return None
-    return bool(
-        verify(
-            expected,
-            answer,
-            float_rounding=_decimals(expected[0]),
-            allow_set_relation_comp=True,
-            timeout_seconds=None,
-        )
-    )
+    found = parse(f"\\boxed{{{latex}}}", (config,), fallback_mode="no_fallback", parsing_timeout=None)
+    if not found and not re.search("[A-Za-z]", latex):
+        found = parse(latex, (ExprExtractionConfig(),), fallback_mode="no_fallback", parsing_timeout=None)
+    return found[0] if found else None
 
 
-def _decimals(gold: Any) -> int:
-    """Decimal places to compare: six significant digits of a small number, six places of others."""
-    value = _float(gold)
-    if value is None or not 0 < abs(value) < 1:
-        return _SIGNIFICANT_DIGITS
-    return _SIGNIFICANT_DIGITS - 1 - math.floor(math.log10(abs(value)))
+def _are_set_and_tuple(first: str, second: str) -> bool:
+    """Whether the braces of the one say that order does not matter, and the parentheses of the other that it does."""
+    return bool(_SET.fullmatch(first) and _TUPLE.fullmatch(second))
 
 
-def _float(value: Any) -> float | None:
+def _at_least_one(latex: str) -> bool:
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+        return abs(float(latex)) >= 1
+    except ValueError:
+        return False

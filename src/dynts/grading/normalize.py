@@ -1,34 +1,21 @@
-r"""Rewrite what Math-Verify would misread: Unicode signs, units, digit groups, percent signs, set-builder notation."""
+r"""Rewrite what Math-Verify would misread: numerals, percent signs, binomials, vectors, set-builder notation."""
 
 import re
-from collections.abc import Callable
 
-_SIGNS = {
-    "−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
-    "≥": r"\ge ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "°": r"^\circ ", "²": "^2", "³": "^3",
-    "\u00a0": " ", "\u202f": " ", "\u2009": " ",
-}  # fmt: skip
-_TEXT = r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mbox|mathrm|mathbf|mathsf|operatorname|bf|rm)"
-WRAPPED = re.compile(rf"{_TEXT}\s*\{{([^{{}}]*)\}}")
+from dynts.grading.numerals import REWRITINGS, Replacement
+from dynts.grading.units import TEXT, WRAPPED
+
 _SPACES = re.compile(r"\\[,;: ]|~|\\q?quad(?![a-z])|\s+")
-_MAGNITUDES = {"thousand": 3, "million": 6, "billion": 9}
-_POWER = r"(?:\s*\^\s*(?:\d|\{\d\}))?"
-_REPLACEMENTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+_REPLACEMENTS: list[Replacement] = [
     (re.compile(r"√\s*\(([^()]*)\)|√\s*(\w+)"), r"\\sqrt{\1\2}"),
     (re.compile(r"\\degree(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\^\s*\\circ"), r"^\\circ "),
-    # a scale of temperature is a unit
-    (re.compile(rf"(\^\\circ\s*)(?:{_TEXT}\s*\{{\s*[CF]\s*\}}|[CF])\s*$"), r"\1"),
-    (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\(?:mid|vert)(?![A-Za-z])"), "|"),
-    (re.compile(r"\\(?:left|right|displaystyle)(?![A-Za-z])"), ""),
-    (re.compile(rf"\s*(?:{_TEXT}\s*\{{\s*percent\s*\}}|\bpercent\b)"), r"\\%"),
+    (re.compile(rf"\s*(?:{TEXT}\s*\{{\s*percent\s*\}}|\bpercent\b)"), r"\\%"),
     (re.compile(r"(?<!\\)%"), r"\\%"),
-    (
-        re.compile(rf"\s*(?:{_TEXT}\s*\{{\s*)?\b(thousand|million|billion)\b[^{{}}]*\}}?\s*$"),
-        lambda match: rf"\times 10^{_MAGNITUDES[match[1]]}",
-    ),
-    (re.compile(r"\\\$|\$|\\[()\[\]]|€|£|¢|\\!\s*"), ""),
-    (re.compile(r"(?<![\d.,])(?:\d{1,3}(?:(?:\\[,;: ]|~|\{,\}| )\d{3})+)(?![\d,])"), lambda m: re.sub(r"\D", "", m[0])),
+    (re.compile(r"(?<!\\)\$|\\[()\[\]]|\\!\s*"), ""),
+    *REWRITINGS,
+    (re.compile(r"\\(?:langle|lt)(?![A-Za-z])(.*)\\(?:rangle|gt)(?![A-Za-z])|^<(.*,.*)>$"), r"(\1\2)"),
+    (re.compile(r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
     (re.compile(r"(?<![A-Za-z])C_\{?(\d+)\}?\^\{?(\d+)\}?"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
     (re.compile(r"\\binom\s*(\d)\s*(\d)"), r"\\binom{\1}{\2}"),
@@ -37,39 +24,31 @@ _REPLACEMENTS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
     (re.compile(r"(\\binom\{[^{}]*\}\{[^{}]*\})\s*(?=[\w(])"), r"\1 \\cdot "),
     (re.compile(r"^(?:=|≈|\\approx)\s*|(?<=\d)solution:$"), ""),  # GK23EN has a gold answer "$145$solution:"
     (re.compile(r"^([A-Za-z])\([A-Za-z](?:,\s*[A-Za-z])*\)\s*="), r"\1 ="),
+    # a line segment or its length, not a product
+    (re.compile(r"^(?:\\overline\s*\{)?([A-Z]{2})\}?\s*="), r"\\overline{\1} ="),
 ]
 _INTEGER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,1000})")
 # an entry of three digits right after a comma could be the rest of a number: (1,234)
 _TUPLE = re.compile(r"\(\s*[-+]?[0-9]{1,1000}(?:\s*,(?![-+]?[0-9]{3}(?![0-9]))\s*[-+]?[0-9]{1,1000})+\s*\)")
-_UNITS = re.compile(
-    rf"(?<=[\w}}).\s])\s*(?:\\[,;: ]|~|\s)*(?:"
-    rf"{_TEXT}\s*\{{(?!\s*or\b)[^{{}}]*\}}{_POWER}"  # 15\text{ cm}^2
-    rf"|(?:square|cubic)?\s*[cdkm]m\s*\^\s*(?:[23]|\{{[23]\}})"  # 15cm^{2}; lone letters are variables: 5am
-    rf"|\\[,;: ]\s*m\s*\^\s*(?:[23]|\{{[23]\}})"
-    rf"|(?<=[\d}}\s])(?:[cdkm]m|kg)"
-    rf"|(?<=[\d}}]\s)(?:[A-Za-z]{{4,}}|per)(?:\s+[A-Za-z]+)*"  # 18 eggs
-    rf")\s*$"
-)
 _SET_BUILDER = re.compile(r"\\\{\s*([A-Za-z])\s*(?:\||:|\\colon)\s*(.*)\\\}$")
 _LOWER_BOUNDS = re.compile(r"(\\geq?(?![A-Za-z])|>)")
-_COLUMN = re.compile(r"\\begin\{([pb])matrix\}([^&]*)\\end\{\1matrix\}")
 
 
 def normalize(latex: str) -> str:
-    r"""Mathematics as Math-Verify reads it best; what the text means stays the same, but for its trailing unit.
+    r"""Mathematics as Math-Verify reads it best; what the text means stays the same.
 
-    Removed: dollar signs and delimiters, `\left` and `\right`, a full stop, the unit at the end (`\text{ cm}^2`, `cm^{2}`,
-    "eggs"), the argument in `f(x) =`. Rewritten: Unicode signs, groups of digits (`10\,080`), "percent", set-builder
-    notation to its condition, chains of `>` to `<`. Variables of one or two letters are never taken for units.
+    Removed: dollar signs and delimiters, a full stop, the argument in `f(x) =`. Rewritten: numerals, "percent", vectors in
+    angle brackets to tuples, set-builder notation to its condition, chains of `>` to `<`.
+
+    Args:
+        latex: what `dynts.grading.plain.plain` gave.
     """
-    text = "".join(_SIGNS.get(character, character) for character in latex).strip()
+    text = latex.strip()
     if (wrapped := WRAPPED.fullmatch(text)) and any(map(str.isdigit, text)):
         text = wrapped[1].strip()
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text).strip()
     text = text.rstrip(".,; ")
-    without = _UNITS.sub("", text).strip()
-    text = without or text
     if builder := _SET_BUILDER.match(text):
         name, condition = builder.groups()
         if name in condition and re.search(r"<|>|\\[gl]eq?(?![a-z])", condition) and "," not in condition:
@@ -97,12 +76,6 @@ def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
     if _INTEGER.fullmatch(latex):
         return (int(latex.replace(",", "")),)
     return tuple(map(int, latex[1:-1].split(","))) if _TUPLE.fullmatch(latex) else None
-
-
-def as_tuple(latex: str) -> str:
-    """A column vector as a tuple; anything else unchanged."""
-    column = _COLUMN.fullmatch(latex)
-    return latex if column is None else "(" + ",".join(column[2].strip().removesuffix("\\\\").split("\\\\")) + ")"
 
 
 def _ascending(text: str) -> str:

@@ -2,11 +2,17 @@
 
 import re
 
-from dynts.grading.normalize import WRAPPED, unwrap
+from dynts.grading.normalize import unwrap
+from dynts.grading.units import WRAPPED
 
 _LETTER = re.compile(r"\(?([A-K])\)?\.?")
 _CHOSEN = re.compile(r"(?:(?:option|choice|answer)\s*:?\s*)?(?:\(([A-K])\).*|([A-K])(?:\s*[.:)].*)?)", re.I | re.S)
 _SEVERAL = re.compile(r"\(?[A-K]\)?(?:(?:,|;|&|and|or|\s)*\(?[A-K]\)?)+", re.I)
+_JOINING = re.compile(r"\b(?:and|or)\b", re.I)
+_NOTHING = re.compile(
+    r"(?:there (?:is|are) )?(?:no (?:such )?(?:real )?(?:solutions?|roots?)(?: exists?)?|none)"
+    r"|(?:the )?(?:empty|null) set|\\emptyset|\\varnothing|\\\{ ?\\\}"
+)
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s,'’-]+[^\W\d_]+)*")
 _ARTICLE = re.compile(r"\b(?:an?|the)\b")
 _TIME = re.compile(r"(\d{1,2})(?:\s*:\s*(\d\d))?\s*([ap])\.?\s?m\.?", re.I)
@@ -19,6 +25,8 @@ def compare_words(given: str, gold: str) -> bool | None:
     - One letter from A to K, also `(C)` and `\text{C}`: a choice. The given answer may go on after the letter, as in
       "C. 3/4" or "(C) 3/4". Several letters are wrong; an answer that is no letter is ungradable, for only the question
       tells which letter it belongs to.
+    - Several letters (`ABD`, `A, B, D`): the same ones, however they are written and ordered.
+    - No solution, the empty set: in words or as a sign.
     - Words, wholly inside `\text` or with one of at least four letters: equal but for case, articles and full stops.
     - Times of day (`1:58 am`, `5am`): equal in hour, minute and half of the day.
     - A number in another base (`52_8`): equal digits in the same base, which the given answer may leave out.
@@ -35,6 +43,11 @@ def compare_words(given: str, gold: str) -> bool | None:
         if chosen is not None:
             return (chosen[1] or chosen[2]).upper() == letter[1]
         return False if _SEVERAL.fullmatch(given_text) else None
+    several, given_letters = _letters(gold_text), _letters(given_text)
+    if len(several) > 1 and _JOINING.sub("", gold_text).isupper() and given_letters:
+        return given_letters == several
+    if _is_nothing(given_text) and _is_nothing(gold_text):
+        return True
     time, given_time = _TIME.fullmatch(gold_text), _TIME.fullmatch(given_text.replace("{:}", ":"))
     if time and given_time:
         return _clock(given_time) == _clock(time)
@@ -44,6 +57,17 @@ def compare_words(given: str, gold: str) -> bool | None:
     if _is_words(gold, gold_text):
         return _plain(given_text) == _plain(gold_text)
     raise LookupError(gold)
+
+
+def _letters(text: str) -> set[str]:
+    """The letters of a choice, each named once."""
+    letters = re.findall("[A-Za-z]", _JOINING.sub(" ", text).upper())
+    several = _SEVERAL.fullmatch(text) or _LETTER.fullmatch(text)
+    return set(letters) if several and len(set(letters)) == len(letters) else set()
+
+
+def _is_nothing(text: str) -> bool:
+    return bool(_NOTHING.fullmatch(text.lower().strip(" .")))
 
 
 def _clock(time: re.Match[str]) -> tuple[int, int, str]:
