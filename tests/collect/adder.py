@@ -37,7 +37,7 @@ class Adder:
         text = f"<think>\nlet me see {noise}\n</think>\n\n\\boxed{{{answer}}}"
         if number % 5 == 0:
             text = f"<think>\nlet me see {noise}"
-        return Completion(request, text, number % 5 != 0, 7, 11, 0.25)
+        return Completion(request, text, number % 5 != 0, range(7), range(11), 0.25)
 
 
 def run(source: Path | ProblemSource, out: Path, engine: Adder, **changes: object) -> Tally:

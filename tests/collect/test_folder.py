@@ -43,6 +43,8 @@ def test_every_trace_is_kept_with_all_that_is_known(sums: Path, tmp_path: Path) 
         answer="4",
         correct=True,
         finished=True,
+        prompt_ids=tuple(range(7)),
+        generated_ids=tuple(range(11)),
         prompt_tokens=7,
         generated_tokens=11,
         seconds=0.25,
@@ -58,6 +60,8 @@ def test_measurements_survive_journal_and_shard_and_old_shards_have_none(tmp_pat
     plain = TraceRow("a", "a", 0, "?", "1", "1", True, seconds=0.5)
     measured = TraceRow(
         *("b", "b", 0, "?", "1", "1", True),
+        prompt_ids=(5, 6),
+        generated_ids=(7, 151_645),
         seconds=0.5,
         batch="x",
         compactions=2,
@@ -77,7 +81,11 @@ def test_measurements_survive_journal_and_shard_and_old_shards_have_none(tmp_pat
     [shard] = tmp_path.glob("traces-*.parquet")
     whole = pyarrow.parquet.read_table(shard)
     assert whole.schema.equals(pyarrow.parquet.read_schema(write_shard([plain], tmp_path, "00000-00001")))
-    old = [name for name in whole.column_names if name not in ("batch", "cache_lengths", "mean_tokens", "compactions")]
+    old = [
+        name
+        for name in whole.column_names
+        if name not in ("batch", "cache_lengths", "mean_tokens", "compactions", "prompt_ids", "generated_ids")
+    ]
     pyarrow.parquet.write_table(whole.select(old), tmp_path / "old.parquet")
     assert next(read_shard(tmp_path / "old.parquet")) == plain
 

@@ -1,7 +1,7 @@
 """What every engine does: take requests, give back completions as they finish."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,8 +74,8 @@ class Completion:
         request: the request.
         text: with the think markers where it wrote them, without other special tokens.
         finished: whether it ended its turn before the limit of new tokens.
-        prompt_tokens: what it read.
-        generated_tokens: what it wrote, the token that ends its turn included.
+        prompt_ids: what it read.
+        generated_ids: what it wrote, the token that ends its turn included.
         seconds: from the start of its batch to its end, scoring and eviction included.
         batch: tells the batch that it was in from all others.
         lengths: its cached tokens at each step.
@@ -85,16 +85,30 @@ class Completion:
     request: Request
     text: str
     finished: bool
-    prompt_tokens: int
-    generated_tokens: int
+    prompt_ids: Sequence[int]
+    generated_ids: Sequence[int]
     seconds: float
     batch: str | None = None
     lengths: CacheLengths | None = None
     peak_bytes: int | None = None
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How many it read."""
+        return len(self.prompt_ids)
+
+    @property
+    def generated_tokens(self) -> int:
+        """How many it wrote."""
+        return len(self.generated_ids)
+
     def measurements(self) -> dict[str, Any]:
-        """What the engine measured, as fields of a `TraceRow`."""
+        """What the engine read, wrote and measured, as fields of a `TraceRow`."""
         found: dict[str, Any] = {
+            "prompt_ids": tuple(self.prompt_ids),
+            "generated_ids": tuple(self.generated_ids),
+            "prompt_tokens": self.prompt_tokens,
+            "generated_tokens": self.generated_tokens,
             "seconds": round(self.seconds, 3),
             "batch": self.batch,
             "peak_bytes": self.peak_bytes,

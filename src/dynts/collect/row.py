@@ -18,6 +18,8 @@ class TraceRow:
         correct: whether thinking was finished and the last boxed answer after it is right.
         reason: why `dynts label` would drop it, one of `dynts.training.filters.REASONS`; None if it is fit for training.
         finished: whether the model ended its turn by itself; None if unknown.
+        prompt_ids: token ids of question, instruction and chat template, as the model read them; None if unknown.
+        generated_ids: token ids as the model wrote them, the one that ends its turn included; None if unknown.
         prompt_tokens: of question, instruction and chat template; None if unknown.
         generated_tokens: None if unknown.
         seconds: from the start of its batch to its end, None if unknown.
@@ -39,6 +41,8 @@ class TraceRow:
     correct: bool
     reason: str | None = None
     finished: bool | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    generated_ids: tuple[int, ...] | None = None
     prompt_tokens: int | None = None
     generated_tokens: int | None = None
     seconds: float | None = None
@@ -65,5 +69,8 @@ def from_columns(row: dict[str, Any]) -> TraceRow:
     known = {name: row[name] for name in FIELDS if name in row and name != "extra"}
     if known.get("cache_lengths") is not None:
         known["cache_lengths"] = tuple(map(tuple, known["cache_lengths"]))
+    for name in ("prompt_ids", "generated_ids"):
+        if known.get(name) is not None:
+            known[name] = tuple(known[name])
     extra = {name: value for name, value in row.items() if name not in FIELDS and value is not None}
     return TraceRow(**known, extra=extra)

@@ -118,8 +118,6 @@ def grade(completion: Completion, grader: Grader, judge: Judge) -> TraceRow:
         correct=correct,
         reason=reason,
         finished=completion.finished,
-        prompt_tokens=completion.prompt_tokens,
-        generated_tokens=completion.generated_tokens,
         extra=request.problem.extra,
         **completion.measurements(),
     )

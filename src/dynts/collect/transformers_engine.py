@@ -148,16 +148,16 @@ class TransformersEngine:
                 ended = rows.ended.get()
                 if isinstance(ended, BaseException):
                     raise ended
-                prompt_tokens, generated_tokens = len(prompts[ended.row]), len(ended.ids)
+                prompt = prompts[ended.row]
                 yield Completion(
                     requests[ended.row],
                     decode_text(self.tokenizer, ended.ids, end_tokens(self.model)),
                     ended.finished,
-                    prompt_tokens,
-                    generated_tokens,
+                    prompt,
+                    ended.ids,
                     ended.seconds,
                     batch,
-                    cache_lengths(prompt_tokens, generated_tokens, cache.schedule),
+                    cache_lengths(len(prompt), len(ended.ids), cache.schedule),
                     ended.peak_bytes // len(requests),
                 )
         finally:

@@ -142,7 +142,7 @@ class VllmEngine:
 
     def _work(self, requests: Iterator[Request]) -> Iterator[Completion]:
         """One run of the engine, which never stands still between its first request and its last: a batch."""
-        running: dict[str, tuple[Request, int]] = {}
+        running: dict[str, tuple[Request, list[int]]] = {}
         exhausted = False
         batch, started = uuid.uuid4().hex, time.perf_counter()
         try:
@@ -158,14 +158,14 @@ class VllmEngine:
                 outputs = [output for output in self.engine.step() if output.finished]
                 seconds = time.perf_counter() - started
                 for output in outputs:
-                    request, prompt_tokens = running.pop(output.request_id)
-                    yield self._completion(request, prompt_tokens, output.outputs[0], seconds, batch)
+                    request, prompt = running.pop(output.request_id)
+                    yield self._completion(request, prompt, output.outputs[0], seconds, batch)
         finally:
             if running:
                 self.engine.abort_request(list(running))
 
-    def _add(self, request: Request) -> int:
-        """Hand a request to the engine: the length of its prompt."""
+    def _add(self, request: Request) -> list[int]:
+        """Hand a request to the engine: the ids of its prompt."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -185,18 +185,17 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         self.engine.add_request(request.id, {"prompt_token_ids": ids}, parameters)
-        return len(ids)
+        return ids
 
-    def _completion(self, request: Request, prompt_tokens: int, written: Any, seconds: float, batch: str) -> Completion:
+    def _completion(self, request: Request, prompt: list[int], written: Any, seconds: float, batch: str) -> Completion:
         ids, finished = list(written.token_ids), written.finish_reason == "stop"
-        generated_tokens = len(ids)
-        lengths = cache_lengths(prompt_tokens, generated_tokens, self.compression.schedule)
+        lengths = cache_lengths(len(prompt), len(ids), self.compression.schedule)
         return Completion(
             request,
             decode_text(self.tokenizer, ids, ids[-1:] if finished else ()),
             finished,
-            prompt_tokens,
-            generated_tokens,
+            prompt,
+            ids,
             seconds,
             batch,
             lengths,
