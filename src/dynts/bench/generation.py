@@ -11,6 +11,7 @@ from dynts.bench.engines import Engine
 from dynts.bench.profile import Work
 from dynts.bench.rounds import in_rounds
 from dynts.cache.keyword import CACHE
+from dynts.decode.checkpoint import plain_search
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,19 @@ def _generate_once(engine: Engine, work: Work, seed: int) -> Generation:
     tokens = torch.randint(vocabulary, (work.batch, work.prompt), generator=source).to(engine.device)
     cache = engine.new_cache()
     model = cast(Any, engine.model)
-    taken = seconds(
-        lambda: model.generate(
-            tokens,
-            attention_mask=torch.ones_like(tokens),
-            **{CACHE: cache},
-            max_new_tokens=work.generated,
-            min_new_tokens=work.generated,
-            do_sample=False,
-        ),
-        engine.device,
-    )
+    with plain_search(engine.model):
+        taken = seconds(
+            lambda: model.generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                **{CACHE: cache},
+                use_cache=True,
+                max_new_tokens=work.generated,
+                min_new_tokens=work.generated,
+                # would end the run before its time
+                stop_strings=None,
+                do_sample=False,
+            ),
+            engine.device,
+        )
     return Generation(engine.name, engine.budget, work, taken, engine.kv_bytes(cache))

@@ -83,6 +83,7 @@ def bench(
     from dynts.bench.machine import measure_machine
     from dynts.bench.profile import Work
     from dynts.bench.report import bench_json, bench_markdown, bench_table
+    from dynts.decode.checkpoint import check_checkpoint
     from dynts.files import write_text_whole
     from dynts.models import load_model, random_model
     from dynts.predictor.model import ImportancePredictor
@@ -93,6 +94,7 @@ def bench(
         loaded = random_model(model, dtype=dtype, device=where)
     else:
         loaded, _ = load_model(model, gguf_file=gguf_file, dtype=dtype, device=where)
+    check_checkpoint(loaded)
     compared = [engines(loaded, method, schedule, trained, eager, compile) for schedule in schedules]
     works = [Work(rows, prompt, tokens) for rows, tokens in product(batch, generated)]
     machine = measure_machine(loaded.device, loaded.dtype)

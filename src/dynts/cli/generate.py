@@ -58,6 +58,7 @@ def generate(
     """Answer a question while the KV cache stays within a budget; print the text, then what it cost."""
     from dynts.config import CompressionConfig
     from dynts.decode.answer import Sampling, answer_questions, read_questions
+    from dynts.decode.checkpoint import check_checkpoint
     from dynts.decode.compress import compress
     from dynts.errors import DyntsError
     from dynts.methods import check_predictor, resolve_method
@@ -82,6 +83,7 @@ def generate(
     loaded, tokenizer = load_model(
         model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
     )
+    check_checkpoint(loaded)
     with compress(loaded, chosen, config, loaded_predictor, tokenizer=tokenizer) as session:
         answers = answer_questions(session, tokenizer, asked, sampling, open_thinking, stream=not json)
         for answer in answers:

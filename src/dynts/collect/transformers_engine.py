@@ -11,14 +11,20 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation.streamers import BaseStreamer
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.keyword import CACHE
 from dynts.cache.lengths import cache_lengths
 from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.decode.answer import Sampling
+from dynts.decode.checkpoint import check_checkpoint, stop_criteria
 from dynts.decode.compress import Session, compress
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens, load_model
@@ -102,6 +108,7 @@ class TransformersEngine:
         batch: int = 20,
         open_thinking: bool = False,
     ) -> None:
+        check_checkpoint(model)
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = sampling
@@ -139,7 +146,8 @@ class TransformersEngine:
     def _run(self, session: Session, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[Completion]:
         """One batch, through a queue that a thread fills."""
         cache = session.new_cache()
-        rows = _Rows(len(requests), end_tokens(self.model), cache)
+        ends, stop = end_tokens(self.model), stop_criteria(self.model, self.tokenizer)
+        rows = _Rows(len(requests), self.sampling.max_new_tokens, ends, stop, cache)
         batch = uuid.uuid4().hex
         thread = threading.Thread(target=self._generate, args=(requests, prompts, rows, cache), daemon=True)
         thread.start()
@@ -151,7 +159,7 @@ class TransformersEngine:
                 prompt = prompts[ended.row]
                 yield Completion(
                     requests[ended.row],
-                    decode_text(self.tokenizer, ended.ids, end_tokens(self.model)),
+                    decode_text(self.tokenizer, ended.ids, ends),
                     ended.finished,
                     prompt,
                     ended.ids,
@@ -170,7 +178,9 @@ class TransformersEngine:
     ) -> None:
         samplings = [replace(self.sampling, seed=request.sampling_seed) for request in requests]
         try:
-            generate_rows(self.model, self.tokenizer, prompts, samplings, streamer=rows, **{CACHE: cache})
+            criteria = StoppingCriteriaList([rows])
+            generate_rows(self.model, self.tokenizer, prompts, samplings, stopping_criteria=criteria, **{CACHE: cache})
+            rows.end()
         except BaseException as error:  # it belongs to the thread that waits for rows
             rows.ended.put(error)
 
@@ -185,31 +195,43 @@ class _Ended(NamedTuple):
     peak_bytes: int
 
 
-class _Rows(BaseStreamer):
+class _Rows(StoppingCriteria):
     """Puts each row of a batch into a queue when it ends."""
 
-    def __init__(self, rows: int, end_tokens: frozenset[int], cache: BudgetCache) -> None:
+    def __init__(
+        self,
+        rows: int,
+        max_new_tokens: int,
+        end_tokens: frozenset[int],
+        stop: StopStringCriteria | None,
+        cache: BudgetCache,
+    ) -> None:
+        self.max_new_tokens = max_new_tokens
         self.end_tokens = end_tokens
+        self.stop = stop
         self.cache = cache
         self.tokens: dict[int, list[int]] = {row: [] for row in range(rows)}
         self.ended: queue.SimpleQueue[_Ended | BaseException] = queue.SimpleQueue()
         self.started = time.perf_counter()
         self.stopped = False
 
-    def put(self, value: torch.Tensor) -> None:
-        """Takes the prompt first, then one token a row."""
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
         if self.stopped:
             raise KeyboardInterrupt
-        if value.dim() > 1:
-            return
-        tokens = value.tolist()
+        latest = input_ids[:, -1].tolist()
+        stopped = [False] * len(latest) if self.stop is None else self.stop(input_ids, scores).tolist()
         for row in list(self.tokens):
-            self.tokens[row].append(tokens[row])
-            if tokens[row] in self.end_tokens:
+            self.tokens[row].append(latest[row])
+            if latest[row] in self.end_tokens or stopped[row]:
                 self._end(row, finished=True)
+            elif len(self.tokens[row]) >= self.max_new_tokens:
+                self._end(row, finished=False)
+        ended = [row not in self.tokens for row in range(len(latest))]
+        return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]
 
     def end(self) -> None:
-        """What is left reached the limit of new tokens."""
+        """Whatever else ended the batch (the checkpoint's `max_time`) ended the rows that are left."""
         for row in list(self.tokens):
             self._end(row, finished=False)
 

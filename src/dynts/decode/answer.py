@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from dynts.decode.checkpoint import plain_search, stop_criteria
 from dynts.decode.compress import Session
 from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
@@ -146,19 +147,24 @@ def answer_questions(
         stream: write the text to standard output as it comes.
     """
     model = session.model
-    ends = end_tokens(model)
+    ends, stop = end_tokens(model), stop_criteria(model, tokenizer)
     for identity, question in questions:
         prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, question, open_thinking))
         inputs = torch.tensor([prompt], device=model.device)
         streamer = TextWriter(tokenizer, ends) if stream else None
         set_seed(sampling.seed)
         started = time.perf_counter()
-        output = cast(Any, model).generate(
-            inputs, attention_mask=torch.ones_like(inputs), **sampling.options(), streamer=streamer
-        )
+        with plain_search(model):
+            output = cast(Any, model).generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                **sampling.options(),
+                tokenizer=tokenizer,
+                streamer=streamer,
+            )
         seconds = time.perf_counter() - started
         generated = output[0, len(prompt) :].tolist()
-        finished = generated[-1] in ends
+        finished = generated[-1] in ends or (stop is not None and bool(stop(output, None)))
         name = type(session.method).__name__
         text = decode_text(tokenizer, generated, ends)
         yield Answer(identity, question, text, finished, seconds, session.stats[-1], name)

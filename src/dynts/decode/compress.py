@@ -17,6 +17,7 @@ from dynts.cache.event import CompactionEvent
 from dynts.cache.history import History
 from dynts.cache.keyword import cache_in, cache_keyword
 from dynts.config import CompressionConfig
+from dynts.decode.checkpoint import say_once
 from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass, SlotMasks
 from dynts.decode.stats import Compaction, GenerationStats
@@ -141,6 +142,12 @@ class Session:
                 setattr, model.generation_config, "cache_implementation", model.generation_config.cache_implementation
             )
             model.generation_config.cache_implementation = None
+            if model.generation_config.use_cache is False:  # as fine-tuning leaves it
+                undo.callback(setattr, model.generation_config, "use_cache", False)
+                model.generation_config.use_cache = True
+                say_once(
+                    "dynts: the model's generation config says use_cache=False: overridden, there would be no cache to compress"
+                )
             decoder = model.get_decoder()
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
             after = decoder.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True)

@@ -4,7 +4,7 @@ What is drawn for a row then depends on its sampling and its logits alone: not o
 before. `generate` draws for the whole batch from one generator, so that a batch of other rows would change every trace.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import (
@@ -27,9 +27,12 @@ class RowSampling(LogitsProcessor):
     Args:
         samplings: of the rows: seed, temperature (0 is greedy), top-k and top-p, applied in that order, as in transformers.
         device: of the logits.
+        more: further warpers, applied after those.
     """
 
-    def __init__(self, samplings: Sequence[Sampling], device: torch.device) -> None:
+    def __init__(
+        self, samplings: Sequence[Sampling], device: torch.device, more: Sequence[LogitsProcessor] = ()
+    ) -> None:
         rows_of: dict[tuple[float, int, float], list[int]] = {}
         for row, sampling in enumerate(samplings):
             if sampling.temperature:
@@ -37,7 +40,7 @@ class RowSampling(LogitsProcessor):
         self.groups = [
             (
                 LogitsProcessorList(
-                    [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p)]
+                    [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p), *more]
                 ),
                 slice(None) if len(rows) == len(samplings) else torch.tensor(rows, device=device),
             )
@@ -61,3 +64,25 @@ class RowSampling(LogitsProcessor):
             chosen[rows] = torch.searchsorted(mass, point, right=True)
         self.step += 1
         return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)  # type: ignore[return-value]
+
+
+class RowMinLength(LogitsProcessor):
+    """Lets no row end before it has a length, prompt included and padding not.
+
+    Args:
+        length: in tokens.
+        padding: int64 [rows, 1], tokens before each prompt.
+        end_tokens: what ends a row.
+    """
+
+    def __init__(self, length: int, padding: torch.Tensor, end_tokens: Collection[int]) -> None:
+        self.length = length
+        self.padding = padding
+        self.ends = sorted(end_tokens)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores [rows, vocabulary] in which rows that are too short have -inf for what would end them."""
+        short = input_ids.shape[1] - self.padding < self.length
+        scores = scores.clone()  # type: ignore[assignment]
+        scores[:, self.ends] = scores[:, self.ends].masked_fill(short, -torch.inf)
+        return scores

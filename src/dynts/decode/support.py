@@ -12,6 +12,7 @@ from dynts.attention import OBSERVABLE, implementation_of
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.cache import BudgetCache
 from dynts.cache.keyword import CACHE, cache_in, cache_keyword
+from dynts.decode.checkpoint import check_guidance
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.base import Method
 from dynts.methods.full import Full
@@ -90,10 +91,13 @@ def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> Generati
     config = _resolve(model.generation_config, kwargs)
     mode = config.get_generation_mode(kwargs.get("assistant_model"))
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        own = _resolve(model.generation_config, {}).get_generation_mode() == mode
+        where = "; the model's own generation_config asks for it" if own else ""
         raise UnsupportedError(
             f"generation mode {mode.value} is not supported under a budget: use greedy search or sampling "
-            "(num_beams=1, no assistant model, no prompt lookup)"
+            f"(num_beams=1, no assistant model, no prompt lookup){where}"
         )
+    check_guidance(config)
     if kwargs.get("custom_generate") is not None:
         raise UnsupportedError("custom_generate is not supported under a budget: its loop may handle the cache itself")
     if config.use_cache is False:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
 from dynts.cache.keyword import CACHE
+from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens
@@ -124,7 +125,7 @@ class Batcher:
         self.metrics.running.set(len(rows))
         try:
             cache = self.session.new_cache()
-            batch = RunningBatch(rows, cache, tokenizer, end_tokens(model), self.metrics)
+            batch = RunningBatch(rows, cache, tokenizer, end_tokens(model), self.metrics, stop_strings(model))
             generate_rows(
                 model,
                 tokenizer,

@@ -35,6 +35,7 @@ class RunningBatch(StoppingCriteria):
         tokenizer: the model's.
         end_tokens: ids that end a turn.
         metrics: what to count in.
+        stop_strings: strings that end any row, beside its own.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class RunningBatch(StoppingCriteria):
         tokenizer: PreTrainedTokenizerBase,
         end_tokens: frozenset[int],
         metrics: Metrics,
+        stop_strings: tuple[str, ...] = (),
     ) -> None:
-        self.live = {number: _Writing(row, StopStrings(row.stop)) for number, row in enumerate(rows)}
+        self.live = {number: _Writing(row, StopStrings((*row.stop, *stop_strings))) for number, row in enumerate(rows)}
         self.cache = cache
         self.backend = tokenizer.backend_tokenizer
         self.hidden = hidden_tokens(tokenizer, end_tokens)

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from transformers import PreTrainedTokenizerBase
 
 from dynts.decode.answer import Sampling
+from dynts.decode.checkpoint import check_checkpoint
 from dynts.decode.compress import Session
 from dynts.errors import DyntsError
 from dynts.methods.full import Full
@@ -70,11 +71,12 @@ def serve_session(
         drain_seconds: for requests under way at the end; then they get an error.
 
     Raises:
-        DyntsError: the tokenizer cannot decode piece by piece.
+        DyntsError: the tokenizer cannot decode piece by piece, or the checkpoint asks for what cannot be done.
     """
     if not tokenizer.is_fast:
         raise DyntsError(f"{type(tokenizer).__name__} has no fast version, which serving needs: add a tokenizer.json")
     model = session.model
+    check_checkpoint(model)
     admission = Admission(
         name=name,
         tokenizer=tokenizer,

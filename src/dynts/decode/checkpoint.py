@@ -1,0 +1,141 @@
+"""What a checkpoint's generation config asks for beyond sampling: followed as plain `generate` does, overridden, or refused.
+
+`generate` itself follows penalties, suppressed tokens and lengths. Commands choose one token of each row at a time, so they
+override other kinds of search, and say so; they make text of what comes, so they override what else it would return.
+"""
+
+import copy
+import functools
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    GenerationConfig,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StopStringCriteria,
+    TypicalLogitsWarper,
+)
+
+from dynts.errors import UnsupportedError
+
+_SEARCH: dict[str, Any] = {
+    "num_beams": 1,
+    "num_beam_groups": 1,
+    "num_return_sequences": 1,
+    "penalty_alpha": 0.0,
+    "dola_layers": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "use_mtp": False,
+    "constraints": None,
+    "force_words_ids": None,
+    "token_healing": False,
+    "top_h": None,
+}
+"""Settings that commands override, and what they override them with."""
+_OUTPUT = dict.fromkeys(
+    ("return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"), False
+)
+"""Settings that change nothing of the text. (`use_cache` is overridden by `dynts.compress`.)"""
+
+logger = logging.getLogger(__name__)
+
+
+def check_checkpoint(model: PreTrainedModel) -> None:
+    """Say in one line what commands override of the checkpoint's generation config, before anything is computed.
+
+    Raises:
+        UnsupportedError: it asks for what can neither be followed nor left out.
+    """
+    config = _generation_config(model)
+    check_guidance(config)
+    if asked := _set(config, _SEARCH):
+        say_once(
+            f"dynts: the checkpoint's generation config asks for {_list(asked)}: overridden, each row is one sequence "
+            "whose tokens are chosen one at a time"
+        )
+
+
+def check_guidance(config: GenerationConfig) -> None:
+    """Refuse classifier-free guidance, which reads every sequence a second time, into a cache of its own without a budget.
+
+    Raises:
+        UnsupportedError: the generation config asks for it.
+    """
+    if config.guidance_scale not in (None, 1):
+        raise UnsupportedError(
+            f"guidance_scale={config.guidance_scale} runs the model a second time with a cache that has no budget: set it to "
+            "1, in the call or in the checkpoint's generation_config.json"
+        )
+
+
+@contextmanager
+def plain_search(model: PreTrainedModel) -> Iterator[None]:
+    """Inside this context generate() sees a generation config without what commands override.
+
+    Arguments of generate() would come too late: it looks at the checkpoint's settings for themselves first.
+    """
+    config, table = _generation_config(model), _SEARCH | _OUTPUT
+    changed = copy.deepcopy(config)
+    for name in _set(config, table):
+        setattr(changed, name, table[name])
+    model.generation_config = changed
+    try:
+        yield
+    finally:
+        model.generation_config = config
+
+
+def stop_criteria(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> StopStringCriteria | None:
+    """What ends a row at one of the checkpoint's stop strings; None without any."""
+    strings = _generation_config(model).stop_strings
+    return StopStringCriteria(tokenizer, strings) if strings else None
+
+
+def stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
+    """The checkpoint's stop strings."""
+    strings = _generation_config(model).stop_strings or ()
+    return (strings,) if isinstance(strings, str) else tuple(strings)
+
+
+def more_warpers(model: PreTrainedModel) -> LogitsProcessorList:
+    """Of a checkpoint's sampling settings those that commands have no option for; applied after top-p, in this order."""
+    config = _generation_config(model)
+    warpers = LogitsProcessorList()
+    if config.min_p is not None:
+        warpers.append(MinPLogitsWarper(config.min_p))
+    if config.typical_p is not None and config.typical_p < 1:
+        warpers.append(TypicalLogitsWarper(config.typical_p))
+    if config.epsilon_cutoff:
+        warpers.append(EpsilonLogitsWarper(config.epsilon_cutoff))
+    if config.eta_cutoff:
+        warpers.append(EtaLogitsWarper(config.eta_cutoff, device=str(model.device)))
+    return warpers
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Log a warning, once in a process."""
+    logger.warning(line)
+
+
+def _generation_config(model: PreTrainedModel) -> GenerationConfig:
+    assert model.generation_config is not None, "a model that can generate has one"
+    return model.generation_config
+
+
+def _set(config: GenerationConfig, plain: dict[str, Any]) -> dict[str, Any]:
+    """Settings with another value than the plain one."""
+    values = {name: getattr(config, name, None) for name in plain}
+    return {name: value for name, value in values.items() if value is not None and value != plain[name]}
+
+
+def _list(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in settings.items())
