@@ -15,6 +15,7 @@ from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from types import FunctionType
 from typing import Any
 
@@ -31,10 +32,10 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteria,
     TextStreamer,
+    cache_utils,
+    masking_utils,
 )
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
-from transformers.generation.configuration_utils import GenerationMode
-from transformers.generation.streamers import BaseStreamer
+from transformers.generation import configuration_utils, streamers
 
 import dynts
 from decoding import random_tokens
@@ -66,7 +67,7 @@ def relied_upon_by(*places: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        error.add_note(f"src/dynts/{', '.join(places)} relies on this")
+        error.add_note(f"relied upon by {', '.join(f'src/dynts/{place}' for place in places)}")
         raise
 
 
@@ -248,11 +249,8 @@ def assigned(owner: type) -> set[str]:
     """Attributes that a class or its bases set on themselves."""
     found = set(dir(owner))
     for base in owner.__mro__[:-1]:
-        for node in ast.walk(ast.parse(Path(inspect.getfile(base)).read_text())):
-            if isinstance(node, ast.ClassDef) and node.name == base.__name__:
-                found |= {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute)
-                          and isinstance(part.value, ast.Name) and part.value.id == "self"
-                          and isinstance(part.ctx, ast.Store)}  # fmt: skip
+        source = ast.walk(ast.parse(dedent(inspect.getsource(base))))
+        found |= {node.attr for node in source if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     return found
 
 
@@ -430,12 +428,12 @@ def test_generation_configurations() -> None:
     }
     assert all(getattr(config, name) in (value, None) for name, value in unset.items())
     assert config.to_dict()["num_beams"] is None
-    assert config.get_generation_mode(None) is GenerationMode.GREEDY_SEARCH
+    assert config.get_generation_mode(None) is configuration_utils.GenerationMode.GREEDY_SEARCH
     config.update(do_sample=True)
-    assert config.get_generation_mode(None) is GenerationMode.SAMPLE
+    assert config.get_generation_mode(None) is configuration_utils.GenerationMode.SAMPLE
     config.update(num_beams=2, do_sample=False)
-    assert config.get_generation_mode(None) is GenerationMode.BEAM_SEARCH
-    assert GenerationConfig().get_generation_mode(object()) is GenerationMode.ASSISTED_GENERATION
+    assert config.get_generation_mode(None) is configuration_utils.GenerationMode.BEAM_SEARCH
+    assert GenerationConfig().get_generation_mode(object()) is configuration_utils.GenerationMode.ASSISTED_GENERATION
 
 
 @relied_upon_by("decode/support.py", "decode/compress.py")
@@ -458,7 +456,7 @@ def test_processors_streamers_and_criteria_see_every_step_of_all_rows() -> None:
             chosen = torch.tensor([[10 + len(steps)], [20 + len(steps)]])
             return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
-    class Put(BaseStreamer):
+    class Put(streamers.BaseStreamer):
         def put(self, value: Tensor) -> None:
             put.append(value.tolist())
 
@@ -541,7 +539,7 @@ def test_attention_functions_see_rotated_queries_all_keys_and_our_own_arguments(
     assert [call[0] for call in attention.calls] == [*range(layers)] * 2
     for layer, query, key, _, more in attention.calls[layers:]:
         assert query.shape == (1, 4, 1, 8)
-        assert key.shape == (1, 2, 9 if type(cache.layers[layer]) is DynamicLayer else 8, 8)
+        assert key.shape == (1, 2, 9 if type(cache.layers[layer]) is cache_utils.DynamicLayer else 8, 8)
         assert more["attention_observer"] == 42
         assert isinstance(more["scaling"], float)
         assert not more["dropout"]
@@ -586,8 +584,6 @@ def test_mask_functions_ask_the_cache_for_sizes_by_kind_of_layer(architecture: s
             offsets.append(layer_idx)
             return super().get_query_offset(layer_idx)
 
-    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-
     sizes: list[tuple[int, int]] = []
     offsets: list[int] = []
     model = tiny_model(architecture)
@@ -597,8 +593,8 @@ def test_mask_functions_ask_the_cache_for_sizes_by_kind_of_layer(architecture: s
     sizes.clear(), offsets.clear()
     common = {"config": model.config, "inputs_embeds": torch.empty(1, 1, 0), CACHE: cache, "position_ids": None}
     ones = torch.tensor([[0] + [1] * 8])
-    assert create_causal_mask(attention_mask=ones, **common).shape == (1, 1, 1, 9)
-    create_sliding_window_causal_mask(attention_mask=ones, **common)
+    assert masking_utils.create_causal_mask(attention_mask=ones, **common).shape == (1, 1, 1, 9)
+    masking_utils.create_sliding_window_causal_mask(attention_mask=ones, **common)
     assert (sizes, offsets) == ([(1, full), (1, sliding)], [full, sliding])
 
 
@@ -607,7 +603,7 @@ def test_mask_functions_ask_the_cache_for_sizes_by_kind_of_layer(architecture: s
 def test_a_dynamic_cache_has_layers_by_the_configuration(architecture: str) -> None:
     config = tiny_model(architecture).config
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    expected = {"full_attention": DynamicLayer, "sliding_attention": DynamicSlidingWindowLayer}
+    expected = {"full_attention": cache_utils.DynamicLayer, "sliding_attention": cache_utils.DynamicSlidingWindowLayer}
     cache = DynamicCache(config=config)
     assert [type(layer) for layer in cache.layers] == [expected[kind] for kind in kinds]
     states = torch.randn(1, 2, 5, 8)
@@ -623,7 +619,7 @@ def test_a_dynamic_cache_has_layers_by_the_configuration(architecture: str) -> N
 
 @relied_upon_by("cache/cache.py", "cache/layer.py")
 def test_a_cache_of_given_layers_hands_states_on_to_them() -> None:
-    class Layer(CacheLayerMixin):
+    class Layer(cache_utils.CacheLayerMixin):
         is_sliding = False
 
         def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None: ...

@@ -19,7 +19,8 @@ from dynts.errors import UnsupportedError
 OBSERVABLE = ("sdpa", "eager")
 _PREFIX = "dynts_"
 _NOT_GROUPED = ("softcap", "position_bias", "s_aux", "cache")
-"""What `grouped_step` does not compute: the model's own attention function does, or refuses."""
+"""What `grouped_step` does not compute: the model's own attention function does, or refuses. `cache` is a paged one, which
+transformers hands to attention functions up to 5.23."""
 
 
 def implementation_of(model: PreTrainedModel) -> str:
