@@ -7,7 +7,8 @@ eager attention, and the model's own output does not change.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -85,6 +86,27 @@ def attention_logits(
     return logits.view(batch, heads, query_heads // heads, rows, key.shape[2])
 
 
+def check_shown(model: PreTrainedModel, shown: Collection[int], layers: Collection[int], fix: str) -> None:
+    """Refuse a model whose decoder does not hand `attention_observer=` on, so that nobody sees some layers' queries.
+
+    Args:
+        model: the model.
+        shown: the layers that a forward pass has shown to the observer.
+        layers: those that it should have, each once.
+        fix: what the user can do instead.
+
+    Raises:
+        UnsupportedError: names the layers.
+    """
+    if sorted(shown) == sorted(layers):
+        return
+    missing = sorted(set(layers) - set(shown))
+    repeated = sorted(layer for layer, times in Counter(shown).items() if times > 1)
+    what = "does not show dynts the queries of" if missing else "computes attention several times in"
+    which = ", ".join(map(str, missing or repeated))
+    raise UnsupportedError(f"{type(model).__name__} {what} its full-attention layers {which}: {fix}")
+
+
 @contextmanager
 def observed_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let calls of `model`'s decoder take `attention_observer=`, an `AttentionObserver`, inside this context.
@@ -149,6 +171,26 @@ def _spelled_out(
     return logits.softmax(dim=-1).to(value.dtype) @ value
 
 
+def _masks_heads(mask: torch.Tensor | None) -> bool:
+    """Whether a model has made a mask or bias of its own for each head."""
+    return mask is not None and mask.ndim == 4 and mask.shape[1] > 1
+
+
+def _check_plain(module: Any, mask: torch.Tensor | None, kwargs: dict[str, Any]) -> None:
+    """Refuse to show queries and keys from which the attention weights do not follow.
+
+    Raises:
+        UnsupportedError: names what else takes part in the softmax.
+    """
+    others = {"attention sinks (s_aux)": kwargs.get("s_aux") is not None, "a mask of its own for each head": _masks_heads(mask)}
+    for what, present in others.items():
+        if present:
+            raise UnsupportedError(
+                f"{type(module).__name__} adds {what} to the softmax, from which dynts does not know the attention weights: "
+                "methods that do not look at attention, such as 'window', work with this model"
+            )
+
+
 def _observing(implementation: str) -> Callable[..., Any]:
     def attention(
         module: Any,
@@ -160,11 +202,11 @@ def _observing(implementation: str) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         if attention_observer is not None:
-            if kwargs.get("s_aux") is not None:
-                raise UnsupportedError("attention sinks (s_aux) take part in the softmax and dynts does not know them")
+            _check_plain(module, attention_mask, kwargs)
             scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
             attention_observer(int(module.layer_idx), query, key, scaling, kwargs.get("softcap"))
         plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in _NOT_GROUPED)
+        plain = plain and not _masks_heads(attention_mask)
         if implementation == "sdpa" and query.shape[2] == 1 and plain:
             return grouped_step(query, key, value, attention_mask, kwargs.get("scaling"))
         # eager attention has no registered name: each modeling file brings its own function

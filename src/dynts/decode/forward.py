@@ -9,6 +9,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 from dynts.cache.cache import BudgetCache
 from dynts.cache.keyword import CACHE
 from dynts.cache.selection import live_slots
+from dynts.decode.support import check_first_pass
 from dynts.errors import DyntsError, UnsupportedError
 
 
@@ -45,6 +46,7 @@ class ForwardPass:
         main = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         self.batch, self.count = main.shape[:2]
         self.device = cache.device
+        self.shown: list[tuple[int, torch.Size]] = []
 
     def before(self) -> dict[str, Any]:
         """Keyword arguments for the decoder."""
@@ -89,7 +91,17 @@ class ForwardPass:
 
     @torch.no_grad()
     def after(self, hidden: torch.Tensor) -> None:
-        """Commit the pass. hidden: [batch, new tokens, hidden size]."""
+        """Commit the pass. hidden: [batch, new tokens, hidden size].
+
+        Raises:
+            UnsupportedError: the first pass has shown that the model does not cache or attend as dynts needs it.
+        """
+        if not self.cache.occupancy.columns:
+            try:
+                check_first_pass(self.model, self.cache, self.shown)
+            except UnsupportedError:
+                self.abandon()
+                raise
         tokens = self.kwargs.get("input_ids")
         if tokens is None:
             tokens = torch.full((self.batch, self.count), -1, device=self.device)
@@ -105,6 +117,7 @@ class ForwardPass:
     ) -> None:
         cache = self.cache
         if layer in cache.full_layers:
+            self.shown.append((layer, key.shape))
             live = None if self.live is None else self.live.to(query.device)
             how = {"scaling": scaling, "softcap": softcap, "live": live, "generated": self.generated}
             cache.method.observe_attention(cache.full_layers[layer], query, key, **how)

@@ -8,13 +8,13 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
-from dynts.attention import OBSERVABLE, implementation_of
+from dynts.attention import OBSERVABLE, check_shown, implementation_of
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.cache import BudgetCache
 from dynts.cache.keyword import CACHE, cache_in, cache_keyword
 from dynts.decode.checkpoint import check_guidance
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.methods.base import Method
+from dynts.methods import METHODS, Method
 from dynts.methods.full import Full
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -49,6 +49,42 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
         raise UnsupportedError(
             f"method {type(method).__name__} looks at queries and keys, which {implementation} does not show: "
             f"load the model with attn_implementation= one of {', '.join(OBSERVABLE)}"
+        )
+
+
+def check_first_pass(model: PreTrainedModel, cache: BudgetCache, shown: list[tuple[int, torch.Size]]) -> None:
+    """Refuse what only a forward pass tells: what the layers cache, and what they attend to.
+
+    Args:
+        model: the model.
+        cache: after its first forward pass, not committed yet.
+        shown: full-attention layers whose attention was observed, with the shapes of their keys.
+
+    Raises:
+        UnsupportedError: names the model, the layers and what works.
+    """
+    name, method = type(model).__name__, cache.method
+    cached = dict(zip(cache.full_layers, cache.budget_layers, strict=True))
+    if empty := [layer for layer, slots in cached.items() if not slots.is_initialized]:
+        raise UnsupportedError(
+            f"layers {', '.join(map(str, empty))} of {name} cached nothing: the model does not use the cache that it is given"
+        )
+    if cache.native and any(slots.keys.shape[1] != method.kv_heads for slots in cached.values()):
+        heads = sorted({slots.keys.shape[1] for slots in cached.values()})
+        raise UnsupportedError(
+            f"the layers of {name} cache keys of {', '.join(map(str, heads))} heads and not of {method.kv_heads}: "
+            "native granularity has no set of tokens for each KV head there; use granularity 'shared'"
+        )
+    if not method.observes_attention:
+        return
+    # a predictor needs labels, which are made of attention weights too
+    others = [each for each, kind in METHODS.items() if not kind.observes_attention and not kind.needs_predictor]
+    check_shown(model, [layer for layer, _ in shown], list(cached), f"choose one of the methods {', '.join(others)}")
+    if method.reads_keys and any(cached[layer].keys.shape[1::2] != keys[1::2] for layer, keys in shown):
+        others = [each for each, kind in METHODS.items() if not kind.reads_keys]
+        raise UnsupportedError(
+            f"{name} caches compressed keys and expands them in every step, so method {type(method).__name__} cannot compute "
+            f"attention from what is cached: choose one of the methods {', '.join(others)}"
         )
 
 

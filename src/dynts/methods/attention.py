@@ -76,6 +76,7 @@ class ObservationWindowMethod(AttentionMethod):
 
     window: int = 32
     kernel: int = 7
+    reads_keys: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

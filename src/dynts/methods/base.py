@@ -55,6 +55,7 @@ class Method(ABC):
         protect_question: whether tokens of questions are kept whatever their score.
         protect_answer: whether tokens after the end of the thinking rank above all others.
         observes_attention: whether `observe_attention` must see every layer's queries and keys.
+        reads_keys: whether `score` looks at cached keys (`Slots.keys`), and takes them for those that attention sees.
         needs_predictor: whether the method cannot work without an importance predictor.
         scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
     """
@@ -63,6 +64,7 @@ class Method(ABC):
     protect_question: bool = False
     protect_answer: ClassVar[bool] = False
     observes_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
     needs_predictor: ClassVar[bool] = False
     scores_all_tokens: ClassVar[bool] = False
 

@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from dynts.attention import attention_logits, observed_attention
+from dynts.attention import attention_logits, check_shown, observed_attention
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.keyword import CACHE
-from dynts.errors import DyntsError, UnsupportedError
+from dynts.errors import DyntsError
 from dynts.training.tokens import TokenizedTrace
 
 LABELS = ("answer", "future")
@@ -89,6 +89,7 @@ def label_trace(
             hidden.append(output.last_hidden_state[0, first:last])
             if observer is None:
                 continue
+            check_shown(model, rows.seen, layers, "labels are made of attention weights; choose another base model")
             shared.add(rows.take())
     found = {}
     for name in labels:
@@ -175,6 +176,7 @@ class _RowMean:
 
     layers: frozenset[int]
     native: dict[int, _Reduced]
+    seen: list[int] = field(default_factory=list, init=False)
     total: torch.Tensor | None = field(default=None, init=False)
 
     def __call__(
@@ -182,6 +184,7 @@ class _RowMean:
     ) -> None:
         if layer not in self.layers:
             return
+        self.seen.append(layer)
         rows, keys = query.shape[2], key.shape[2]
         logits = attention_logits(query, key, scaling, softcap)[0]
         # in place, and only where a mask hides anything: at 16,000 keys every pass over all weights counts
@@ -195,7 +198,7 @@ class _RowMean:
         self.total = mean if self.total is None else self.total + mean.to(self.total.device)
 
     def take(self) -> torch.Tensor:
-        if self.total is None:
-            raise UnsupportedError("this model's decoder does not hand attention_observer= to its attention layers")
-        mean, self.total = self.total / len(self.layers), None
+        assert self.total is not None
+        mean = self.total / len(self.layers)
+        self.seen, self.total = [], None
         return mean.cpu()
