@@ -182,7 +182,10 @@ def _check_plain(module: Any, mask: torch.Tensor | None, kwargs: dict[str, Any])
     Raises:
         UnsupportedError: names what else takes part in the softmax.
     """
-    others = {"attention sinks (s_aux)": kwargs.get("s_aux") is not None, "a mask of its own for each head": _masks_heads(mask)}
+    others = {
+        "attention sinks (s_aux)": kwargs.get("s_aux") is not None,
+        "a mask of its own for each head": _masks_heads(mask),
+    }
     for what, present in others.items():
         if present:
             raise UnsupportedError(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate.hooks import AlignDevicesHook
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -170,6 +171,14 @@ def _source(name: str, gguf_file: str | None) -> str:
 
 def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where a model takes its inputs, also while accelerate keeps its embeddings elsewhere (`device_map` with "disk")."""
+    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    if model.device.type == "meta" and isinstance(hook, AlignDevicesHook):
+        return torch.device(hook.execution_device)
+    return model.device
 
 
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:

@@ -15,6 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.keyword import CACHE
+from dynts.models import input_device
 from dynts.training.tokens import TokenizedTrace
 
 _PREFIX_CHUNK = 4096
@@ -107,7 +108,7 @@ def keep_top(scores: npt.ArrayLike, share: float) -> torch.Tensor:
 def _read(model: PreTrainedModel, trace: TokenizedTrace) -> DynamicCache:
     """The cache of question, thinking and closing marker, but for the last token: each answer starts by reading that."""
     cache = DynamicCache(config=model.config)
-    ids = torch.tensor([trace.ids[: trace.answer_start - 1]], device=model.device)
+    ids = torch.tensor([trace.ids[: trace.answer_start - 1]], device=input_device(model))
     for start in range(0, ids.shape[1], _PREFIX_CHUNK):
         cast(Any, model.get_decoder())(
             input_ids=ids[:, start : start + _PREFIX_CHUNK], **{CACHE: cache}, use_cache=True
@@ -149,12 +150,13 @@ def _answer(
     """Continue greedily from a cache of several rows."""
     layer = cast(Any, cache.layers[full_attention_layers(model.config.get_text_config())[0]])
     rows = layer.keys.shape[0]
-    ends = torch.tensor(sorted(end_tokens), device=model.device)
-    token = torch.full((rows, 1), trace.ids[trace.answer_start - 1], device=model.device)
-    written = torch.zeros(rows, 0, dtype=torch.long, device=model.device)
-    lengths = torch.full((rows,), max_new_tokens, device=model.device)
+    device = input_device(model)
+    ends = torch.tensor(sorted(end_tokens), device=device)
+    token = torch.full((rows, 1), trace.ids[trace.answer_start - 1], device=device)
+    written = torch.zeros(rows, 0, dtype=torch.long, device=device)
+    lengths = torch.full((rows,), max_new_tokens, device=device)
     for step in range(max_new_tokens):
-        position = torch.full((rows, 1), trace.answer_start - 1 + step, device=model.device)
+        position = torch.full((rows, 1), trace.answer_start - 1 + step, device=device)
         output = cast(Any, model)(input_ids=token, position_ids=position, **{CACHE: cache}, use_cache=True)
         token = output.logits[:, -1].argmax(dim=-1, keepdim=True)
         lengths = torch.where(torch.isin(token[:, 0], ends), lengths.clamp(max=step), lengths)

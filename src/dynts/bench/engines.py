@@ -16,6 +16,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
 from dynts.methods.full import Full
+from dynts.models import input_device
 
 _OBSERVED = 32
 """Steps before a compaction that is timed, so that methods which look at the latest queries have them."""
@@ -34,7 +35,7 @@ class Engine(ABC):
         self.name = name
         self.model = model
         self.schedule = schedule
-        self.device = model.device
+        self.device = input_device(model)
 
     @property
     def budget(self) -> int | None:

@@ -15,7 +15,7 @@ from dynts.decode.compress import Session
 from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
-from dynts.models import end_tokens
+from dynts.models import end_tokens, input_device
 from dynts.prompts import chat_prompt, encode_prompt
 from dynts.written import TextWriter, decode_text
 
@@ -150,7 +150,7 @@ def answer_questions(
     ends, stop = end_tokens(model), stop_criteria(model, tokenizer)
     for identity, question in questions:
         prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, question, open_thinking))
-        inputs = torch.tensor([prompt], device=model.device)
+        inputs = torch.tensor([prompt], device=input_device(model))
         streamer = TextWriter(tokenizer, ends) if stream else None
         set_seed(sampling.seed)
         started = time.perf_counter()

@@ -21,11 +21,21 @@ from dynts.decode.checkpoint import say_once
 from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass, SlotMasks
 from dynts.decode.stats import Compaction, GenerationStats
-from dynts.decode.support import check_compile, check_generation, check_model, dynamic_cache, new_columns, new_tokens
+from dynts.decode.support import (
+    check_compile,
+    check_generation,
+    check_model,
+    check_training,
+    dynamic_cache,
+    new_columns,
+    new_tokens,
+    without_wrapper,
+)
 from dynts.errors import DyntsError
 from dynts.markers import ThinkFormat, ThinkMarkers
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.methods.full import Full
+from dynts.models import input_device
 from dynts.predictor.model import ImportancePredictor
 from dynts.thinking import ThinkScanner, scanner_of
 
@@ -49,7 +59,8 @@ def compress(
     """Decode with a KV cache of fixed size: inside the returned context, `model.generate` evicts as it goes.
 
     Args:
-        model: a loaded decoder-only transformers model, on any device or several.
+        model: a loaded decoder-only transformers model, on any device or several; or one with adapters of PEFT, which stay
+            active, and whose own `generate` is then under the budget too.
         method: name of a method (`dynts.methods.METHODS`), or a configured one such as `SnapKV(granularity="native")`.
         config: budget, local window and retention ratio; the default is that of `CompressionConfig`. `full` ignores it.
         predictor: importance predictor trained for this model; needed by `dynts`, `dynts-all` and `dynts-bottom`. It is moved
@@ -69,6 +80,7 @@ def compress(
         UnsupportedError: the model or its attention implementation cannot be compressed exactly.
     """
     chosen = resolve_method(method)
+    model = without_wrapper(model)
     check_model(model, chosen)
     if compile:
         check_compile(model, chosen)
@@ -127,7 +139,7 @@ class Session:
         if "generate" in model.__dict__ and isinstance(getattr(model.generate, "__self__", None), Session):
             raise DyntsError("this model is compressed already: leave the other dynts context first")
         if isinstance(self.predictor, torch.nn.Module):
-            self.predictor.to(model.device)
+            self.predictor.to(input_device(model))
         with ExitStack() as undo:
             undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
             self._generate = cast(Callable[..., Any], model.generate)
@@ -168,7 +180,7 @@ class Session:
         """
         method = self._started.start(self._surroundings)
         schedule = None if isinstance(method, Full) else self.config
-        history, device = History(self.scanner), self.model.device
+        history, device = History(self.scanner), input_device(self.model)
         cache = BudgetCache(self.model.config, method, schedule, history, device, self.record, self.compile)
         cache.listener = self._note_positions
         return cache
@@ -222,6 +234,7 @@ class Session:
                 f"this cache was filled by {type(cache.method).__name__}, which looks at attention: "
                 "continue it in a context of the same method"
             )
+        check_training(self.model)
         running = ForwardPass(self.model, cache, self._masks, named)
         changed = running.before()
         self._passes[id(cache)] = running

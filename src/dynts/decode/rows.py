@@ -9,7 +9,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 from dynts.decode.answer import Sampling
 from dynts.decode.checkpoint import more_warpers, plain_search
 from dynts.decode.row_sampling import RowMinLength, RowSampling
-from dynts.models import end_tokens
+from dynts.models import end_tokens, input_device
 
 
 def generate_rows(
@@ -29,12 +29,12 @@ def generate_rows(
         options: further arguments of `generate`: stopping criteria, to see the tokens as they come; they have to know the
             checkpoint's stop strings too (`dynts.decode.checkpoint`).
     """
-    width = max(map(len, prompts))
+    width, device = max(map(len, prompts)), input_device(model)
     pad = tokenizer.pad_token_id
     pad = pad if pad is not None else next(iter(end_tokens(model)), 0)
     # what pads is masked, but penalties look at it: a row's own first token adds nothing to what they see
-    ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     # the sampling is a logits processor of ours: to generate() the search is greedy
     plain: dict[str, Any] = {
         "do_sample": False,
@@ -49,7 +49,7 @@ def generate_rows(
         plain["min_length"] = 0  # generate() would count the padding
         processors.append(RowMinLength(least, (mask == 0).sum(dim=1, keepdim=True), end_tokens(model)))
     if any(sampling.temperature for sampling in samplings):
-        processors.append(RowSampling(samplings, model.device, more_warpers(model)))
+        processors.append(RowSampling(samplings, device, more_warpers(model)))
     with plain_search(model):
         cast(Any, model).generate(
             input_ids=ids,

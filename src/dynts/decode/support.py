@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import sys
 from typing import Any
 
 import torch
@@ -18,6 +19,38 @@ from dynts.methods import METHODS, Method
 from dynts.methods.full import Full
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+def without_wrapper(model: Any) -> Any:
+    """The transformers model in a wrapper of PEFT, whose adapters are part of its layers; any other model as it is.
+
+    Raises:
+        UnsupportedError: the adapter is no part of the layers, but tokens that nobody wrote.
+    """
+    peft: Any = sys.modules.get("peft")  # it has been imported if the model is one of its own
+    if peft is None or not isinstance(model, peft.PeftModel):
+        return model
+    adapter = model.active_peft_config
+    if adapter.is_prompt_learning or adapter.is_adaption_prompt:
+        raise UnsupportedError(
+            f"PEFT's {adapter.peft_type.value} brings keys or embeddings that are no tokens, which dynts cannot place: "
+            "use an adapter of the weights, such as LoRA"
+        )
+    return model.get_base_model()
+
+
+def check_training(model: PreTrainedModel) -> None:
+    """Refuse a forward pass in which transformers may drop the cache.
+
+    Raises:
+        UnsupportedError: the model is being trained with gradient checkpointing.
+    """
+    # transformers' own property has a name that changes with its version
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise UnsupportedError(
+            "gradient checkpointing drops the cache while a model is in training mode: call model.eval() before generating, "
+            "and model.train() afterwards"
+        )
 
 
 def check_model(model: PreTrainedModel, method: Method) -> None:
@@ -101,6 +134,8 @@ def check_compile(model: PreTrainedModel, method: Method) -> None:
             f"method {type(method).__name__} looks at queries and keys as they come, which a compiled step does not show: "
             "drop compile=True"
         )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise UnsupportedError("offloaded weights come and go, which a compiled step cannot follow: drop compile=True")
     if len(full_attention_layers(model.config)) < model.config.num_hidden_layers:
         raise UnsupportedError("sliding-window layers change their shape as they grow: drop compile=True")
     implementation = implementation_of(model)
@@ -136,6 +171,11 @@ def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> Generati
     check_guidance(config)
     if kwargs.get("custom_generate") is not None:
         raise UnsupportedError("custom_generate is not supported under a budget: its loop may handle the cache itself")
+    if "prepare_inputs_for_generation" in model.__dict__:
+        raise UnsupportedError(
+            "another library has replaced this model's prepare_inputs_for_generation, as PEFT's prompt learning does, and may "
+            "bring keys that dynts does not know of: generate with the model as transformers loads it"
+        )
     if config.use_cache is False:
         raise UnsupportedError("use_cache=False leaves nothing to compress: drop it")
     if config.cache_implementation not in (None, "dynamic"):

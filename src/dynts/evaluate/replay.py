@@ -16,6 +16,7 @@ from dynts.cache.keyword import CACHE
 from dynts.decode.compress import Session, compress
 from dynts.decode.forced import forced_spans
 from dynts.errors import DyntsError
+from dynts.models import input_device
 from dynts.training.tokens import TokenizedTrace
 
 TOKENS_AT_ONCE = 512
@@ -153,7 +154,7 @@ def _feed(session: Session, trace: TokenizedTrace) -> _Fed:
             f"{trace.answer_start} cannot be replayed: it needs a question and an answer after it"
         )
     cache, model = session.new_cache(), cast(Any, session.model)
-    ids = torch.tensor([trace.ids], device=session.model.device)
+    ids = torch.tensor([trace.ids], device=input_device(session.model))
     fed = _Fed()
     for start, stop in forced_spans(cache, trace.question_end, end, TOKENS_AT_ONCE):
         before, size = cache.occupancy.length, stop - start

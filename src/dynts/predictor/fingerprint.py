@@ -62,4 +62,6 @@ def _embedding_sample(model: PreTrainedModel, vocab_size: int) -> torch.Tensor |
     if weight.is_meta or vocab_size > weight.shape[0]:
         return None
     rows, columns = (torch.arange(_SAMPLES) * size // _SAMPLES for size in (vocab_size, weight.shape[1]))
-    return weight.detach()[rows.to(weight.device)][:, columns.to(weight.device)].float().cpu()
+    # looked up as the model does it: quantised weights know no other indexing
+    sample = torch.nn.functional.embedding(rows.to(weight.device), weight.detach())
+    return sample[:, columns.to(weight.device)].float().cpu()

@@ -11,6 +11,7 @@ from dynts.attention import attention_logits, check_shown, observed_attention
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.keyword import CACHE
 from dynts.errors import DyntsError
+from dynts.models import input_device
 from dynts.training.tokens import TokenizedTrace
 
 LABELS = ("answer", "future")
@@ -78,7 +79,7 @@ def label_trace(
     bounds = [*range(0, observed_from, _PREFIX_CHUNK), *range(observed_from, total, chunk), total]
     cache = DynamicCache(config=model.config)
     decoder = model.get_decoder()
-    ids = torch.tensor([trace.ids], device=model.device)
+    ids = torch.tensor([trace.ids], device=input_device(model))
     labelled = labelled_span(trace, all_tokens)
     hidden = []
     with observed_attention(model):

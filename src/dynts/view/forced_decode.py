@@ -13,6 +13,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
 from dynts.decode.forced import forced_spans
+from dynts.models import input_device
 from dynts.training.tokens import TokenizedTrace
 
 
@@ -75,7 +76,7 @@ def forced_decode(
         DyntsError: something that the method needs is missing, or the budget is too small for the question.
     """
     question, steps = tokens.question_end, len(tokens.ids) - tokens.question_end - 1
-    ids = torch.tensor([tokens.ids], device=model.device)
+    ids = torch.tensor([tokens.ids], device=input_device(model))
     decoder = model.get_decoder()
     with compress(model, viewed.method, config, viewed.predictor, tokenizer=tokenizer, record=True) as session:
         cache = session.new_cache()
