@@ -55,8 +55,8 @@ def test_predictor_and_granularity_may_be_left_out(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", ["cannot read"]),
-        ("[1]", ["one JSON object", "list"]),
+        ("{", ["not valid JSON"]),
+        ("[1]", ["expected a JSON object", "list"]),
         (json.dumps({**VALUES, "budgt": 1}), ["unknown setting budgt", "retention_ratio"]),
         (json.dumps({"method": "window", "budget": 60}), ["local_window, retention_ratio is missing"]),
         (json.dumps({**VALUES, "method": 3}), ["method", "3"]),
@@ -78,7 +78,7 @@ def test_wrong_files_are_refused_by_name(text: str, words: list[str], tmp_path: 
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DyntsError, match="cannot read the settings file"):
+    with pytest.raises(DyntsError, match=r"cannot read .*none\.json"):
         load_settings(tmp_path / "none.json")
 
 

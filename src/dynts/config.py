@@ -8,6 +8,7 @@ from typing import Any
 
 from dynts.errors import DyntsError, check_count
 from dynts.files import write_text_whole
+from dynts.jsonlines import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,7 @@ def load_settings(path: str | Path) -> Settings:
     Raises:
         DyntsError: the file cannot be read, a setting is missing, unknown or has a wrong value; it is named.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DyntsError(f"cannot read the settings file {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise DyntsError(f"the settings file {path} must hold one JSON object, got {type(values).__name__}")
+    values = read_object(path)
     known = Settings(CompressionConfig()).values()
     if unknown := [name for name in values if name not in known]:
         raise DyntsError(f"{path}: unknown setting {', '.join(unknown)}: the settings are {', '.join(known)}")

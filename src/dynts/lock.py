@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from dynts.errors import DyntsError
 from dynts.files import write_text_whole
+from dynts.jsonlines import read_object
 from dynts.manifest import make_folder
 from dynts.ranks import Rank
 
@@ -119,8 +120,8 @@ def _note_file(folder: Path, rank: int) -> Path:
 
 def _read(note: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(note.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return read_object(note)
+    except DyntsError:  # it is gone, or was never finished
         return {}
 
 

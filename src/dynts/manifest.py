@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from dynts.errors import DyntsError
 from dynts.files import sync, sync_folder, write_whole
+from dynts.jsonlines import read_object
 
 MANIFEST_FILE = "manifest.json"
 
@@ -21,13 +22,13 @@ def read_manifest(path: Path, made_by: str) -> dict[str, Any]:
     Raises:
         DyntsError: there is none, or it is damaged; the message names the command that writes such folders.
     """
+    if not (path / MANIFEST_FILE).exists():
+        raise DyntsError(f"{path} holds no {MANIFEST_FILE}: give a folder written by `{made_by}`")
     try:
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DyntsError(f"{path} holds no {MANIFEST_FILE}: give a folder written by `{made_by}`") from error
-    except (OSError, ValueError) as error:
+        manifest = read_object(path / MANIFEST_FILE)
+    except DyntsError as error:
         raise DyntsError(f"{path / MANIFEST_FILE} is damaged ({error}): start anew in another folder") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("settings"), dict):
+    if not isinstance(manifest.get("settings"), dict):
         raise DyntsError(f"{path / MANIFEST_FILE} is not a manifest: give a folder written by `{made_by}`")
     return manifest
 

@@ -28,7 +28,8 @@ def dynts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def problems(write_lines: Callable[..., Path]) -> Path:
     chosen = [make_problem(seed, steps=range(4, 5)) for seed in PREDICTOR[:6]]
-    return write_lines([{"task": item.question, "gold": item.answer, "steps": 4} for item in chosen], "problems.jsonl")
+    rows = [{"task": item.question, "gold": item.answer, "steps": 4} for item in chosen]
+    return write_lines([*rows, {"task": "Why?", "gold": float("nan"), "steps": 4}], "problems.jsonl")
 
 
 @pytest.mark.quick
@@ -37,6 +38,7 @@ def test_from_problems_to_labels(dynts: Run, problems: Path, tmp_path: Path) -> 
     collect = (*collect, "--question-column", "task", "--answer-column", "gold", "--keep-column", "steps")
     code, out, err = dynts(*collect, "--limit", 2)
     assert (code, out) == (0, f"2 traces in {tmp_path / 'traces'}, 2 correct; unfit: none\n"), err
+    assert f"{problems}: 1 problems without a gold answer are left out" in err
     code, out, _ = dynts(*collect, "--samples", 2, "--batch", 12)
     assert code == 0
     assert out.startswith(f"12 traces in {tmp_path / 'traces'}, ")
@@ -73,7 +75,7 @@ def test_import(dynts: Run, write_lines: Callable[..., Path], tmp_path: Path) ->
         (("--limit", 0), "limit must be at least 1"),
         (("--batch", 0), "batch must be at least 1"),
         (("--budget", 1), "budget must be a whole number of at least 2"),
-        (("--engine-args", "{"), "--engine-args is no JSON"),
+        (("--engine-args", "{"), "--engine-args: not valid JSON"),
         (
             ("--engine-args", "{}", "--engine", "vllm", "--method", "window"),
             "--engine vllm takes the methods full and dynts",

@@ -118,14 +118,6 @@ def test_what_is_wrong_with_a_line_is_named(
     assert not (tmp_path / "out").exists()
 
 
-def test_text_that_utf8_cannot_hold_is_repaired(tmp_path: Path) -> None:
-    file = tmp_path / "odd.jsonl"
-    file.write_text('{"question": "q\\ud83d", "response": "<think> a \\udc00 </think> \\\\boxed{1}", "answer": "1"}\n')
-    bring_in([file], tmp_path / "out")
-    [row] = TraceFolder.open(tmp_path / "out").rows()
-    assert (row.question, row.correct) == ("q?", True)
-
-
 @pytest.mark.skipif(not DATA.exists(), reason="the shared R1 traces are not beside this checkout")
 def test_real_traces(tmp_path: Path) -> None:
     tally = bring_in([DATA], tmp_path / "out", keep=("model",))

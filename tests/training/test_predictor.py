@@ -82,7 +82,7 @@ def test_a_config_of_another_version_is_read(saved: Path, caplog: pytest.LogCapt
     [
         ("config.json", None, r"config\.json does not exist"),
         ("config.json", b'{"hidden_size": ', r"config\.json is damaged"),
-        ("config.json", b"[8]", r"config\.json does not hold a JSON object"),
+        ("config.json", b"[8]", r"config\.json is damaged .*expected a JSON object, got list"),
         ("config.json", b"{}", "hidden_size"),
         ("config.json", b'{"hidden_size": 16}', r"model\.safetensors does not fit config\.json"),
         ("model.safetensors", None, r"model\.safetensors does not exist"),

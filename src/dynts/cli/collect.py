@@ -33,9 +33,7 @@ def collect(
     model: Annotated[str, typer.Option(help="A folder or the id of a Hub repository.")],
     dataset: Annotated[
         str,
-        typer.Option(
-            help="math-train, gsm8k-train, the id of a data set on the Hub, a folder, a .jsonl or .parquet file."
-        ),
+        typer.Option(help="math-train, gsm8k-train, the id of a data set on the Hub, a folder or a file."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the traces. Run the same command again to continue.")],
     split: Annotated[str | None, typer.Option(help="Split of a data set.")] = None,
@@ -145,6 +143,8 @@ def collect(
         engine_args=extra_args,
     )
     with Display("collecting") as display, engines(spec, cluster, display.say) as generate:
+        if found.without_gold:
+            display.say(f"{dataset}: {found.without_gold} problems without a gold answer are left out")
         tally = collect(plan, found, out, settings, generate, display)
     rank = this_rank()
     share = "" if rank.world == 1 else f"share {rank.rank + 1} of {rank.world}: "

@@ -1,6 +1,5 @@
 """The options that choose an engine, and what they start."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -23,13 +22,9 @@ def read_engine_args(engine: str, text: str | None) -> dict[str, Any]:
         DyntsError: it is no JSON object, or the engine takes none.
     """
     from dynts.errors import DyntsError
+    from dynts.jsonlines import parse_object
 
-    try:
-        found = json.loads(text) if text else {}
-    except ValueError as error:
-        raise DyntsError(f"--engine-args is no JSON ({error}): give an object such as {{}}") from error
-    if not isinstance(found, dict):
-        raise DyntsError(f"--engine-args must be a JSON object such as {{}}, got {text}")
+    found = parse_object(text or "{}", "--engine-args")
     if found and engine != "vllm":
         raise DyntsError("--engine-args are for --engine vllm: drop them")
     return found

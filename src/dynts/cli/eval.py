@@ -34,7 +34,7 @@ def eval_(
     benchmark: Annotated[
         list[str],
         typer.Option(
-            help="aime24, aime25, amc23, gk23en, math500, gpqa-diamond, gsm8k, a .jsonl or .parquet file, or NAME=FILE; "
+            help="aime24, aime25, amc23, gk23en, math500, gpqa-diamond, gsm8k, a .jsonl, .csv or .parquet file, or NAME=FILE; "
             "several with commas."
         ),
     ],

@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from dynts.cells import cell_text, column_text
 from dynts.collect.folder import MADE_BY, TraceFolder
 from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import versions
 from dynts.collect.row import FIELDS, TraceRow
 from dynts.collect.run import count_outcomes, store
-from dynts.collect.source import as_text, well_formed
 from dynts.errors import DyntsError
 from dynts.files import file_sha256
 from dynts.grading.grader import Grader
@@ -113,7 +115,7 @@ def _grade(row: TraceRow, grader: Grader) -> TraceRow:
 def _rows(files: Sequence[Path], columns: ImportColumns, markers: Markers) -> Iterator[tuple[str, TraceRow]]:
     """Traces that are not graded yet, and where they stand."""
     for path in files:
-        for number, row in read_objects(path):
+        for number, row in read_objects(path, Decimal):
             where = f"{path}, line {number}"
             yield where, _parse(row, columns, markers, where)
 
@@ -122,26 +124,23 @@ def _parse(row: dict[str, Any], columns: ImportColumns, markers: Markers, where:
     question = _text(row, columns.question, where)
     response = normalise(_text(row, columns.response, where), markers)
     answer = _text(row, columns.answer, where)
-    identity = row.get("id")
-    if identity is None:
-        identity = content_id(question, response, answer)
+    kept = {name: column_text(row.get(name), f"{where}: field {name!r}") for name in columns.keep}
     return TraceRow(
-        id=str(identity),
-        problem_id=str(row.get("problem_id") or question_key(question)[:16]),
+        id=cell_text(row.get("id"), f"{where}: field 'id'") or content_id(question, response, answer),
+        problem_id=cell_text(row.get("problem_id"), f"{where}: field 'problem_id'") or question_key(question)[:16],
         sample=0,
         question=question,
         response=response,
         answer=answer,
         correct=False,
-        extra={name: text for name in columns.keep if (text := as_text(row.get(name))) is not None},
+        extra={name: text for name, text in kept.items() if text is not None},
     )
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:
-    value = row.get(field)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)  # gold answers are often written as JSON numbers
-    if not isinstance(value, str) or not value.strip():
-        problem = "is missing" if field not in row else f"must be text that is not empty, got {value!r}"
+    text = cell_text(row.get(field), f"{where}: field {field!r}")
+    if text is None or not text.strip():
+        got = reprlib.repr(row.get(field))
+        problem = "is missing" if field not in row else f"must be text that is not empty, got {got}"
         raise DyntsError(f"{where}: field {field!r} {problem}")
-    return well_formed(value)
+    return text

@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dynts.collect.row import TraceRow, from_columns
+from dynts.errors import DyntsError
 from dynts.files import sync_folder, write_through
+from dynts.jsonlines import parse_object
 
 
 class Journal:
@@ -54,12 +57,6 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     with path.open("rb") as stream:
         for line in stream:
-            if line.endswith(b"\n") and isinstance(row := _parse(line), dict):
-                yield row
-
-
-def _parse(line: bytes) -> object:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
+            if line.endswith(b"\n"):
+                with suppress(DyntsError, UnicodeDecodeError):
+                    yield parse_object(line.decode(), str(path))

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynts.cells import cell_text, column_text
 from dynts.collect.choices import multiple_choice
 from dynts.collect.gold import GOLD
 from dynts.collect.row import FIELDS
-from dynts.collect.source import ProblemSource, as_text, well_formed
+from dynts.collect.source import ProblemSource
 from dynts.errors import DyntsError
 from dynts.training.traces import content_id
 
@@ -119,17 +121,22 @@ def _parse(source: ProblemSource, where: str, row: dict[str, Any]) -> Problem | 
     for column in source.keep_columns:
         if column in FIELDS:
             raise DyntsError(f"column {column!r} cannot be kept: a trace has a field of that name; rename it")
+
+    def text(column: str) -> str | None:
+        return cell_text(row[column], f"{where}: column {column!r}")
+
     question = row[source.question_column]
     if not isinstance(question, str) or not question.strip():
-        raise DyntsError(f"{where}: column {source.question_column!r} must be text that is not empty, got {question!r}")
-    answer = GOLD[source.gold](as_text(row[source.answer_column]) or "")
+        got = reprlib.repr(question)
+        raise DyntsError(f"{where}: column {source.question_column!r} must be text that is not empty, got {got}")
+    answer = GOLD[source.gold](text(source.answer_column) or "")
     if answer is None:
         return None
-    identity = row[source.id_column] if source.id_column else row.get("id")
-    if identity is None:
-        identity = content_id(question, answer)
+    id_column = source.id_column or "id"
+    identity = (text(id_column) if id_column in row else None) or content_id(question, answer)
     if wrong_columns:
-        wrong = [as_text(row[column]) or "" for column in wrong_columns]
-        question, answer = multiple_choice(question, answer, wrong, str(identity))
-    extra = {column: text for column in source.keep_columns if (text := as_text(row[column])) is not None}
-    return Problem(str(identity), well_formed(question), well_formed(answer), extra)
+        wrong = [text(column) or "" for column in wrong_columns]
+        question, answer = multiple_choice(question, answer, wrong, identity)
+    kept = {column: column_text(row[column], f"{where}: column {column!r}") for column in source.keep_columns}
+    extra = {column: text for column, text in kept.items() if text is not None}
+    return Problem(identity, question, answer, extra)

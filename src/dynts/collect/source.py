@@ -1,17 +1,17 @@
-"""Rows of a data set: on the Hub, in a local folder, or in a JSON Lines or Parquet file; never all in memory."""
+"""Rows of a data set: on the Hub, in a local folder, or in a file."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from dynts.collect.data_files import Rows, file_rows, is_data_file, plain_rows
 from dynts.collect.gold import check_gold
 from dynts.errors import DyntsError
 from dynts.extras import need
-from dynts.jsonlines import read_objects
 
-_JSON_LINES = (".jsonl", ".json", ".ndjson")
+if TYPE_CHECKING:
+    import datasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class ProblemSource:
     """Where problems come from, and which columns hold what.
 
     Args:
-        dataset: id of a data set on the Hub, a folder that `datasets` can load, or a `.jsonl` or `.parquet` file.
+        dataset: id of a data set on the Hub, a folder that `datasets` can load, or a file, see `dynts.collect.data_files`.
         split: of a data set.
         configs: of a data set, read one after another; none takes the data set's default.
         revision: branch, tag or commit of a data set on the Hub.
@@ -50,72 +50,63 @@ class ProblemSource:
     def __post_init__(self) -> None:
         check_gold(self.gold)
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def rows(self) -> Rows:
         """Where a row stands, for messages, and its columns.
 
         Raises:
             DyntsError: the data set cannot be read.
         """
         if is_file_name(self.dataset):
-            yield from _file_rows(Path(self.dataset))
+            yield from file_rows(Path(self.dataset))
         else:
             for config in self.configs or (None,):
                 yield from self._dataset_rows(config)
 
-    def _dataset_rows(self, config: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _dataset_rows(self, config: str | None) -> Rows:
         need("datasets", "collect", f"data set {self.dataset}")
         import datasets
 
         name = f"{self.dataset}{f' ({config})' if config else ''}, split {self.split}"
         try:
-            loaded = datasets.load_dataset(self.dataset, config, split=self.split, revision=self.revision)
+            builder = datasets.load_dataset_builder(self.dataset, config, revision=self.revision)
+            files = _plain_files(builder, self.split)
         except Exception as error:  # the Hub, the network and every file format have exceptions of their own
-            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise DyntsError(
-                f"cannot load data set {name}: {reason}; check its id, --config and --split, and that the Hub can be "
+                f"cannot load data set {name}: {_reason(error)}; check its id, --config and --split, and that the Hub can be "
                 "reached (or download it, and give the folder or file)"
             ) from error
-        for number, row in enumerate(loaded):
-            yield f"{name}, row {number}", dict(row)
+        if files:
+            for file in files:
+                yield from file_rows(Path(file))
+            return
+        try:
+            builder.download_and_prepare()
+            loaded = builder.as_dataset(self.split)
+        except Exception as error:
+            # datasets says that it failed, and the cause of it why
+            raise DyntsError(f"cannot read data set {name}: {_reason(error.__cause__ or error)}") from error
+        for number, row in enumerate(plain_rows(loaded, loaded.features.arrow_schema)):
+            yield f"{name}, row {number}", row
 
 
 def is_file_name(dataset: str) -> bool:
     """Whether a data set is a file, or can only be meant as one."""
-    path = Path(dataset)
-    return path.is_file() or path.suffix in (*_JSON_LINES, ".parquet")
+    return Path(dataset).is_file() or is_data_file(dataset)
 
 
-def _file_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        raise DyntsError(f"{path} does not exist: give a .jsonl or .parquet file, a folder, or the id of a data set")
-    if path.suffix in _JSON_LINES:
-        for number, row in read_objects(path):
-            yield f"{path}, line {number}", row
-    elif path.suffix == ".parquet":
-        need("pyarrow", "collect", f"reading {path}")
-        import pyarrow
-        import pyarrow.parquet
+def _plain_files(builder: "datasets.DatasetBuilder", split: str) -> Sequence[str]:
+    """The files of a split, on this machine, if they can be read as they are; none if only `datasets` can read them, which
+    guesses the types of columns: of "007" and 8 it makes 7 and 8.
+    """
+    import datasets
 
-        number = 0
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=256):
-                    for row in batch.to_pylist():
-                        yield f"{path}, row {number}", row
-                        number += 1
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DyntsError(f"cannot read {path}: {error}") from error
-    else:
-        raise DyntsError(f"{path} has an unknown ending: give {', '.join(_JSON_LINES)} or .parquet")
+    config = builder.config
+    usual = type(config)(**{field.name: getattr(config, field.name) for field in fields(datasets.BuilderConfig)})
+    if config != usual or split not in (config.data_files or {}):
+        return []
+    files: list[str] = datasets.DownloadManager().download(list(config.data_files[split]))
+    return files if all(map(is_data_file, files)) else []
 
 
-def as_text(value: Any) -> str | None:
-    """A column's value as text: gold answers are often numbers; None where there is none."""
-    if value is None:
-        return None
-    return well_formed(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-
-
-def well_formed(text: str) -> str:
-    """The text without lone surrogates, which JSON can hold and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
+def _reason(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

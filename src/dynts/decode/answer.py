@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from dynts.cells import cell_text
 from dynts.decode.checkpoint import plain_search, stop_criteria
 from dynts.decode.compress import Session
 from dynts.decode.stats import GenerationStats
@@ -118,11 +120,12 @@ def read_questions(path: str | Path) -> list[tuple[str, str]]:
         DyntsError: the file is missing or empty, or a line is malformed; the message names file and line.
     """
     questions = []
-    for number, row in read_objects(path):
+    for number, row in read_objects(path, Decimal):
         text = row.get("question")
         if not isinstance(text, str) or not text.strip():
             raise DyntsError(f"{path}, line {number}: field 'question' must be a string that is not empty")
-        questions.append((str(row.get("id", f"line {number}")), text))
+        identity = cell_text(row.get("id"), f"{path}, line {number}: field 'id'") or f"line {number}"
+        questions.append((identity, text))
     if not questions:
         raise DyntsError(f"{path} holds no questions: it needs one JSON object per line with 'question'")
     return questions

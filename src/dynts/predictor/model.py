@@ -1,6 +1,5 @@
 """The importance predictor: a small MLP on the base model's last hidden state (arXiv 2601.18383, section 4.1)."""
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 from dynts.cache.architecture import full_attention_layers, kv_heads
 from dynts.errors import DyntsError, check_count
 from dynts.files import write_whole
+from dynts.jsonlines import read_object
 from dynts.predictor.card import model_card
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.fingerprint import check_fingerprint, fingerprint
@@ -156,14 +156,12 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
 
 
 def _read_config(path: Path) -> PredictorConfig:
+    if not path.exists():
+        raise DyntsError(f"{path} does not exist: {path.parent} is not a predictor saved by dynts")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DyntsError(f"{path} does not exist: {path.parent} is not a predictor saved by dynts") from error
-    except (OSError, ValueError) as error:
+        values = read_object(path)
+    except DyntsError as error:
         raise DyntsError(f"{path} is damaged ({error}): download or train the predictor again") from error
-    if not isinstance(values, dict):
-        raise DyntsError(f"{path} does not hold a JSON object: {path.parent} is not a predictor saved by dynts")
     return PredictorConfig.from_dict(values)
 
 

@@ -24,6 +24,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.files import write_text_whole
+from dynts.jsonlines import read_object
 from dynts.tiny.pretrain import Recipe, pretrain
 from dynts.tiny.schedule import budget_for, schedule
 from dynts.tiny.solve import Solution, mean_length, solve, write_traces
@@ -138,7 +139,7 @@ class _Progress:
         self.path = path
         self.done: dict[str, Any] = {**settings, "minutes": {}}
         if path.exists():
-            self.done = json.loads(path.read_text())
+            self.done = read_object(path)
             found = {name: self.done[name] for name in settings}
             if found != settings:
                 raise DyntsError(f"{path.parent.parent} holds a run with {found}, not {settings}: remove it")

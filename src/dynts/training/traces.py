@@ -5,9 +5,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from dynts.cells import cell_text
 from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 
@@ -48,7 +50,7 @@ def read_traces(path: str | Path) -> list[Trace]:
 def iter_traces(path: str | Path) -> Iterator[Trace]:
     """The same, one trace in memory at a time."""
     line_of: dict[str, int] = {}
-    for number, row in read_objects(path):
+    for number, row in read_objects(path, Decimal):
         trace = _parse(row, f"{path}, line {number}")
         if trace.id in line_of:
             raise DyntsError(f"{path}, line {number}: id {trace.id!r} was already used in line {line_of[trace.id]}")
@@ -72,26 +74,22 @@ def _parse(row: dict[str, Any], where: str) -> Trace:
     values = {}
     for field in FIELDS:
         value = row.get(field)
-        # gold answers are often written as JSON numbers
-        if field == "answer" and isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)
+        if field == "answer":  # often written as a JSON number
+            value = cell_text(value, f"{where}: field 'answer'")
         if not isinstance(value, str):
             problem = "is missing" if field not in row else f"must be a string, got {type(value).__name__}"
             raise DyntsError(f"{where}: field {field!r} {problem}")
         if not value.strip():
             raise DyntsError(f"{where}: field {field!r} is empty")
         values[field] = value
-    identity = row.get("id")
-    if identity is None:
-        identity = content_id(*(values[field] for field in FIELDS))
-    return Trace(id=str(identity), **values, columns=_columns(row))
+    identity = cell_text(row.get("id"), f"{where}: field 'id'") or content_id(*(values[field] for field in FIELDS))
+    return Trace(id=identity, **values, columns=_columns(row, where))
 
 
-def _columns(row: dict[str, Any]) -> dict[str, str]:
-    others = {name: row[name] for name in sorted(row.keys() - {"id", *FIELDS})}
+def _columns(row: dict[str, Any], where: str) -> dict[str, str]:
     texts = {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in others.items()
-        if isinstance(value, str | int | float)
+        name: cell_text(row[name], f"{where}: field {name!r}")
+        for name in sorted(row.keys() - {"id", *FIELDS})
+        if not isinstance(row[name], list | dict)
     }
-    return {name: text for name, text in texts.items() if len(text) <= _MAX_COLUMN}
+    return {name: text for name, text in texts.items() if text is not None and len(text) <= _MAX_COLUMN}

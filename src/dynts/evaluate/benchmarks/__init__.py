@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dynts.collect.data_files import KINDS
 from dynts.collect.source import ProblemSource, is_file_name
 from dynts.errors import DyntsError
 from dynts.evaluate.benchmarks.aime24 import AIME24
@@ -30,8 +31,8 @@ def resolve_benchmark(text: str) -> Benchmark:
     if is_file_name(text) and (not given or Path(text).exists()):
         return Benchmark(Path(text).stem, ProblemSource(text))
     raise DyntsError(
-        f"unknown benchmark {text!r}: choose from {', '.join(BENCHMARKS)}, or give a .jsonl or .parquet file with "
-        "`question` and `answer`, alone or as NAME=FILE"
+        f"unknown benchmark {text!r}: choose from {', '.join(BENCHMARKS)}, or give a {KINDS} file "
+        "with `question` and `answer`, alone or as NAME=FILE"
     )
 
 
