@@ -49,7 +49,9 @@ from tiny import TINY_NAMES, tiny_model
 pytestmark = pytest.mark.quick
 
 PACKAGE = Path(dynts.__file__).parent
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "vllm")
 HAS_VLLM = find_spec("vllm") is not None
+needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed: `make vllm` runs these")
 if HAS_VLLM:  # as in tests/vllm_plugin: vLLM reads them when it is imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -79,7 +81,7 @@ def rows(table: dict[str, dict[str, str]]) -> list[Any]:
             name,
             value,
             id=f"{place}-{name}",
-            marks=pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed") if name.startswith("vllm.") else (),
+            marks=needs_vllm if "vllm" in name.split(".")[:2] else (),
         )
         for place, names in table.items()
         for name, value in names.items()
@@ -102,19 +104,25 @@ def find(name: str) -> Any:
 # --- names that are imported, at the top of a file or when they are needed
 
 
+SOURCES = {
+    str(path.relative_to(PACKAGE)): list(ast.walk(ast.parse(path.read_text())))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
 def imported() -> dict[str, list[str]]:
     """Every name that dynts imports from these libraries, and the files that do, in the order of the files."""
     places = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for place, nodes in SOURCES.items():
+        for node in nodes:
             names = []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             for name in names:
-                if name.split(".")[0] in ("torch", "transformers", "tokenizers", "accelerate", "vllm"):
-                    places[name].append(str(path.relative_to(PACKAGE)))
+                if name.split(".")[0] in LIBRARIES:
+                    places[name].append(place)
     return places
 
 
@@ -264,39 +272,34 @@ def test_attributes_that_are_read_are_there(place: str, name: str, named: str) -
 # --- methods that dynts overrides
 
 
-OVERRIDDEN = {
-    "cache/cache.py": {"transformers.Cache": "dynts.cache.cache.BudgetCache"},
-    "cache/fixed_rows.py": {"transformers.Cache": "dynts.cache.fixed_rows.FixedRowsCache"},
-    "cache/layer.py": {"transformers.cache_utils.CacheLayerMixin": "dynts.cache.layer.BudgetLayer"},
-    "collect/transformers_engine.py": {
-        "transformers.generation.streamers.BaseStreamer": "dynts.collect.transformers_engine._Rows"
-    },
-    "decode/row_sampling.py": {"transformers.LogitsProcessor": "dynts.decode.row_sampling.RowSampling"},
-    "demo/ask.py": {"transformers.generation.streamers.BaseStreamer": "dynts.demo.ask._Watcher"},
-    "tiny/solve.py": {"transformers.generation.streamers.BaseStreamer": "dynts.tiny.solve._Counter"},
-    "written.py": {"transformers.TextStreamer": "dynts.written.TextWriter"},
-    "vllm/blocks.py": {"vllm.v1.core.kv_cache_manager.KVCacheManager": "dynts.vllm.blocks.BudgetBlocks"},
-    "vllm/cpu.py": {"vllm.v1.worker.cpu_worker.CPUWorker": "dynts.vllm.cpu.BudgetCPUWorker"},
-    "vllm/gpu.py": {"vllm.v1.worker.gpu_worker.Worker": "dynts.vllm.gpu.BudgetGPUWorker"},
-    "vllm/runner.py": {RUNNER: "dynts.vllm.runner.BudgetRunner"},
-    "vllm/scheduler.py": {SCHEDULER: "dynts.vllm.scheduler.BudgetScheduling"},
-}
-"""The class that does, by the class that it derives from."""
+def derived() -> dict[str, dict[str, str]]:
+    """Classes of dynts that derive from one of theirs, through others or not, by file."""
+    classes = [(place, node) for place, nodes in SOURCES.items() for node in nodes if isinstance(node, ast.ClassDef)]
+    bases = {
+        (place, node.name): {part.id for part in node.bases if isinstance(part, ast.Name)} for place, node in classes
+    }
+    known = {name.split(".")[-1] for name in imported()}
+    while more := {name for (_, name), named in bases.items() if named & known} - known:
+        known |= more
+    table: dict[str, dict[str, str]] = defaultdict(dict)
+    for (place, name), named in bases.items():
+        if named & known:
+            table[place][f"dynts.{place.removesuffix('.py').replace('/', '.')}.{name}"] = ""
+    return table
 
 
-@pytest.mark.parametrize(("place", "name", "ours"), rows(OVERRIDDEN))
-def test_overridden_methods_take_what_they_are_called_with(place: str, name: str, ours: str) -> None:
+@pytest.mark.parametrize(("place", "name", "_"), rows(derived()))
+def test_overridden_methods_take_what_they_are_called_with(place: str, name: str, _: str) -> None:
     with relied_upon_by(place):
-        base, derived = find(name), find(ours)
-        assert issubclass(derived, base)
-        assert not derived.__dict__.get("__abstractmethods__")
-        methods = [
-            key for key, value in vars(derived).items() if isinstance(value, FunctionType) and hasattr(base, key)
-        ]
-        for method in set(methods) - {"__init__"}:
-            taken = inspect.signature(getattr(base, method)).parameters.values()
-            named = [part.name for part in taken if part.kind == part.POSITIONAL_OR_KEYWORD]
-            inspect.signature(getattr(derived, method)).bind(**dict.fromkeys(named))
+        ours = find(name)
+        theirs = [base for base in ours.__mro__ if base.__module__.split(".")[0] in LIBRARIES]
+        assert theirs
+        for method, function in vars(ours).items():
+            above = next((vars(base)[method] for base in theirs if method in vars(base)), None)
+            if isinstance(function, FunctionType) and isinstance(above, FunctionType) and method != "__init__":
+                taken = inspect.signature(above).parameters.values()
+                named = [part.name for part in taken if part.kind == part.POSITIONAL_OR_KEYWORD]
+                inspect.signature(function).bind(**dict.fromkeys(named))
 
 
 def vllm_places() -> dict[str, dict[str, str]]:
@@ -316,7 +319,7 @@ def test_signatures_that_the_plugin_was_written_for(place: str, name: str, param
         assert " ".join(inspect.signature(find(name)).parameters) == parameters
 
 
-@pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed")
+@needs_vllm
 @relied_upon_by("vllm/plugin.py", "vllm/runner.py", "vllm/scheduler.py")
 def test_vllm_chooses_classes_by_name_and_its_objects_take_notes() -> None:
     from dynts.vllm.plugin import WORKERS
