@@ -1,13 +1,18 @@
-"""Several processes that share one job under `torchrun`: which of them this one is, and what falls to it."""
+"""Several processes that share one job, or one model, under `torchrun`: which of them this one is, and what falls to it."""
 
 import hashlib
 import os
 import uuid
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from dynts.errors import DyntsError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +64,11 @@ def this_rank() -> Rank:
         return Rank(rank, world, local, uuid.uuid4().hex)
     names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
     return Rank(rank, world, local, " ".join(os.environ.get(name, "") for name in names))
+
+
+def heads_group(model: "PreTrainedModel") -> "ProcessGroup | None":
+    """The processes that hold a model's heads among them (transformers' tensor parallelism); None if one holds all."""
+    if (model.tp_size or 1) == 1:
+        return None
+    mesh = model._device_mesh
+    return mesh.get_group("tp") if mesh.ndim > 1 else mesh.get_group()

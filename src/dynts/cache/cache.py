@@ -155,6 +155,12 @@ class BudgetCache(FixedRowsCache):
         shown = attention_mask.sum(dim=1).tolist()
         if shown == self.next_positions:
             return
+        if self.native and self.method.heads_group is not None:
+            # what follows depends on the heads, and processes that came to different results would wait for each other
+            raise UnsupportedError(
+                "the attention mask hides cached tokens, and with native granularity no process knows all heads: continue rows "
+                "that ended at different times one by one, or use shared granularity"
+            )
         slots = self._slots()
         kept = slots.lookup(attention_mask) & slots.live[:, None]
         counts = kept.sum(dim=-1)

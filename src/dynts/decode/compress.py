@@ -37,6 +37,7 @@ from dynts.methods import Method, Surroundings, resolve_method
 from dynts.methods.full import Full
 from dynts.models import input_device
 from dynts.predictor.model import ImportancePredictor
+from dynts.ranks import heads_group
 from dynts.thinking import ThinkScanner, scanner_of
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class Session:
     Attributes:
         stats: one `GenerationStats` per finished generate() call.
         kept_positions: with `record=True`, for every compaction the logical positions that survived: int64
-            [batch, kept], or [layers, batch, KV heads, kept] with native granularity, -1 for no token.
+            [batch, kept], or [layers, batch, KV heads, kept] with native granularity, -1 for no token. Under tensor parallelism
+            those of this process's heads.
     """
 
     def __init__(
@@ -121,9 +123,11 @@ class Session:
         self.scanner = scanner
         self.record = record
         self.compile = compile
+        group = heads_group(model)
         self._surroundings = Surroundings(
             layers=full_attention_layers(model.config),
-            kv_heads=kv_heads(model.config),
+            kv_heads=kv_heads(model.config) // (1 if group is None else group.size()),
+            heads_group=group,
             local_window=config.local_window,
             predictor=predictor,
             tokenizer=tokenizer,

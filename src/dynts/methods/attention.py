@@ -47,6 +47,10 @@ class AttentionMethod(Method):
         if self.granularity == "native":
             return torch.stack([score_layer(layer).to(device) for layer in layers])
         mean = torch.stack([score_layer(layer).mean(dim=1).to(device) for layer in layers]).mean(dim=0)
+        if self.heads_group is not None:
+            # each process has seen its own heads, and all must keep the same tokens
+            torch.distributed.all_reduce(mean, group=self.heads_group)
+            mean = mean / self.heads_group.size()
         return mean[None, :, None]
 
 

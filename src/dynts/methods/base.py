@@ -11,6 +11,7 @@ import torch
 from dynts.errors import DyntsError
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
     from transformers import PreTrainedTokenizerBase
 
     from dynts.cache.slots import Slots
@@ -34,7 +35,8 @@ class Surroundings:
 
     Attributes:
         layers: indices of the full-attention layers, the only ones that are compacted.
-        kv_heads: KV heads of a layer.
+        kv_heads: KV heads of a layer, those that this process holds.
+        heads_group: the processes that hold the heads of each layer among them (tensor parallelism); None for one that has all.
         local_window: tokens that every compaction keeps anyway.
         predictor: maps hidden states [..., hidden size] to scores [...], or None.
         tokenizer: the model's tokenizer, or None.
@@ -45,6 +47,7 @@ class Surroundings:
     local_window: int
     predictor: Callable[[torch.Tensor], torch.Tensor] | None = None
     tokenizer: "PreTrainedTokenizerBase | None" = None
+    heads_group: "ProcessGroup | None" = None
 
 
 class Method(ABC):
@@ -70,6 +73,7 @@ class Method(ABC):
 
     kv_heads: int
     layers: list[int]
+    heads_group: "ProcessGroup | None"
 
     def start(self, surroundings: Surroundings) -> Self:
         """A copy of this method for one cache, remembering nothing.
@@ -80,6 +84,7 @@ class Method(ABC):
         started = copy.copy(self)
         started.layers = surroundings.layers
         started.kv_heads = surroundings.kv_heads
+        started.heads_group = surroundings.heads_group
         started.begin(surroundings)
         return started
 

@@ -69,6 +69,8 @@ class DynTS(Method):
                 "this predictor has one score for all layers and heads: train one with `dynts label --labels answer-native` "
                 "and `dynts train --label answer-native`, or use granularity 'shared'"
             )
+        first = 0 if self.heads_group is None else self.heads_group.rank() * self.kv_heads
+        self.heads = slice(first, first + self.kv_heads)
         self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores: list[torch.Tensor] = []
         self.unscored: list[torch.Tensor] = []
@@ -95,5 +97,8 @@ class DynTS(Method):
         if not self.unscored:
             return
         hidden = torch.cat(self.unscored, dim=1)
-        self.scores.append(predicted_scores(self.predictor, hidden, self.granularity == "native"))
+        if self.granularity == "native":
+            self.scores.append(predicted_scores(self.predictor, hidden, native=True)[..., self.heads])
+        else:
+            self.scores.append(predicted_scores(self.predictor, hidden))
         self.unscored = []
