@@ -77,7 +77,8 @@ newest:
 	.venv-newest/bin/python tests/vllm_plugin/requirements.py > .venv-newest/requirements.txt
 	.venv-newest/bin/pip install --quiet --requirement .venv-newest/requirements.txt
 	.venv-newest/bin/pip install --quiet --editable ".[dev]"
-	.venv-newest/bin/pip install --upgrade $(TORCH) transformers
+	.venv-newest/bin/pip install --quiet --upgrade $(TORCH) transformers
+	.venv-newest/bin/pip list | grep -E "^(torch|transformers|vllm)"
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m quick
 
 clean:
