@@ -71,6 +71,15 @@ def test_hostile_answers_cost_no_more_than_the_limit(content: str) -> None:
         assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
 
 
+def test_math_verify_alone_grades_within_the_same_limit() -> None:
+    with Grader(seconds=1) as grader:
+        assert grader.grade("The answer is 5.", "5", "math-verify") is Verdict.CORRECT
+        assert grader.grade("The answer is 5.", "5") is Verdict.UNGRADABLE
+        assert grader.grade(r"\boxed{6}", "5", "math-verify") is Verdict.WRONG
+        assert grader.grade(ENDLESS, "5", "math-verify") is Verdict.FAILED
+        assert grader.grade(r"\boxed{\frac{1}{2}}", r"\frac12", "math-verify") is Verdict.CORRECT
+
+
 def test_odd_text_passes_the_pipe() -> None:
     with Grader() as grader:
         assert grader.grade("\ud800\x00\n\r\u2028é \\boxed{\n5\n}" + "a" * 200_000, "5\n") is Verdict.CORRECT

@@ -15,7 +15,7 @@ def test_writes_a_report(monkeypatch: Patch, capsys: Captured, tmp_path: Path) -
     found = {"one": [make_arm("full", None, 0.9)], "two": [make_arm("rkv", None, 0.5)]}
     for name in found:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(results, "read_results", lambda folder: found[folder.name], raising=False)
+    monkeypatch.setattr(results, "read_results", lambda folder, grader="dynts": found[folder.name], raising=False)
     out = tmp_path / "report"
     code, text, _ = run(monkeypatch, capsys, "report", tmp_path / "one", tmp_path / "two", "--out", out)
     assert code == 0
@@ -29,7 +29,7 @@ def test_writes_a_report(monkeypatch: Patch, capsys: Captured, tmp_path: Path) -
 
 def test_says_what_has_no_samples(monkeypatch: Patch, capsys: Captured, tmp_path: Path) -> None:
     arms = [make_arm("full", None, 0.9), make_arm("rkv", None, 0.5, questions=0)]
-    monkeypatch.setattr(results, "read_results", lambda folder: arms, raising=False)
+    monkeypatch.setattr(results, "read_results", lambda folder, grader="dynts": arms, raising=False)
     code, _, err = run(monkeypatch, capsys, "report", tmp_path, "--out", tmp_path / "report")
     assert code == 0
     assert "rkv (results) has no samples yet" in err
@@ -50,7 +50,9 @@ def test_bad_input(arguments: list[str], message: str, monkeypatch: Patch, capsy
     monkeypatch.chdir(tmp_path)
     Path("results").mkdir()
     Path("results/precious").touch()
-    monkeypatch.setattr(results, "read_results", lambda folder: [make_arm("full", None, 0.9)], raising=False)
+    monkeypatch.setattr(
+        results, "read_results", lambda folder, grader="dynts": [make_arm("full", None, 0.9)], raising=False
+    )
     code, _, err = run(monkeypatch, capsys, "report", *arguments)
     assert code == 2
     assert message in " ".join(err.replace("│", " ").split())

@@ -13,6 +13,7 @@ from dynts.cli.options import (
     Device,
     Dtype,
     GgufFile,
+    GraderOption,
     OpenThinking,
     Revision,
     SettingsFile,
@@ -83,6 +84,7 @@ def eval_(
         bool,
         typer.Option(help="Grade what follows the thinking; --no-thinking grades all of what a model wrote."),
     ] = True,
+    grader: GraderOption = "dynts",
     open_thinking: OpenThinking = False,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
@@ -110,7 +112,7 @@ def eval_(
     from dynts.evaluate.benchmarks import resolve_benchmark
     from dynts.evaluate.results import read_arm
     from dynts.evaluate.run import check_questions, evaluate, needed_compressions
-    from dynts.evaluate.table import arms_table
+    from dynts.evaluate.table import arms_table, graded_by
     from dynts.extras import need
     from dynts.models import load_tokenizer
     from dynts.predictor.model import ImportancePredictor
@@ -166,11 +168,12 @@ def eval_(
     }
     with Display("evaluating") as display, engines(spec, cluster, display.say) as generate:
         evaluate(arms, out, generate, display, thinking=thinking, model=answering)
-    found = [read_arm(out / arm.folder) for arm in arms]
+    found = [read_arm(out / arm.folder, grader) for arm in arms]
     if any(len(arm.samples) < arm.manifest["total"] for arm in found):
         print(f"share {rank.rank + 1} of {rank.world} is done: the last process to end shows the results")
     else:
         Console().print(arms_table(found))
+        print(graded_by(found))
 
 
 def _separated(values: Iterable[str]) -> list[str]:

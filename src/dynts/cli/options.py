@@ -34,6 +34,13 @@ SettingsFile = Annotated[
     ),
 ]
 
+GraderOption = Annotated[
+    Literal["dynts", "math-verify"],
+    typer.Option(
+        "--grader",
+        help="Whose verdicts count: dynts's rules, or math-verify, the library alone, as others use it. Both are kept.",
+    ),
+]
 GgufFile = Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")]
 Dtype = Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")]
 Device = Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")]

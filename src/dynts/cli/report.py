@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from dynts.cli.options import GraderOption
+
 
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Written by dynts eval.")],
     *,
     out: Annotated[Path, typer.Option(metavar="REPORT", help="Folder for page, CSV and figures.")],
+    grader: GraderOption = "dynts",
     samples: Annotated[
         bool, typer.Option("--samples", help="Also write every sample as a row of samples.csv.")
     ] = False,
@@ -37,7 +40,7 @@ def report(
 
     check_folder(out)
     check_out(out)
-    arms = [arm for folder in folders for arm in read_results(folder)]
+    arms = [arm for folder in folders for arm in read_results(folder, grader)]
     for arm in arms:
         if not arm.samples:
             print(f"dynts: {arm.method} ({arm.folder}) has no samples yet and is left out", file=sys.stderr)

@@ -15,6 +15,7 @@ from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import versions
 from dynts.collect.row import FIELDS, TraceRow
 from dynts.collect.run import count_outcomes, store
+from dynts.collect.second_verdict import math_verify_says
 from dynts.errors import DyntsError
 from dynts.files import file_sha256
 from dynts.grading.grader import Grader
@@ -109,7 +110,8 @@ def _first_of_id(rows: Iterator[tuple[str, TraceRow]], done: set[str]) -> Iterat
 
 def _grade(row: TraceRow, grader: Grader) -> TraceRow:
     reason, correct = judge(row.response, row.answer, grader)
-    return replace(row, reason=reason, correct=correct)
+    row = replace(row, reason=reason, correct=correct)
+    return replace(row, math_verify=math_verify_says(row, grader))
 
 
 def _rows(files: Sequence[Path], columns: ImportColumns, markers: Markers) -> Iterator[tuple[str, TraceRow]]:

@@ -29,6 +29,7 @@ class TraceRow:
         mean_tokens: cached tokens, mean over the decode steps.
         peak_bytes: most bytes of keys and values, its share of those allocated for its batch.
         cache_lengths: (step, cached tokens before, cached tokens after) of each compaction.
+        math_verify: whether Math-Verify alone calls the answer right; None in folders of earlier versions.
         extra: further columns, such as the problem's subject.
     """
 
@@ -52,6 +53,7 @@ class TraceRow:
     mean_tokens: float | None = None
     peak_bytes: int | None = None
     cache_lengths: tuple[tuple[int, int, int], ...] | None = None
+    math_verify: bool | None = None
     extra: dict[str, str] = field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable, Generator, Iterable, Iterator, Set
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dynts.collect.normalise import Markers, normalise
 from dynts.collect.plan import Plan, collect_facts
 from dynts.collect.problems import Survey
 from dynts.collect.row import TraceRow
+from dynts.collect.second_verdict import math_verify_says
 from dynts.grading.grader import Grader
 from dynts.lock import Hold, hold
 from dynts.progress import Display, Tally
@@ -108,7 +110,7 @@ def grade(completion: Completion, grader: Grader, judge: Judge) -> TraceRow:
     request = completion.request
     response = normalise(completion.text, Markers())
     reason, correct = judge(response, request.problem.answer, grader)
-    return TraceRow(
+    row = TraceRow(
         id=request.id,
         problem_id=request.problem.id,
         sample=request.sample,
@@ -121,6 +123,7 @@ def grade(completion: Completion, grader: Grader, judge: Judge) -> TraceRow:
         extra=request.problem.extra,
         **completion.measurements(),
     )
+    return replace(row, math_verify=math_verify_says(row, grader))
 
 
 def store(rows: Iterable[TraceRow], writer: TraceWriter, tally: Tally, held: Hold, display: Display) -> None:

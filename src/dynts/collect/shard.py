@@ -115,6 +115,7 @@ def _schema(columns: list[dict[str, object]]) -> "pyarrow.Schema":
         "peak_tokens": pyarrow.int64(),
         "mean_tokens": pyarrow.float64(),
         "peak_bytes": pyarrow.int64(),
+        "math_verify": pyarrow.bool_(),
         "cache_lengths": pyarrow.list_(pyarrow.list_(pyarrow.int64())),
     }
     # extra columns may differ from row to row

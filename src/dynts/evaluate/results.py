@@ -11,9 +11,11 @@ import numpy.typing as npt
 from dynts.cache.lengths import attended_tokens
 from dynts.collect.folder import TraceFolder
 from dynts.collect.row import TraceRow
+from dynts.collect.second_verdict import math_verify_says
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.evaluate.judging import given_answer
+from dynts.grading.grader import MATH_VERIFY, Grader, GraderName
 from dynts.manifest import MANIFEST_FILE, read_manifest
 
 MADE_BY = "dynts eval"
@@ -38,6 +40,7 @@ class Sample:
         mean_tokens: cached tokens, mean over the decode steps.
         peak_bytes: most bytes allocated for its keys and values.
         cache_lengths: (step, cached tokens before, cached tokens after) of each compaction; the corners of the sawtooth.
+        graders_differ: whether dynts and Math-Verify alone judge the answer differently.
     """
 
     problem_id: str
@@ -54,6 +57,7 @@ class Sample:
     mean_tokens: float
     peak_bytes: int
     cache_lengths: tuple[tuple[int, int, int], ...]
+    graders_differ: bool = False
 
     def attended(self) -> npt.NDArray[np.int64]:
         """Tokens that each decode step attends to: int [generated tokens - 1], see `dynts.cache.lengths`."""
@@ -72,6 +76,7 @@ class Arm:
         samples: as they are in the folder.
         manifest: of the folder.
         folder: where they are.
+        grader: whose verdict `correct` is.
     """
 
     benchmark: str
@@ -80,19 +85,24 @@ class Arm:
     samples: list[Sample]
     manifest: dict[str, Any]
     folder: Path
+    grader: GraderName = "dynts"
 
 
-def read_results(folder: str | Path) -> list[Arm]:
+def read_results(folder: str | Path, grader: GraderName = "dynts") -> list[Arm]:
     """All arms below a folder: of a whole evaluation, of one benchmark, or one arm.
 
     Arms that differ in nothing but the predictor's files have its name in their `method`.
+
+    Args:
+        folder: written by `dynts eval`.
+        grader: whose verdicts count. Folders hold both; what one of an earlier version lacks is graded now.
 
     Raises:
         DyntsError: there are none, or one is damaged.
     """
     folder = Path(folder)
     manifests = sorted(folder.rglob(MANIFEST_FILE))
-    arms = [read_arm(path.parent) for path in manifests if _kind(path.parent) == "eval"]
+    arms = [read_arm(path.parent, grader) for path in manifests if _kind(path.parent) == "eval"]
     if not arms:
         raise DyntsError(f"{folder} holds no results: give a folder written by `{MADE_BY}`")
     same = Counter(_row(arm) for arm in arms)
@@ -102,8 +112,8 @@ def read_results(folder: str | Path) -> list[Arm]:
     ]
 
 
-def read_arm(folder: str | Path) -> Arm:
-    """One arm, as far as it has been evaluated.
+def read_arm(folder: str | Path, grader: GraderName = "dynts") -> Arm:
+    """One arm, as far as it has been evaluated; see `read_results`.
 
     Raises:
         DyntsError: it is no folder written by `dynts eval`, or damaged.
@@ -113,18 +123,23 @@ def read_arm(folder: str | Path) -> Arm:
         raise DyntsError(f"{folder} is no arm of an evaluation: give a folder written by `{MADE_BY}`")
     traces = TraceFolder.open(folder)
     settings = traces.manifest["settings"]
+    with Grader() as grading:
+        samples = [_sample(row, settings["thinking"], folder, grading, grader) for row in traces.rows()]
     return Arm(
         benchmark=settings["benchmark"],
         method=settings["label"],
         config=None if settings["config"] is None else CompressionConfig(**settings["config"]),
-        samples=[_sample(row, settings["thinking"], folder) for row in traces.rows()],
+        samples=samples,
         manifest=traces.manifest,
         folder=folder,
+        grader=grader,
     )
 
 
-def _sample(row: TraceRow, thinking: bool, folder: Path) -> Sample:
-    values = {field.name: getattr(row, field.name) for field in fields(Sample)}
+def _sample(row: TraceRow, thinking: bool, folder: Path, grading: Grader, grader: GraderName) -> Sample:
+    values = {field.name: getattr(row, field.name) for field in fields(Sample) if field.name != "graders_differ"}
+    other = math_verify_says(row, grading)
+    values |= {"correct": other if grader == MATH_VERIFY else row.correct, "graders_differ": row.correct != other}
     values["answer"] = given_answer(row.response, thinking)
     for name, value in values.items():
         if value is None and name != "answer":

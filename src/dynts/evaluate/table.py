@@ -26,6 +26,15 @@ def arms_table(arms: Iterable[Arm]) -> Table:
     return terminal_table(_COLUMNS, map(_cells, arms))
 
 
+def graded_by(arms: Iterable[Arm]) -> str:
+    """Whose verdicts count, and of how many samples the other grader thinks otherwise."""
+    arms = list(arms)
+    samples = [sample for arm in arms for sample in arm.samples]
+    differing = sum(sample.graders_differ for sample in samples)
+    names = " and ".join(sorted({arm.grader for arm in arms}))
+    return f"graded by {names}; dynts and Math-Verify alone differ in {differing} of {len(samples)} verdicts"
+
+
 def _cells(arm: Arm) -> tuple[str, ...]:
     samples, count = arm.samples, max(len(arm.samples), 1)
     tokens = sum(sample.generated_tokens for sample in samples)

@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import StrEnum
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from dynts.errors import DyntsError, check_count
 
 SECONDS = 10.0
 READY = "ready\n"
+
+GraderName = Literal["dynts", "math-verify"]
+MATH_VERIFY: GraderName = "math-verify"
 
 _Worker = subprocess.Popen[str]
 
@@ -71,12 +74,13 @@ class Grader:
     ) -> None:
         self.close()
 
-    def grade(self, answer_text: str, gold: str) -> Verdict:
+    def grade(self, answer_text: str, gold: str, by: GraderName = "dynts") -> Verdict:
         """Compare the last boxed answer of a text with the gold answer.
 
         Args:
             answer_text: what the model wrote after its thinking.
             gold: the right answer, as text or LaTeX.
+            by: the rules of docs/grading.md, or Math-Verify alone, with the answer where Math-Verify finds it.
 
         Raises:
             DyntsError: this process is not the one that made the grader, or no worker can be started.
@@ -92,7 +96,7 @@ class Grader:
             # a worker that died idle, of whatever, says nothing about this answer
             if worker is None or worker.poll() is not None:
                 worker = _start(self.seconds)
-            verdict = _ask(worker, answer_text, gold)
+            verdict = _ask(worker, answer_text, gold, by)
         finally:
             # interrupted, it may still answer this question: the next one would get that verdict
             if verdict is None or verdict is Verdict.FAILED:
@@ -132,11 +136,11 @@ def _start(seconds: float) -> _Worker:
     return worker
 
 
-def _ask(worker: _Worker, answer_text: str, gold: str) -> Verdict:
+def _ask(worker: _Worker, answer_text: str, gold: str, by: GraderName) -> Verdict:
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:
-        worker.stdin.write(json.dumps([answer_text, gold]) + "\n")
+        worker.stdin.write(json.dumps([answer_text, gold, by]) + "\n")
         worker.stdin.flush()
     except BrokenPipeError:
         return Verdict.FAILED

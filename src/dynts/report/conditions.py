@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynts.evaluate.table import graded_by
 from dynts.report.group import Group, missing_samples
 
 _SAMPLING = {
@@ -26,6 +27,7 @@ def conditions(group: Group) -> str:
     if data := settings.get("data_sha256"):
         parts.append(f"data {data[:12]}")
     parts += _versions(manifests)
+    parts.append(graded_by(entry.arm for entry in group.entries))
     if incomplete := sum(missing_samples(entry.arm) > 0 for entry in group.entries):
         parts.append(f"**{incomplete} of {len(group.entries)} arms incomplete**")
     return ", ".join(parts)
