@@ -1,5 +1,6 @@
 """Work spread over the actors of a Ray cluster: one engine each, dead ones replaced, their work handed out again."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Cluster:
 
     Args:
         address: of a running cluster, such as "auto" or "ray://head:10001"; "local" starts one on this machine.
-        actors: how many; None takes one for each `gpus` GPUs of the cluster, or one where there is no GPU.
+        actors: how many; None takes one for each `gpus` GPUs of the cluster, without GPUs one for each machine. Actors on a
+            machine without GPUs share its cores.
         gpus: of each actor; None takes 1 if the cluster has any.
 
     Raises:
@@ -63,6 +65,20 @@ class Cluster:
                 f"cannot reach the Ray cluster {self.address}: {error}; start one with `ray start --head`"
             ) from error
 
+    def shares(self) -> tuple[int, float, float]:
+        """How many actors there will be, and the CPUs and GPUs of each; Ray lets it compute with as many threads as CPUs."""
+        import ray
+
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        total = sum(machine.get("GPU", 0.0) for machine in machines)
+        gpus = self.gpus if self.gpus is not None else float(total > 0)
+        if gpus:
+            return self.actors or max(1, int(total / gpus)), 0, gpus
+        cores = [machine["CPU"] for machine in machines if machine.get("CPU", 0) >= 1] or [1.0]
+        actors = self.actors or len(cores)
+        share = min(cores) / math.ceil(actors / len(cores))
+        return actors, math.floor(share) if share > 1 else share, 0
+
 
 Work = Callable[[Sequence[Any]], Iterable[tuple[str, Any]]]
 """What an actor does with some items: pairs of an item's id and its result, each as it comes."""
@@ -86,12 +102,11 @@ class ActorPool:
         import ray
 
         self.cluster.connect()
-        total = ray.cluster_resources().get("GPU", 0)
-        gpus = self.cluster.gpus if self.cluster.gpus is not None else float(total > 0)
-        self._remote: Any = ray.remote(num_cpus=0 if gpus else 1, num_gpus=gpus)(_Actor)
+        actors, cpus, gpus = self.cluster.shares()
+        self._remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Actor)
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[Any, dict[str, Item]]] = {}
-        for _ in range(self.cluster.actors or max(1, int(total / gpus) if gpus else 1)):
+        for _ in range(actors):
             self._idle.append(self._remote.remote(self.prepare))
         return self
 

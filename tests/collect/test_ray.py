@@ -5,13 +5,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adder import Adder, rows_of, run
-from dynts.cluster import Cluster
+from dynts.cluster import ActorPool, Cluster, Item, Work
 from dynts.collect.run import engines
 from dynts.errors import DyntsError
 from dynts.tiny import WEIGHTS, load_tiny_model
@@ -82,6 +83,27 @@ def test_an_engine_that_does_not_start_is_no_reason_to_try_again(sums: Path, tmp
     ended = pytest.raises(DyntsError, match=r"an actor could not start its engine.*IsADirectoryError")
     with ended, engines(SlowAdderSpec(str(tmp_path)), Cluster(actors=1), print) as generate:
         run(sums, tmp_path / "out", generate)  # type: ignore[arg-type]
+
+
+class Ask:
+    """A piece of work for an actor."""
+
+    id = "cores"
+
+
+def test_actors_without_gpus_share_the_cores() -> None:
+    """Ray lets an actor compute with as many threads as it has CPUs."""
+
+    def prepare() -> Work:
+        def work(items: Sequence[Item]) -> Iterator[tuple[str, Any]]:
+            yield items[0].id, ray.get_runtime_context().get_assigned_resources()["CPU"]
+
+        return work
+
+    with ActorPool(Cluster(), prepare, print) as pool:
+        assert list(pool.work([Ask()], 1)) == [2], "all cores of the one machine"
+        shares = [Cluster(actors=actors).shares() for actors in (None, 1, 2, 4)]
+    assert shares == [(1, 2, 0), (1, 2, 0), (2, 1, 0), (4, 0.5, 0)]
 
 
 def test_labels_made_by_actors_are_those_made_here(tmp_path: Path) -> None:

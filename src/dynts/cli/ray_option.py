@@ -13,7 +13,9 @@ Ray = Annotated[
         help="Spread the work over the actors of a Ray cluster: of the one at ADDRESS, or of one started here.",
     ),
 ]
-Actors = Annotated[int | None, typer.Option(help="With --ray: how many actors (default: one for each GPU).")]
+Actors = Annotated[
+    int | None, typer.Option(help="With --ray: how many actors (default: one for each GPU, or machine).")
+]
 GpusPerActor = Annotated[
     float | None, typer.Option(help="With --ray: GPUs of each actor (default: 1 if the cluster has any).")
 ]
