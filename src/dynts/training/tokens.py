@@ -1,14 +1,16 @@
 """Turn a trace into the token ids that the model would have read and written: question, thinking and answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
-from dynts.markers import END, START, find_format
+from dynts.markers import END, START, ThinkFormat, find_format
 from dynts.prompts import chat_prompt, encode_prompt, render_chat, user_message
 from dynts.thinking import think_scanner
-from dynts.training.traces import Trace
+from dynts.training.traces import Trace, TraceIds
+from dynts.written import decode_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +34,68 @@ class TokenizedTrace:
     answer_start: int
 
 
-def split_response(response: str) -> tuple[str, str]:
+def split_response(response: str, start: str = START, end: str = END) -> tuple[str, str]:
     """The text before and after the closing think marker; an opening marker at the very start is dropped."""
-    thinking, _, answer = response.partition(END)
-    if thinking.lstrip().startswith(START):
-        thinking = thinking.lstrip().removeprefix(START)
+    thinking, _, answer = response.partition(end)
+    if thinking.lstrip().startswith(start):
+        thinking = thinking.lstrip().removeprefix(start)
     return thinking, answer
 
 
 def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> TokenizedTrace:
-    """Tokenize prompt and response apart, as in generation, and append the token that ends the model's turn.
+    """The token ids that a model read and wrote, as they were generated where that is known.
+
+    Of other traces prompt and response are tokenized apart, as in generation, with the thinking opened, and the token that
+    ends the model's turn is appended.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's. Ids that say something else to it than the trace's text are another tokenizer's, and not used.
         trace: must hold a closing think marker.
 
     Raises:
         DyntsError: the chat template fails, or the tokenizer cannot write the closing think marker.
     """
-    prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, trace.question, open_thinking=True))
-    thinking, answer = split_response(trace.response)
     format = find_format(tokenizer)
-    written = tokenizer.encode(thinking + format.end + answer, add_special_tokens=False)
+    ids = trace.ids
+    if ids is None or not _says(tokenizer, ids.generated, trace.response, format):
+        ids = _encode(tokenizer, trace, format)
     scanner = think_scanner(tokenizer, format)
-    found = None if scanner is None else scanner.find_end(written)
+    found = None if scanner is None else scanner.find_end(ids.generated)
     if found is None:
         raise DyntsError(f"trace {trace.id!r}: the tokenizer cannot write {format.end}, which ends the thinking")
     thinking_end, answer_start = found
     return TokenizedTrace(
-        ids=(*prompt, *written, *_end_of_turn(tokenizer)),
-        question_end=len(prompt),
-        thinking_end=len(prompt) + thinking_end,
-        answer_start=len(prompt) + answer_start,
+        ids=(*ids.prompt, *ids.generated),
+        question_end=len(ids.prompt),
+        thinking_end=len(ids.prompt) + thinking_end,
+        answer_start=len(ids.prompt) + answer_start,
     )
+
+
+def _says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], response: str, format: ThinkFormat) -> bool:
+    """Whether generated ids are those of a response in dynts' form, with the token that ended the turn or without."""
+    texts = (decode_text(tokenizer, tokens) for tokens in (ids, ids[:-1]))
+    return any(split_response(text, format.start, format.end) == split_response(response) for text in texts)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, format: ThinkFormat) -> TraceIds:
+    """The ids of a trace whose text alone is known."""
+    end = _end_of_turn(tokenizer)
+    thinking, answer = split_response(trace.response)
+    rendered = chat_prompt(tokenizer, trace.question)
+    opened = chat_prompt(tokenizer, trace.question, open_thinking=True)
+    if opened != rendered:
+        # the model writes the marker, and the line break after it, which a response from just after the marker begins with
+        said = thinking if thinking[:1].isspace() else f"\n{thinking}"
+        written = tokenizer.encode(f"{format.start}{said}{format.end}{answer}", add_special_tokens=False)
+        for marker in range(1, len(written)):
+            if str(tokenizer.decode(written[:marker])).lstrip().startswith(format.start):
+                prompt = (*encode_prompt(tokenizer, rendered), *written[:marker])
+                return TraceIds(prompt, (*written[marker:], *end))
+    # what the prompt writes after the marker is not written again
+    after = opened.rpartition(format.start)[2]
+    written = tokenizer.encode(f"{thinking.removeprefix(after)}{format.end}{answer}", add_special_tokens=False)
+    return TraceIds(tuple(encode_prompt(tokenizer, opened)), (*written, *end))
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from dynts.collect.folder import TraceFolder
 from dynts.errors import DyntsError
 from dynts.files import file_sha256
-from dynts.training.traces import Trace, iter_traces
+from dynts.training.traces import Trace, TraceIds, iter_traces
 
 SET_COLUMN = "traces"
 """The column that says which set a trace is of, where there are several."""
@@ -48,7 +48,7 @@ class TraceSets:
                     yield trace
                 else:
                     columns = {**trace.columns, SET_COLUMN: name}
-                    yield Trace(f"{name}/{trace.id}", trace.question, trace.response, trace.answer, columns)
+                    yield replace(trace, id=f"{name}/{trace.id}", columns=columns)
 
     @property
     def names(self) -> list[str]:
@@ -84,7 +84,10 @@ def _read(path: Path) -> Iterator[Trace]:
     for row in TraceFolder.open(path).rows():
         found = True
         columns = {**row.extra, "problem_id": row.problem_id}
-        yield Trace(row.id, row.question, row.response, row.answer, columns)
+        ids = None
+        if row.prompt_ids is not None and row.generated_ids is not None:
+            ids = TraceIds(row.prompt_ids, row.generated_ids)
+        yield Trace(row.id, row.question, row.response, row.answer, columns, ids)
     if not found:
         raise DyntsError(f"{path} holds no traces yet: run the command that fills it")
 
@@ -96,6 +99,7 @@ def _sha256(path: Path) -> str:
         return file_sha256(path)
     digest = hashlib.sha256()
     for trace in _read(path):
-        row = [trace.id, trace.question, trace.response, trace.answer, trace.columns]
+        row: list[object] = [trace.id, trace.question, trace.response, trace.answer, trace.columns]
+        row += trace.ids or ()
         digest.update(json.dumps(row, sort_keys=True).encode())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dynts.cells import cell_text
 from dynts.errors import DyntsError
@@ -15,6 +15,13 @@ from dynts.jsonlines import read_objects
 
 FIELDS = ("question", "response", "answer")
 _MAX_COLUMN = 200
+
+
+class TraceIds(NamedTuple):
+    """Token ids of a trace as they were generated: what the model read, and what it wrote."""
+
+    prompt: tuple[int, ...]
+    generated: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,7 @@ class Trace:
         response: what it wrote, from just after the opening think marker, closing marker and answer included.
         answer: the gold answer, as text or LaTeX.
         columns: the other fields of the line, as text; lists, objects and long texts are left out.
+        ids: its token ids, where they are known.
     """
 
     id: str
@@ -34,6 +42,7 @@ class Trace:
     response: str
     answer: str
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    ids: TraceIds | None = None
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -83,7 +92,8 @@ def _parse(row: dict[str, Any], where: str) -> Trace:
             raise DyntsError(f"{where}: field {field!r} is empty")
         values[field] = value
     identity = cell_text(row.get("id"), f"{where}: field 'id'") or content_id(*(values[field] for field in FIELDS))
-    return Trace(id=identity, **values, columns=_columns(row, where))
+    question, response, answer = (values[field] for field in FIELDS)
+    return Trace(identity, question, response, answer, _columns(row, where))
 
 
 def _columns(row: dict[str, Any], where: str) -> dict[str, str]:
