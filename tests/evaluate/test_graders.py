@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def row(number: int) -> TraceRow:
 
 @pytest.fixture(params=["new", "earlier version"])
 def results(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    settings = {"kind": "eval", "benchmark": "b", "label": "full", "config": None, "thinking": True}
+    settings: dict[str, Any] = {"kind": "eval", "benchmark": "b", "label": "full", "config": None, "thinking": True}
     settings |= {"method": {"name": "Full"}, "model": str(tmp_path / "gone"), "sampling": {}}
     folder = TraceFolder.create(tmp_path / "arm", settings, {"total": len(ANSWERS), "versions": {}})
     writer = folder.writer()
