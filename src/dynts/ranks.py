@@ -68,7 +68,10 @@ def this_rank() -> Rank:
 
 def heads_group(model: "PreTrainedModel") -> "ProcessGroup | None":
     """The processes that hold a model's heads among them (transformers' tensor parallelism); None if one holds all."""
-    if (model.tp_size or 1) == 1:
-        return None
     mesh = model._device_mesh
-    return mesh.get_group("tp") if mesh.ndim > 1 else mesh.get_group()
+    if mesh is None:
+        return None
+    # older releases of transformers give the mesh of tensor parallelism no names
+    names = mesh.mesh_dim_names or ("tp",)
+    group = mesh.get_group(names.index("tp")) if "tp" in names else None
+    return group if group is not None and group.size() > 1 else None

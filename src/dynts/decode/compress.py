@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -35,7 +37,7 @@ from dynts.errors import DyntsError
 from dynts.markers import ThinkFormat, ThinkMarkers
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.methods.full import Full
-from dynts.models import input_device
+from dynts.models import input_device, load_tokenizer
 from dynts.predictor.model import ImportancePredictor
 from dynts.ranks import heads_group
 from dynts.thinking import ThinkScanner, scanner_of
@@ -68,7 +70,7 @@ def compress(
             to the model's device. Any other callable from hidden states [tokens, hidden size] to scores [tokens] does for
             `dynts`, unchecked.
         tokenizer: tells where thinking ends, and what separators are; the default is the tokenizer saved beside the
-            model's weights, if any. Nothing is downloaded.
+            model's weights, or in the folder's only GGUF file, if any. Nothing is downloaded.
         markers: what opens and closes the thinking, as text or as token ids; the default comes from the tokenizer, then from
             the predictor. Texts are found however they are cut into tokens. Without markers all generated tokens are treated
             as thinking.
@@ -265,10 +267,19 @@ def _set_attribute(model: PreTrainedModel, name: str, value: Any) -> None:
 
 
 def _tokenizer_beside(model: PreTrainedModel) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer saved with the model's weights, from disk only; None if there is none."""
+    """The tokenizer saved with the model's weights, or in their GGUF file, from disk only; None if there is none."""
     if not model.name_or_path:
         return None
+    files = list(Path(model.name_or_path).glob("*.gguf"))
     try:
+        if len(files) == 1:
+            return load_tokenizer(model.name_or_path, gguf_file=files[0].name)
         return AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
     except (OSError, ValueError, KeyError):
+        if files:
+            warnings.warn(
+                f"no tokenizer found beside the GGUF files in {model.name_or_path}: dynts does not know where thinking ends "
+                "and takes answers for thinking; pass tokenizer= to compress",
+                stacklevel=3,
+            )
         return None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from dynts.errors import DyntsError
@@ -62,6 +63,8 @@ def _embedding_sample(model: PreTrainedModel, vocab_size: int) -> torch.Tensor |
     if weight.is_meta or vocab_size > weight.shape[0]:
         return None
     rows, columns = (torch.arange(_SAMPLES) * size // _SAMPLES for size in (vocab_size, weight.shape[1]))
+    if isinstance(weight, DTensor):  # shared out among the processes of tensor parallelism
+        weight = weight.full_tensor()
     # looked up as the model does it: quantised weights know no other indexing
     sample = torch.nn.functional.embedding(rows.to(weight.device), weight.detach())
     return sample[:, columns.to(weight.device)].float().cpu()
