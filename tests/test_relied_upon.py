@@ -162,6 +162,13 @@ CALLED = {
         "vllm.v1.engine.core_client.EngineCoreClient.shutdown": "timeout",
     },
     "decode/answer.py": {"transformers.set_seed": "seed"},
+    "decode/checkpoint.py": {
+        "transformers.StopStringCriteria": "tokenizer stop_strings",
+        "transformers.MinPLogitsWarper": "min_p",
+        "transformers.TypicalLogitsWarper": "mass",
+        "transformers.EpsilonLogitsWarper": "epsilon",
+        "transformers.EtaLogitsWarper": "epsilon device",
+    },
     "decode/compiled.py": {
         "torch.compile": "model dynamic mode",
         "torch.compiler.cudagraph_mark_step_begin": "",

@@ -8,6 +8,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -119,6 +120,18 @@ def load_config(model: str | Path, *, gguf_file: str | None = None, revision: st
         raise _missing_package(str(model), gguf_file, error) from error
     except Exception as error:
         raise DyntsError(f"could not read the configuration of {model}: {_first_line(error)}") from error
+
+
+def load_generation_config(model: str | Path, revision: str | None = None) -> GenerationConfig:
+    """A checkpoint's generation config alone; that of transformers where it has none.
+
+    Args:
+        model: as in `load_model`, as is the other.
+    """
+    try:
+        return GenerationConfig.from_pretrained(str(model), revision=revision or "main")
+    except OSError:
+        return GenerationConfig()
 
 
 def _check(name: str, gguf_file: str | None) -> None:

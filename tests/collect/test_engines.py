@@ -7,11 +7,12 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import cache_lengths
 from dynts.collect.engine import FULL_CACHE, Compression, Request
@@ -201,6 +202,9 @@ class FakeVllm:
             seed: int
             detokenize: bool
             output_kind: Any
+            repetition_penalty: float = 1.0
+            stop: list[str] | None = None
+            include_stop_str_in_output: bool = False
 
         class RequestOutputKind(Enum):
             CUMULATIVE = 0
@@ -239,7 +243,7 @@ class FakeVllm:
                         del self.running[name]
                         ids = tokenizer.encode("so 1 + 1 = 2 </think> \\boxed{ 2 } <stop>", add_special_tokens=False)
                         reason = "length" if name.startswith("p1") else "stop"
-                        completion = types.SimpleNamespace(token_ids=ids, finish_reason=reason)
+                        completion = types.SimpleNamespace(token_ids=ids, finish_reason=reason, stop_reason=None)
                         outputs.append(types.SimpleNamespace(request_id=name, finished=True, outputs=[completion]))
                 return outputs
 
@@ -295,6 +299,25 @@ def test_what_vllm_is_asked_for(vllm: FakeVllm, tiny: tuple[PreTrainedModel, Pre
     assert [item.finished for item in done] == [False, True, True, True, True]
     assert done[0].text == "so 1 + 1 = 2 </think> \\boxed{ 2 }"
     assert done[0].generated_tokens == len(tiny[1].encode(done[0].text, add_special_tokens=False)) + 1
+
+
+def test_vllm_follows_the_checkpoint_as_far_as_it_can(
+    vllm: FakeVllm, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {
+        "repetition_penalty": 1.1,
+        "stop_strings": ["###"],
+        "num_beams": 4,
+        "no_repeat_ngram_size": 3,
+        "top_k": 7,
+    }
+    GenerationConfig(**settings, do_sample=True, eos_token_id=2, num_return_sequences=1).save_pretrained(tmp_path)
+    engine = VllmSpec(str(tmp_path), SAMPLING, (FULL_CACHE,), 2, False).start()
+    assert "vLLM does not follow no_repeat_ngram_size, num_beams of the checkpoint's" in caplog.text
+    list(engine.generate(requests(1)))
+    [(_, _, parameters)] = vllm.added
+    assert (parameters.repetition_penalty, parameters.top_k) == (1.1, SAMPLING.top_k)
+    assert (parameters.stop, parameters.include_stop_str_in_output, parameters.detokenize) == (["###"], True, True)
 
 
 def test_a_budget_reaches_vllm_beside_what_else_is_configured(vllm: FakeVllm) -> None:

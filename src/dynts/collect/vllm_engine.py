@@ -8,17 +8,30 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from transformers import GenerationConfig
+
 from dynts.cache.lengths import cache_lengths
 from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.decode.answer import Sampling
+from dynts.decode.checkpoint import say_once
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
 from dynts.methods import DynTS, Full
+from dynts.models import load_generation_config
 from dynts.prompts import chat_prompt, encode_prompt
 from dynts.shape import ModelShape
 from dynts.vllm.settings import KEY, PluginSettings
 from dynts.written import decode_text
 
+_THEIR_NAMES = {"repetition_penalty": "repetition_penalty", "min_p": "min_p", "min_new_tokens": "min_tokens"}
+"""Settings of a generation config, and what vLLM calls them."""
+_NOT_OF_THE_TEXT = {
+    *("temperature", "top_p", "top_k", "do_sample", "max_length", "max_new_tokens", "stop_strings"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "cache_implementation", "return_dict_in_generate"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("transformers_version", "_from_model_config"),
+}
+"""Settings that options give, that vLLM reads itself, or that change no text."""
 _SHUTDOWN_SECONDS = 30
 """For an engine's processes to end by themselves, before vLLM kills them."""
 
@@ -110,6 +123,7 @@ class VllmEngine:
         for compression in spec.compressions:
             spec.arguments(compression).create_engine_config()
         self.spec = spec
+        self.checkpoint = _followed(load_generation_config(spec.model, spec.revision))
         self.engine: Any = None
         self.compression = FULL_CACHE
 
@@ -180,9 +194,9 @@ class VllmEngine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
             seed=request.sampling_seed,
-            # the text is decoded here, so that think markers survive where they are special tokens
-            detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            # the text is decoded here, so that think markers survive where they are special tokens
+            **{"detokenize": False, **self.checkpoint},
         )
         self.engine.add_request(request.id, {"prompt_token_ids": ids}, parameters)
         return ids
@@ -192,7 +206,7 @@ class VllmEngine:
         lengths = cache_lengths(len(prompt), len(ids), self.compression.schedule)
         return Completion(
             request,
-            decode_text(self.tokenizer, ids, ids[-1:] if finished else ()),
+            decode_text(self.tokenizer, ids, ids[-1:] if finished and not isinstance(written.stop_reason, str) else ()),
             finished,
             prompt,
             ids,
@@ -201,6 +215,20 @@ class VllmEngine:
             lengths,
             None if self.bytes_per_token is None else self.bytes_per_token * lengths.peak,
         )
+
+
+def _followed(config: GenerationConfig) -> dict[str, Any]:
+    """What vLLM follows of a checkpoint's generation config, as arguments of `SamplingParams`; a line says what it does not."""
+    found: dict[str, Any] = {
+        theirs: getattr(config, ours) for ours, theirs in _THEIR_NAMES.items() if getattr(config, ours) is not None
+    }
+    if config.stop_strings:
+        found |= {"stop": config.stop_strings, "include_stop_str_in_output": True, "detokenize": True}
+    said = {name for name, value in config.to_diff_dict().items() if value not in (None, False, 0, 1)}
+    left_out = sorted(said - _THEIR_NAMES.keys() - _NOT_OF_THE_TEXT)
+    if left_out:
+        say_once(f"dynts: vLLM does not follow {', '.join(left_out)} of the checkpoint's generation config")
+    return found
 
 
 def _settings(compression: Compression) -> dict[str, Any] | None:
