@@ -20,6 +20,7 @@ from decoding import TOLERANCE, random_predictor, random_tokens
 from dynts.cache.history import History
 from dynts.cache.keyword import CACHE
 from dynts.cache.slots import Slots
+from dynts.cache.step import Turn
 from dynts.decode.forward import SlotMasks
 from dynts.errors import DyntsError
 from dynts.markers import ThinkMarkers
@@ -82,8 +83,8 @@ def slots_of(tokens: list[int], question: int, dead: int = 0, markers: ThinkMark
     history = History(markers and ThinkScanner.of_ids(markers))
     count = len(tokens)
     history.append(torch.tensor([tokens]), (torch.arange(count) - dead).clamp(min=0)[None])
-    history.turns.append((0, question))
-    return Slots(torch.arange(count).view(1, 1, 1, -1), torch.arange(count)[None] >= dead, history, [])
+    turns = (Turn(0, question, (question,)),)
+    return Slots(torch.arange(count).view(1, 1, 1, -1), torch.arange(count)[None] >= dead, history, turns, [])
 
 
 # --- settings
@@ -471,7 +472,9 @@ def test_flash_masks_are_the_live_slots() -> None:
     model.config._attn_implementation_internal = "flash_attention_2"
     width = cache.occupancy.length + 1
     assert min(cache.lengths) < cache.occupancy.length
-    mask = SlotMasks(model).step(cache)
+    shown = cache.plan(2, 1).live
+    assert shown is not None
+    mask = SlotMasks(model).step(shown)
     assert mask.dtype == torch.bool
     assert mask.shape == (2, width)
     # each row's own tokens and the new one

@@ -24,7 +24,7 @@ from decoding import random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, UnsupportedError
 from dynts.cache.cache import BudgetCache
 from dynts.cache.keyword import CACHE
-from test_session import footprint
+from test_session import footprint, padded, word_tokenizer
 from tiny import tiny_model
 
 CONFIG = CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
@@ -374,6 +374,56 @@ def test_a_continuation_without_the_whole_conversation(
         assert cache.get_seq_length() == 27
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("tokenizer", [None, word_tokenizer()], ids=["ids", "words"])
+def test_another_conversation(model: PreTrainedModel, passes: list[int], tokenizer: Any, masked: bool) -> None:
+    """Templates drop earlier thinking: what they make of a conversation is not what was generated."""
+    batch = padded(random_tokens(5, 1), random_tokens(8, 2))
+    options = {"return_dict_in_generate": True, **GREEDY}
+    with dynts.compress(model, "window", CONFIG, tokenizer=tokenizer):
+        # tiny models do write the token that pads, which generate() would take for padding without a mask
+        out = model.generate(**batch, suppress_tokens=[0], **options)
+        cache, fed, done = out[CACHE], 27, len(passes)
+        whole = torch.cat([out.sequences, torch.tensor([[9] * 4] * 2)], dim=1)
+        mask = torch.cat([batch["attention_mask"], torch.ones(2, 24, dtype=torch.long)], dim=1)
+        for row, column in ((0, 3), (0, 11), (1, 0), (1, fed - 1)):
+            other = whole.clone()
+            other[row, column] = 63 - other[row, column].clamp(max=60)
+            other[row, fed:] = 10
+            here, there = other[row, column].item(), whole[row, column].item()
+            with pytest.raises(DyntsError) as caught:
+                model.generate(other, attention_mask=mask if masked else None, **{CACHE: cache}, **options)
+            word = "({!r})".format
+            expected = [f"{token} {word(f'w{token}')}" if tokenizer else str(token) for token in (here, there)]
+            assert f"token {column} of row {row} " in str(caught.value)
+            assert f": {expected[0]} here, {expected[1]} there" in str(caught.value)
+            assert "new turn" in str(caught.value)
+            assert "27" in str(caught.value)
+        # without its thinking it is shorter than what is cached
+        short = torch.cat([whole[:, :10], whole[:, 14:20]], dim=1)
+        with pytest.raises(DyntsError, match="token 10 of row"):
+            model.generate(short, **{CACHE: cache}, **options)
+        assert len(passes) == done
+        # padding may be anything, and so may the last token, which no pass has seen
+        mended = whole.clone()
+        mended[0, :3], mended[:, fed] = 17, 12
+        model.generate(mended, attention_mask=mask, **{CACHE: cache}, **options)
+
+
+@pytest.mark.quick
+def test_embeddings_are_no_known_conversation(model: PreTrainedModel) -> None:
+    options = {"return_dict_in_generate": True, **GREEDY}
+    with dynts.compress(model, "window", CONFIG):
+        out = model.generate(inputs_embeds=model.get_input_embeddings()(IDS), suppress_tokens=[0], **options)
+        whole = torch.cat([IDS + 1, out.sequences, IDS[:, :4]], dim=1)
+        other = whole.clone()
+        other[0, 8] += 1
+        with pytest.raises(DyntsError, match="token 8 of row 0"):
+            model.generate(other, **{CACHE: out[CACHE]}, **options)
+        assert model.generate(whole, **{CACHE: out[CACHE]}, **options).sequences.shape == (1, 52)
 
 
 @pytest.mark.quick

@@ -14,6 +14,7 @@ from dynts.cache.cache import BudgetCache, CompactionEvent
 from dynts.cache.history import History
 from dynts.cache.selection import left_align, live_slots, right_align, select
 from dynts.cache.slots import Slots
+from dynts.cache.step import Turn
 from dynts.config import CompressionConfig
 from dynts.methods.base import Granularity, Method, Surroundings
 from tiny import COMMON
@@ -214,17 +215,18 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
     def feed(counts: list[int], step: bool) -> None:
         width = max(counts)
         new = torch.tensor([[column >= width - count for column in range(width)] for count in counts])
-        if step:
-            cache.place_step()
-        else:
-            cache.place(None if bool(new.all()) else new, width)
+        if not step:
+            cache.announced = Turn(cache.occupancy.columns, cache.occupancy.columns + width, tuple(counts))
+        plan = cache.plan(len(rows), width, None if step else new)
         positions = [
             [0] * (width - count) + list(range(start, start + count)) for start, count in zip(fed, counts, strict=True)
         ]
         for layer in range(LAYERS):
             keys = torch.stack([tags(name, layer, own) for name, own in zip(names, positions, strict=True)])
             cache.update(keys, -keys, layer)
-        cache.commit(torch.full((len(rows), width), 9), torch.tensor(positions), torch.zeros(len(rows), width, 1))
+        assert plan.kind == ("generated" if step else "turn")
+        ids, hidden = torch.full((len(rows), width), 9), torch.zeros(len(rows), width, 1)
+        cache.commit(plan, ids, torch.tensor(positions), hidden)
         fed[:] = [start + count for start, count in zip(fed, counts, strict=True)]
         run.fed.append(list(fed))
         run.held.append(held())
@@ -245,7 +247,6 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
 
     for turn in range(len(rows[0].questions)):
         counts = [row.questions[turn] for row in rows]
-        cache.start_turn(counts, max(counts))
         feed(counts, step=False)
         for _ in range(rows[0].generated[turn]):
             feed([1] * len(rows), step=True)

@@ -135,14 +135,14 @@ def test_a_filled_cache_decodes_like_one_that_was_read(model: PreTrainedModel) -
     with engine.running():
         cache = engine.new_cache()
         engine.fill(cache, 10, 38, 2)
-        assert (cache.lengths, cache.questions, cache.next_positions) == ([38, 38], [10, 10], [38, 38])
+        assert (cache.lengths, cache.questions, cache.next_positions) == ((38, 38), (10, 10), (38, 38))
         engine.step(cache, 2)
-        assert cache.lengths == [39, 39]
+        assert cache.lengths == (39, 39)
         engine.step(cache, 2)
-        assert cache.lengths == [CONFIG.kept_tokens(10)] * 2
-        assert cache.next_positions == [40, 40]
+        assert cache.lengths == (CONFIG.kept_tokens(10),) * 2
+        assert cache.next_positions == (40, 40)
         engine.fill(cache, 10, 39, 2)
-        assert cache.lengths == [39, 39]
+        assert cache.lengths == (39, 39)
         assert engine.kv_bytes(cache) == step_cost(model).token_bytes * 40 * 2
 
 

@@ -171,8 +171,8 @@ class DynTSEngine(Engine):
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
         """The question, then generated tokens, through the cache's own bookkeeping."""
         assert isinstance(cache, BudgetCache)
+        cache.forced = True
         if not cache.lengths:
-            cache.start_turn([prompt] * batch, prompt)
             self._feed(cache, prompt, batch)
         self._feed(cache, tokens - cache.lengths[0], batch)
 
@@ -205,12 +205,10 @@ class DynTSEngine(Engine):
     def _feed(self, cache: BudgetCache, tokens: int, batch: int) -> None:
         if tokens < 1:
             return
-        start = cache.occupancy.columns
-        cache.place(None, tokens)
+        step = cache.plan(batch, tokens)
         states = self._states(batch, tokens)
         for layer in range(len(cache.layers)):
             cache.update(states, states, layer)
         ids = torch.ones(batch, tokens, dtype=torch.long, device=self.device)
-        positions = torch.arange(start, start + tokens, device=self.device).unsqueeze(0)
         hidden = torch.randn(batch, tokens, self.model.config.hidden_size, dtype=self.model.dtype, device=self.device)
-        cache.commit(ids, positions, hidden)
+        cache.commit(step, ids, step.positions, hidden)

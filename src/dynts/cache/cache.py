@@ -1,30 +1,36 @@
 """A KV cache with a budget: it knows which token sits in which slot, and compacts itself when the budget is reached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicSlidingWindowLayer
 
 from dynts.cache.architecture import full_attention_layers
 from dynts.cache.columns import SlotColumns
 from dynts.cache.event import CompactionEvent
 from dynts.cache.fixed_rows import FixedRowsCache
 from dynts.cache.history import History
-from dynts.cache.layer import BudgetLayer, Occupancy
+from dynts.cache.layer import BudgetLayer, Occupancy, SlidingLayer
 from dynts.cache.selection import left_align, live_slots, survivors
 from dynts.cache.slots import Slots
+from dynts.cache.step import Contents, Kind, Step, Turn
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.base import Method
 
 
 class BudgetCache(FixedRowsCache):
-    """Cache of one conversation (batch): full-attention layers share a budget, sliding-window layers stay as they are.
+    """Cache of one conversation (batch): full-attention layers share a budget, sliding-window layers keep their window.
 
     Rows are compacted on their own schedule: a row's tokens, budget and evictions are what they would be without the
     rest of the batch. Every row's tokens fill its slots from the first one on.
+
+    `plan` says what a forward pass brings and where it goes, before it runs, and refuses what it must before anything changes.
+    The layers store what comes in slots that are not in use. `commit` then makes a finished pass count; one that fails is
+    dropped, and leaves the cache as it was.
 
     Args:
         model_config: configuration of the decoder.
@@ -38,12 +44,7 @@ class BudgetCache(FixedRowsCache):
     Attributes:
         full_layers: group of each full-attention layer, by the layer's index.
         listener: called after every compaction, if set.
-        lengths: cached tokens of each row.
-        questions: question tokens that each row was fed, all turns together.
-        next_positions: logical position of each row's next token.
-        turn_end: column after the latest question or user turn.
-        announced_end: column at which the question of the running generate() call will end, however it is chunked.
-        announced_tokens: tokens of that question in each row, if known beforehand.
+        announced: the question or user turn that the running generate() call feeds, however it is chunked.
         forced: whether all that follows the first question counts as generated, however many tokens come at a time: a
             finished text that is read as it was written (`dynts.evaluate.replay`).
         peak_length: most slots in use since `measure_peaks`.
@@ -59,48 +60,63 @@ class BudgetCache(FixedRowsCache):
         record: bool = False,
         fixed_shape: bool = False,
     ) -> None:
-        self.occupancy = Occupancy(capacity=schedule.budget if schedule else None, fixed_shape=fixed_shape)
+        self.native = method.granularity == "native"
         layers: list[Any] = DynamicCache(config=model_config).layers
         self.full_layers = {layer: group for group, layer in enumerate(full_attention_layers(model_config))}
+        table = SlotColumns(len(self.full_layers), method.kv_heads) if self.native else SlotColumns(1, 1)
+        contents = Contents(device, table, memory=method.memory())
+        self.occupancy = Occupancy(contents, schedule.budget if schedule else None, fixed_shape)
         self.budget_layers = [BudgetLayer(self.occupancy) for _ in self.full_layers]
-        for index, layer in zip(self.full_layers, self.budget_layers, strict=True):
-            layers[index] = layer
-        super().__init__(layers=layers)
+        self.sliding_layers = [
+            SlidingLayer(self.occupancy, layer.sliding_window)
+            for index, layer in enumerate(layers)
+            if index not in self.full_layers
+        ]
+        full, sliding = iter(self.budget_layers), iter(self.sliding_layers)
+        super().__init__(layers=[next(full if index in self.full_layers else sliding) for index in range(len(layers))])
         self.method = method
         self.schedule = schedule
         self.history = history
+        self.device = device
         self.record = record
         self.listener: Callable[[CompactionEvent], None] | None = None
-        self.device = device
-        self.lengths: list[int] = []
-        self.questions: list[int] = []
-        self.next_positions: list[int] = []
-        self.turn_end = 0
-        self.announced_end = 0
-        self.announced_tokens: list[int] | None = None
+        self.announced: Turn | None = None
         self.forced = False
         self.peak_length = 0
         self._prompt_bytes = 0
-        self.native = method.granularity == "native"
-        per_head = (len(self.budget_layers), method.kv_heads) if self.native else (1, 1)
-        self._columns = SlotColumns(*per_head)
-        self._next_slots: torch.Tensor | None = None
+        self._begun = False
 
     @property
     def batch(self) -> int:
         """Rows, 0 before the first forward pass."""
-        return len(self.lengths)
+        return self.occupancy.contents.batch
 
     @property
-    def ragged(self) -> bool:
-        """Whether some row holds fewer tokens than another."""
-        return any(length != self.occupancy.length for length in self.lengths)
+    def lengths(self) -> tuple[int, ...]:
+        """Cached tokens of each row."""
+        return self.occupancy.contents.lengths
+
+    @property
+    def next_positions(self) -> tuple[int, ...]:
+        """Logical position of each row's next token."""
+        return self.occupancy.contents.next_positions
+
+    @property
+    def questions(self) -> tuple[int, ...]:
+        """Question tokens that each row was fed, all turns together."""
+        return self.occupancy.contents.questions
+
+    @property
+    def turn_end(self) -> int:
+        """Column after the latest question or user turn, as far as it was fed."""
+        return self.occupancy.contents.turn_end
 
     @property
     def allocated_bytes(self) -> int:
         """Bytes of all allocated key and value tensors, sliding-window layers included."""
-        sliding = (layer for layer in self.layers if isinstance(layer, DynamicSlidingWindowLayer))
-        tensors = [tensor for layer in sliding for tensor in (layer.keys, layer.values) if tensor is not None]
+        tensors = [
+            tensor for layer in self.sliding_layers for tensor in (layer.keys, layer.values) if tensor is not None
+        ]
         held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)  # a view keeps all of its storage
         return held + sum(layer.allocated_bytes for layer in self.budget_layers)
 
@@ -119,9 +135,10 @@ class BudgetCache(FixedRowsCache):
         """Store one layer's new keys and values, [batch, KV heads, new tokens, head size], and return those to attend to.
 
         Raises:
-            DyntsError: nobody announced these tokens, as a dynts context does for every forward pass.
+            DyntsError: nobody has planned for these tokens, as a dynts context does for every forward pass.
         """
-        if self.occupancy.placed != key_states.shape[2]:
+        step = self.occupancy.step
+        if step is None or step.tokens != key_states.shape[2]:
             raise DyntsError(
                 "this cache evicts tokens, and works only within a dynts.compress context of the model that filled it: "
                 "enter one, or start without this cache"
@@ -130,219 +147,309 @@ class BudgetCache(FixedRowsCache):
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Where queries stand for causal masks: at the next slot, or at the next column for sliding-window layers."""
-        sliding = isinstance(self.layers[layer_idx], DynamicSlidingWindowLayer)
-        return self.get_seq_length(layer_idx) if sliding else self.occupancy.length
+        return self.occupancy.length if layer_idx in self.full_layers else self.occupancy.columns
 
     def live(self) -> torch.Tensor:
         """bool [batch, slots in use]: slots that hold a token."""
-        return live_slots(self.next_slots(), self.occupancy.length)
-
-    def next_slots(self) -> torch.Tensor:
-        """int64 [batch]: the slot of each row's next token, which is the number of its tokens."""
-        if self._next_slots is None:
-            self._next_slots = torch.tensor(self.lengths, device=self.device)
-        return self._next_slots
-
-    def drop_padding(self, attention_mask: torch.Tensor) -> None:
-        """Forget cached tokens that the attention mask of a new turn hides (rows that had ended before others).
-
-        Args:
-            attention_mask: bool [batch, columns fed so far].
-
-        Raises:
-            UnsupportedError: heads of one row would be left with different numbers of tokens.
-        """
-        shown = attention_mask.sum(dim=1).tolist()
-        if shown == self.next_positions:
-            return
-        if self.native and self.method.heads_group is not None:
-            # what follows depends on the heads, and processes that came to different results would wait for each other
-            raise UnsupportedError(
-                "the attention mask hides cached tokens, and with native granularity no process knows all heads: continue rows "
-                "that ended at different times one by one, or use shared granularity"
-            )
-        slots = self._slots()
-        kept = slots.lookup(attention_mask) & slots.live[:, None]
-        counts = kept.sum(dim=-1)
-        if not bool((counts == counts[:1, :, :1]).all()):
-            raise UnsupportedError(
-                "the attention mask hides tokens that some heads have evicted and others not (native granularity): "
-                "continue rows that ended at different times one by one"
-            )
-        self._keep(slots, kept, dict(enumerate(counts[0, :, 0].tolist())))
-        self.next_positions = shown
-
-    def check_rows(self, rows: int) -> None:
-        """Refuse a number of rows other than that of the first forward pass.
-
-        Raises:
-            DyntsError: names both.
-        """
-        if self.batch not in (0, rows):
-            raise DyntsError(f"the cache holds {self.batch} rows but the input has {rows}: use a new cache")
+        return self.occupancy.contents.live()
 
     @property
     def room(self) -> int | None:
         """How many more tokens of each row lead to the next compaction; None without a budget."""
         return None if self.schedule is None else self.schedule.budget - self.occupancy.length
 
-    def check_room(self, tokens: int) -> None:
-        """Refuse generated tokens beyond the next compaction: those after it must not see what it evicts.
-
-        Raises:
-            DyntsError: names how many can be fed.
-        """
-        if self.room is not None and tokens > self.room:
-            raise DyntsError(
-                f"{tokens} generated tokens at a time lead beyond the next compaction: feed at most {self.room}"
-            )
-
-    def check_turn(self, new_tokens: list[int]) -> list[int]:
+    def check_turn(self, new_tokens: Sequence[int]) -> tuple[int, ...]:
         """Question tokens of each row, those of a coming turn included.
 
         Raises:
             DyntsError: the budget is too small for them, or the cache holds another number of rows.
         """
-        self.check_rows(len(new_tokens))
-        before = self.questions or [0] * len(new_tokens)
-        questions = [old + new for old, new in zip(before, new_tokens, strict=True)]
+        self._check_rows(len(new_tokens))
+        questions = _added(self.questions or (0,) * len(new_tokens), new_tokens)
         if self.schedule is not None:
             self.schedule.check_question(max(questions))
         return questions
 
-    def start_turn(self, new_tokens: list[int], columns: int) -> None:
-        """Protect the coming tokens as a question, and make room for them.
+    def plan(
+        self, rows: int, tokens: int, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None
+    ) -> Step:
+        """Say what a forward pass brings and where it goes. Makes room for a turn; nothing else changes before `commit`.
 
         Args:
-            new_tokens: tokens of each row's question or user turn, padding excluded.
-            columns: columns of the turn, padding included.
+            rows: of the input.
+            tokens: columns of the input, padding included.
+            mask: [rows, tokens], or with all columns fed before; 0 for padding. None where all are tokens.
+            positions: int64 [rows or 1, tokens]; None counts on.
 
         Raises:
-            DyntsError: the budget is too small for the questions so far.
+            DyntsError: the input does not fit the cache, or its budget.
+            UnsupportedError: what the mask or the positions ask for cannot be done exactly.
         """
-        start = self.occupancy.columns
-        questions = self.check_turn(new_tokens)
-        if not self.lengths:
-            self.lengths, self.next_positions = [0] * len(new_tokens), [0] * len(new_tokens)
-        self.questions = questions
-        self.turn_end = start + columns
-        if self.schedule is not None:
-            rows = [length + new > self.schedule.budget for length, new in zip(self.lengths, new_tokens, strict=True)]
-            if any(rows):
-                self._compact(rows, coming=new_tokens)
-        turns = self.history.turns
-        if turns and turns[-1][1] == start:  # a question fed in several chunks
-            start = turns.pop()[0]
-        turns.append((start, self.turn_end))
+        if self.occupancy.torn:
+            raise DyntsError("this cache was interrupted while it moved its tokens, and has lost some: start a new one")
+        if self._begun:
+            self.drop()
+        self._begun = True
+        self._check_rows(rows)
+        columns = self.occupancy.columns
+        if mask is not None and (len(mask) != rows or mask.shape[1] not in (tokens, columns + tokens)):
+            raise DyntsError(
+                f"attention_mask has {mask.shape[1]} columns in {len(mask)} rows; expected {tokens} for the new tokens, "
+                f"or {columns + tokens} with those in the cache, in {rows} rows"
+            )
+        with _bookkeeping():
+            kind = self._kind(tokens)
+            if kind == "generated":
+                step = self._plan_generated(rows, mask, positions)
+            else:
+                step = self._plan_several(kind, rows, tokens, mask, positions)
+        self.occupancy.step = step
+        return step
 
-    def place(self, new_live: torch.Tensor | None, tokens: int) -> None:
-        """Decide where the tokens of a forward pass go. If rows differ or there is padding, the queries face (slots in use,
-        new tokens), and the slots are put in order afterwards.
+    def commit(self, step: Step, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Make a finished forward pass count, and compact if the budget is reached. If that fails, nothing has changed.
 
         Args:
-            new_live: bool [batch, tokens], False for padding; None when there is none.
-            tokens: columns of the forward pass.
-        """
-        used = self.occupancy
-        used.placed, used.slots, used.arrangement = tokens, None, None
-        live = torch.ones(self.batch, tokens, dtype=torch.bool, device=self.device) if new_live is None else new_live
-        self._coming = [tokens] * self.batch if new_live is None else live.sum(dim=1).tolist()
-        self._width = max(old + new for old, new in zip(self.lengths, self._coming, strict=True))
-        if self.ragged or min(self._coming) < tokens:
-            used.arrangement = left_align(torch.cat([self.live(), live], dim=1), self._width)
-
-    def place_step(self) -> None:
-        """The same for a decode step, one token of each row: its query faces the slots as they are afterwards."""
-        used = self.occupancy
-        used.placed, used.arrangement = 1, None
-        used.slots = None
-        if self.ragged or used.fixed_shape:
-            used.slots = torch.arange(self.batch, device=self.device), self.next_slots()
-        self._coming, self._width = [1] * self.batch, used.length + 1
-
-    def commit(self, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
-        """Take note of a finished forward pass, and compact if the budget is reached.
-
-        Args:
+            step: its plan.
             tokens: int64 [batch, new tokens], -1 where unknown.
             positions: int64 [batch or 1, new tokens].
             hidden: [batch, new tokens, hidden size], the decoder's last hidden state.
         """
-        used = self.occupancy
-        arrangement, start = used.arrangement, used.columns
-        arriving = tokens.shape[1]
-        before = used.length + arriving
-        if arrangement is not None:
-            arrived = torch.arange(start, start + arriving, device=self.device).expand(self.batch, -1)
-            columns = torch.cat([self._slot_columns(), self._columns.spread(arrived)], dim=-1)
-            columns = columns.gather(-1, arrangement[None, :, None].expand(*columns.shape[:3], -1))
-        used.placed, used.slots, used.arrangement = 0, None, None
-        used.length = self._width
-        used.columns += arriving
-        if arriving == 1 and arrangement is None and self._next_slots is not None:
-            self._next_slots = self._next_slots + 1
-        else:
-            self._next_slots = None
-        self.lengths = [old + new for old, new in zip(self.lengths, self._coming, strict=True)]
-        self.next_positions = [old + new for old, new in zip(self.next_positions, self._coming, strict=True)]
-        if arrangement is not None:
-            self._columns.move(columns, self.next_slots())
-            self.method.compact(arrangement[None, :, None], None, before, self.live())
-        self.history.append(tokens, positions)
-        self.method.observe_hidden(hidden, generated=start >= self.turn_end)
-        self.peak_length = max(self.peak_length, used.length)
-        if tokens.shape[1] > 1:  # sliding-window layers hold a whole prompt for a moment; all others only grow
+        with _bookkeeping():
+            held = self.occupancy.contents.started(len(step.coming))
+            contents = replace(
+                held,
+                lengths=_added(held.lengths, step.coming),
+                next_positions=_added(held.next_positions, step.coming),
+                columns=held.columns + step.tokens,
+                turns=held.turns if step.turn is None else held.turns_with(step.turn),
+                counted=None if step.slots is None else held.next_slots + 1,
+            )
+            if step.arrangement is not None:
+                assert step.live is not None
+                index = step.arrangement[None, :, None]
+                arrived = torch.arange(held.columns, contents.columns, device=self.device).expand(contents.batch, -1)
+                columns = torch.cat([held.slot_columns(), held.table.spread(arrived)], dim=-1)
+                columns = columns.gather(-1, index.expand(*columns.shape[:3], -1))
+                contents = contents.with_table(columns)
+                self.method.compact(index, None, held.length + step.tokens, contents.live())
+                positions = positions.expand_as(tokens).masked_fill(~step.live[:, -step.tokens :], -1)
+            self.history.append(tokens, positions)
+            self.method.observe_hidden(hidden, generated=step.kind != "turn")
+            keep = {}
+            if self.schedule is not None and contents.length >= self.schedule.budget:
+                keep = {
+                    row: min(length, self.schedule.kept_tokens(question))
+                    for row, (length, question) in enumerate(zip(contents.lengths, contents.questions, strict=True))
+                    if length >= self.schedule.budget
+                }
+            if keep:
+                self._compact(contents, keep, contents.columns - contents.turn_end)
+            else:
+                self._write(contents)
+        self._begun = False
+        self.peak_length = max(self.peak_length, step.length)
+        if step.tokens > 1:  # sliding-window layers hold a whole prompt for a moment; all others only grow
             self._prompt_bytes = self.peak_bytes
-        if self.schedule is not None and used.length >= self.schedule.budget:
-            self._compact([length >= self.schedule.budget for length in self.lengths])
 
-    def _compact(self, rows: list[bool], coming: list[int] | None = None) -> None:
-        """Evict in the given rows; `coming` counts tokens of a question that is about to be fed."""
-        assert self.schedule is not None
-        before = self.occupancy.length
-        arriving = coming or [0] * self.batch
-        keep = {
-            row: min(self.lengths[row], self.schedule.kept_tokens(self.questions[row]) - arriving[row])
-            for row, evicts in enumerate(rows)
-            if evicts
+    def drop(self) -> None:
+        """Forget a forward pass that was planned and not committed."""
+        contents = self.occupancy.contents
+        self.occupancy.step, self._begun = None, False
+        self.method.recall(contents.memory)
+        self.history.truncate(contents.columns)
+
+    def _check_rows(self, rows: int) -> None:
+        if self.batch not in (0, rows):
+            raise DyntsError(f"the cache holds {self.batch} rows but the input has {rows}: use a new cache")
+
+    def _kind(self, tokens: int) -> Kind:
+        """What that many columns are."""
+        columns, asked = self.occupancy.columns, 0 if self.announced is None else self.announced.end
+        if columns == 0 or columns < asked or not (tokens == 1 or self.forced):
+            return "turn"
+        return "generated" if tokens == 1 else "forced"
+
+    def _plan_generated(self, rows: int, mask: torch.Tensor | None, positions: torch.Tensor | None) -> Step:
+        """A generated token of each row: integers of the host decide."""
+        held, fixed = self.occupancy.contents, self.occupancy.fixed_shape
+        slots = live = None
+        if held.ragged or fixed:
+            self._check_window(mask, 1)
+            width = self.occupancy.capacity if fixed and self.occupancy.capacity else held.length + 1
+            slots = torch.arange(rows, device=self.device), held.next_slots
+            live = live_slots(held.next_slots + 1, width)
+        if positions is None:
+            positions = self._count(held.next_positions, 1)
+        return Step("generated", 1, (1,) * rows, held.length + 1, positions, live=live, slots=slots)
+
+    def _plan_several(
+        self, kind: Kind, rows: int, tokens: int, mask: torch.Tensor | None, given: torch.Tensor | None
+    ) -> Step:
+        """Tokens of a turn, or several that count as generated."""
+        held = self.occupancy.contents.started(rows)
+        new = None if mask is None else mask[:, -tokens:].to(self.device, torch.bool)
+        coming = (tokens,) * rows if new is None else tuple(new.sum(dim=1).tolist())
+        if min(coming) == tokens:
+            new = None
+        hidden = None
+        if mask is not None and held.columns and mask.shape[1] > tokens:
+            hidden = self._hidden(held, mask[:, : held.columns].to(self.device, torch.bool))
+        if hidden is not None:
+            held = replace(held, next_positions=hidden.next_positions)
+        positions = self._count(held.next_positions, tokens, new)
+        if given is not None:
+            _check_positions(given, positions, new)
+            positions = given
+        lengths = held.lengths if hidden is None else hidden.lengths
+        turn, keep = None, {}
+        if kind == "turn":
+            whole = coming
+            if self.announced is not None and self.announced.start == held.columns:
+                whole = self.announced.tokens
+            keep = self._room_for(whole, lengths)
+            turn = held.turn(tokens, coming)
+        elif self.room is not None and tokens > self.room:
+            raise DyntsError(
+                f"{tokens} generated tokens at a time lead beyond the next compaction: feed at most {self.room}"
+            )
+        lengths = tuple(keep.get(row, length) for row, length in enumerate(lengths))
+        arranged = new is not None or min(lengths) < max(lengths)
+        if arranged:
+            self._check_window(mask, tokens)
+
+        # from here on nothing is refused
+        if hidden is not None:
+            self._keep(held, hidden.slots, hidden.kept, dict(enumerate(hidden.lengths)))
+            self.history.hide(hidden.shown)
+        if keep:
+            self._compact(self.occupancy.contents, keep, step=0)
+        after, live, arrangement = max(_added(lengths, coming)), None, None
+        if arranged:
+            contents = self.occupancy.contents.started(rows)
+            new = torch.ones(rows, tokens, dtype=torch.bool, device=self.device) if new is None else new
+            live = torch.cat([contents.live(), new], dim=1)
+            arrangement = left_align(live, after)
+        return Step(kind, tokens, coming, after, positions, turn, live, arrangement=arrangement)
+
+    def _room_for(self, turn: Sequence[int], lengths: Sequence[int]) -> dict[int, int]:
+        """The rows that must evict before a turn of that many tokens, and how many of their cached tokens each keeps."""
+        questions = self.check_turn(turn)
+        if self.schedule is None:
+            return {}
+        return {
+            row: min(length, self.schedule.kept_tokens(question) - arriving)
+            for row, (length, question, arriving) in enumerate(zip(lengths, questions, turn, strict=True))
+            if length + arriving > self.schedule.budget
         }
-        slots = self._slots(list(keep))
+
+    def _hidden(self, held: Contents, shown: torch.Tensor) -> "_Hidden | None":
+        """What the attention mask of a new turn hides of cached tokens (rows that had ended before others).
+
+        Args:
+            held: what is cached.
+            shown: bool [batch, columns fed so far].
+
+        Raises:
+            DyntsError: it shows padding as tokens.
+            UnsupportedError: heads of one row would be left with different numbers of tokens.
+        """
+        tokens = self.history.positions() >= 0
+        strange = (shown & ~tokens).any(dim=1).tolist()
+        if any(strange):
+            row = strange.index(True)
+            raise DyntsError(
+                f"attention_mask shows a token of row {row} that was padding when it was fed, or that an earlier mask has "
+                "hidden: the cache does not hold it; hide it again"
+            )
+        if torch.equal(shown, tokens):
+            return None
+        if self.native and self.method.heads_group is not None:
+            # what follows depends on the heads, and processes that came to different results would wait for each other
+            raise UnsupportedError(
+                "the attention mask hides cached tokens, and with native granularity no process knows all heads: continue rows "
+                "that ended at different times one by one, or use shared granularity"
+            )
+        slots = self._slots(held)
+        kept = slots.lookup(shown) & slots.live[:, None]
+        counts = kept.sum(dim=-1)
+        if not bool((counts == counts[:1, :, :1]).all()):
+            raise UnsupportedError(
+                "the attention mask hides tokens that some heads have evicted and others not (native granularity): "
+                "continue rows that ended at different times one by one"
+            )
+        return _Hidden(shown, slots, kept, tuple(counts[0, :, 0].tolist()), tuple(shown.sum(dim=1).tolist()))
+
+    def _check_window(self, mask: torch.Tensor | None, tokens: int) -> None:
+        """Refuse rows of different lengths where a sliding window cannot tell what is padding."""
+        if self.sliding_layers and (mask is None or mask.shape[1] != self.occupancy.columns + tokens):
+            raise UnsupportedError(
+                "sliding-window layers need an attention_mask that covers the whole conversation once rows differ in length"
+            )
+
+    def _count(self, first: Sequence[int], tokens: int, new: torch.Tensor | None = None) -> torch.Tensor:
+        """int64 [batch, tokens]: positions of tokens that go on counting from each row's first, padding left out."""
+        start = torch.tensor(first, device=self.device).unsqueeze(1)
+        if new is None:
+            return start + torch.arange(tokens, device=self.device)
+        return start + (new.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    def _compact(self, contents: Contents, keep: dict[int, int], step: int) -> None:
+        """Evict.
+
+        Args:
+            contents: what the slots hold, a pass that is being committed included.
+            keep: the rows that evict, and how many tokens each keeps.
+            step: for the listener.
+        """
+        assert self.schedule is not None
+        slots = self._slots(contents, list(keep))
         kept = survivors(
             self.method.score(slots).expand(slots.columns.shape),
-            slots.of_rows(self.next_slots()),
+            slots.of_rows(contents.next_slots),
             torch.tensor(list(keep.values()), device=self.device),
             self.schedule.local_window,
             question=slots.question if self.method.protect_question else None,
             answer=slots.answer if self.method.protect_answer else None,
         )
-        self._keep(slots, kept, keep)
+        self._keep(contents, slots, kept, keep)
         if self.listener is not None:
-            positions = self._slots().positions.cpu() if self.record else None
+            left = self.occupancy.contents
+            positions = self._slots(left).positions.cpu() if self.record else None
             if positions is not None and not self.native:
                 positions = positions[0, :, 0]
-            step = self.occupancy.columns - self.turn_end if coming is None else 0
-            self.listener(CompactionEvent(step, before, self.occupancy.length, positions))
+            self.listener(CompactionEvent(step, contents.length, left.length, positions))
 
-    def _keep(self, slots: Slots, kept: torch.Tensor, lengths: dict[int, int]) -> None:
+    def _keep(self, contents: Contents, slots: Slots, kept: torch.Tensor, lengths: dict[int, int]) -> None:
         """Move the kept slots of some rows together.
 
         Args:
+            contents: what the slots hold.
             slots: of those rows.
             kept: bool, shaped as `slots.columns`.
             lengths: how many slots each of the rows keeps, in the order of `slots`.
         """
-        before, rows = self.occupancy.length, slots.rows
-        index = left_align(kept, max(lengths.values()))
+        rows, index = slots.rows, left_align(kept, max(lengths.values()))
         columns = slots.columns.gather(-1, index)
         if rows is not None:
-            everything = self._slot_columns().clone()
+            everything = contents.slot_columns().clone()
             everything[:, rows, :, : columns.shape[-1]] = columns
             columns = everything
-        self._move(index, rows)
-        self.lengths = [lengths.get(row, length) for row, length in enumerate(self.lengths)]
-        self.occupancy.length, self._next_slots = max(self.lengths), None
-        self._columns.move(columns[..., : self.occupancy.length], self.next_slots())
-        self.method.compact(index, rows, before, slots.of_rows(self.live())[:, : index.shape[-1]])
+        left = replace(
+            contents,
+            lengths=tuple(lengths.get(row, length) for row, length in enumerate(contents.lengths)),
+            counted=None,
+        )
+        left = left.with_table(columns[..., : left.length])
+        self.method.compact(index, rows, contents.length, slots.of_rows(left.live())[:, : index.shape[-1]])
+        self._write(left, index, rows)
+
+    def _write(self, contents: Contents, index: torch.Tensor | None = None, rows: torch.Tensor | None = None) -> None:
+        """Make these the contents of the slots, which move as in `_move`. All that can fail otherwise is done by now."""
+        contents = replace(contents, memory=self.method.memory())
+        if index is not None:
+            self._move(index, rows)
+        self.occupancy.contents, self.occupancy.step, self.occupancy.torn = contents, None, False
 
     def _move(self, index: torch.Tensor, rows: torch.Tensor | None) -> None:
         """Move slots of those rows, from the first one that changes. index: [groups, rows, heads, slots afterwards]."""
@@ -359,17 +466,57 @@ class BudgetCache(FixedRowsCache):
             there, own_rows = on_device[device]
             layer.compact(there[group if self.native else 0], first, own_rows)
 
-    def _slots(self, chosen: list[int] | None = None) -> Slots:
+    def _slots(self, contents: Contents, chosen: list[int] | None = None) -> Slots:
         """The cached tokens of some rows, all if None."""
         rows = None
-        if chosen is not None and len(chosen) < self.batch:
+        if chosen is not None and len(chosen) < contents.batch:
             rows = torch.tensor(chosen, device=self.device)
-        keys = [layer.keys[:, :, : self.occupancy.length] for layer in self.budget_layers]
-        columns, live = self._slot_columns(), self.live()
+        keys = [layer.keys[:, :, : contents.length] for layer in self.budget_layers]
+        columns, live = contents.slot_columns(), contents.live()
         if rows is not None:
             columns, live = columns[:, rows], live[rows]
-        return Slots(columns, live, self.history, keys, rows)
+        return Slots(columns, live, self.history, contents.turns, keys, rows)
 
-    def _slot_columns(self) -> torch.Tensor:
-        """int64 [groups, batch, heads, slots in use]."""
-        return self._columns.table(self.next_slots(), self.occupancy.length, self.occupancy.columns)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Hidden:
+    """Cached tokens that an attention mask hides.
+
+    Attributes:
+        shown: bool [batch, columns fed so far], False for them and for padding.
+        slots: of all rows.
+        kept: bool, shaped as `slots.columns`, True for the others.
+        lengths: how many others each row has.
+        next_positions: logical position of each row's next token.
+    """
+
+    shown: torch.Tensor
+    slots: Slots
+    kept: torch.Tensor
+    lengths: tuple[int, ...]
+    next_positions: tuple[int, ...]
+
+
+@contextmanager
+def _bookkeeping() -> Iterator[None]:
+    """What is computed in here can be used in every mode, and no gradient flows through it."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _check_positions(given: torch.Tensor, expected: torch.Tensor, new: torch.Tensor | None) -> None:
+    """Refuse positions that do not go on counting. All int64 [batch, tokens]; new: bool, False for padding."""
+    fits = given.ndim == 2 and given.shape[1] == expected.shape[1] and len(given) in (1, len(expected))
+    if fits:
+        wrong = given.to(expected.device) != expected
+        fits = not bool((wrong if new is None else wrong & new).any())
+    if not fits:
+        raise UnsupportedError(
+            "position_ids must go on counting each row's tokens: leave them to dynts, "
+            "and cover the whole conversation with attention_mask when continuing one"
+        )
+
+
+def _added(before: Iterable[int], new: Iterable[int]) -> tuple[int, ...]:
+    """Counts of each row, added up."""
+    return tuple(old + more for old, more in zip(before, new, strict=True))

@@ -1,10 +1,14 @@
 """Which token sits in which slot."""
 
+from dataclasses import dataclass, field, replace
+from typing import Self
+
 import torch
 
 from dynts.cache.selection import live_slots
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class SlotColumns:
     """The column (see `History`) of the token in each slot.
 
@@ -14,13 +18,14 @@ class SlotColumns:
     Args:
         groups: sets of tokens: 1, or a group per full-attention layer with native granularity.
         heads: likewise, 1 or the number of KV heads.
+        known: the table at the latest move; None before the first.
+        lengths: int64 [batch], cached tokens of each row at that time.
     """
 
-    def __init__(self, groups: int, heads: int) -> None:
-        self.groups = groups
-        self.heads = heads
-        self._moved: torch.Tensor | None = None
-        self._lengths = torch.empty(0)
+    groups: int
+    heads: int
+    known: torch.Tensor | None = None
+    lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def table(self, lengths: torch.Tensor, slots: int, fed: int) -> torch.Tensor:
         """int64 [groups, batch, heads, slots].
@@ -32,14 +37,14 @@ class SlotColumns:
         """
         slot = torch.arange(slots, device=lengths.device)
         later = self.spread((slot + (fed - lengths).unsqueeze(1)).clamp(max=max(fed - 1, 0)))
-        if self._moved is None:
+        if self.known is None:
             return later
-        moved = torch.nn.functional.pad(self._moved, (0, slots - self._moved.shape[-1]))
-        return torch.where(live_slots(self._lengths, slots)[:, None], moved, later)
+        known = torch.nn.functional.pad(self.known, (0, slots - self.known.shape[-1]))
+        return torch.where(live_slots(self.lengths, slots)[:, None], known, later)
 
-    def move(self, columns: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Take over a table after slots have moved. columns: as `table` gives it; lengths: int64 [batch], afterwards."""
-        self._moved, self._lengths = columns, lengths
+    def moved(self, columns: torch.Tensor, lengths: torch.Tensor) -> Self:
+        """After slots have moved. columns: as `table` gives it; lengths: int64 [batch], afterwards."""
+        return replace(self, known=columns, lengths=lengths)
 
     def spread(self, columns: torch.Tensor) -> torch.Tensor:
         """[batch, n] as a view [groups, batch, heads, n]."""

@@ -1,7 +1,10 @@
 """What a cache remembers of every token it was fed, evicted or not: a few bytes a token, looked up at compactions only."""
 
+from collections.abc import Sequence
+
 import torch
 
+from dynts.cache.step import Turn
 from dynts.thinking import ThinkScanner
 
 
@@ -16,7 +19,6 @@ class History:
 
     def __init__(self, scanner: ThinkScanner | None) -> None:
         self.scanner = scanner
-        self.turns: list[tuple[int, int]] = []
         self._tokens: list[torch.Tensor] = []
         self._positions: list[torch.Tensor] = []
 
@@ -25,35 +27,38 @@ class History:
 
         Args:
             tokens: int64 [batch, columns], -1 where the token is unknown (input embeddings).
-            positions: int64 [batch or 1, columns], the tokens' rotary positions; padding holds any value.
+            positions: int64 [batch or 1, columns], the tokens' rotary positions, -1 for padding.
         """
         self._tokens.append(tokens)
         self._positions.append(positions.expand_as(tokens))
 
+    def truncate(self, columns: int) -> None:
+        """Forget all columns but the first ones: a pass that failed had added some."""
+        for parts in (self._tokens, self._positions):
+            if sum(part.shape[1] for part in parts) > columns:
+                parts[:] = [torch.cat(parts, dim=1)[:, :columns]] if columns else []
+
+    def hide(self, shown: torch.Tensor) -> None:
+        """Take tokens for padding from now on. shown: bool [batch, columns so far], False for those."""
+        self._positions = [self.positions().masked_fill(~shown, -1)]
+
     def tokens(self) -> torch.Tensor:
-        """Token ids of all columns: int64 [batch, columns]."""
+        """Token ids of all columns: int64 [batch, columns], -1 where unknown."""
         self._tokens = [torch.cat(self._tokens, dim=1)]
         return self._tokens[0]
 
     def positions(self) -> torch.Tensor:
-        """Logical positions of all columns: int64 [batch, columns]."""
+        """Logical positions of all columns: int64 [batch, columns], -1 for padding."""
         self._positions = [torch.cat(self._positions, dim=1)]
         return self._positions[0]
 
-    def question(self, columns: torch.Tensor) -> torch.Tensor:
-        """bool, shaped as `columns`: whether a column belongs to a question or a later user turn."""
-        inside = torch.zeros_like(columns, dtype=torch.bool)
-        for start, end in self.turns:
-            inside |= (columns >= start) & (columns < end)
-        return inside
-
-    def answer(self) -> torch.Tensor:
-        """bool [batch, columns]: tokens after the marker that ended the thinking of their turn."""
+    def answer(self, turns: Sequence[Turn]) -> torch.Tensor:
+        """bool [batch, columns]: tokens after the marker that ended the thinking of their turn. turns: all so far."""
         tokens = self.tokens()
         answer = torch.zeros_like(tokens, dtype=torch.bool)
         if self.scanner is None:
             return answer
-        ends = [start for start, _ in self.turns[1:]] + [tokens.shape[1]]
-        for (start, _), end in zip(self.turns, ends, strict=True):
-            answer[:, start:end] = self.scanner.after_thinking(tokens[:, start:end])
+        ends = [turn.start for turn in turns[1:]] + [tokens.shape[1]]
+        for turn, end in zip(turns, ends, strict=True):
+            answer[:, turn.start : end] = self.scanner.after_thinking(tokens[:, turn.start : end])
         return answer

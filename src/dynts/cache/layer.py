@@ -1,37 +1,41 @@
-"""The key and value slots of one full-attention layer: allocated in steps, written and compacted in place."""
+"""The layers of a cache: slots that are written and compacted in place, and windows that slide."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import CacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
+
+from dynts.cache.step import Contents, Step
 
 
 @dataclass(slots=True)
 class Occupancy:
-    """How the slots are used, shared by all full-attention layers of a cache.
-
-    Every row's tokens fill its slots from the first one on.
+    """How the slots are used, shared by all layers of a cache, which read it and write none of it but `torn`.
 
     Attributes:
-        length: tokens of the fullest row.
-        columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
+        contents: what the slots hold. What lies in other slots, such as those that a failed pass has written, means nothing.
         capacity: the most slots ever used (the budget), or None for no limit.
         fixed_shape: whether a decode step returns all slots of the budget, used or not.
-        placed: new tokens that the running forward pass was announced to bring; 0 between passes.
-        slots: pair of int64 [batch], or None. Set when the running forward pass is a decode step and rows differ in length,
-            or the shape is fixed: the rows, and the slot that each row's token goes to.
-        arrangement: int64 [batch, slots afterwards], or None. Set when rows differ in length, or the running forward pass
-            brings padding, and it is no single step: where each slot comes from, in (slots in use, new tokens).
+        step: the running forward pass; None between passes.
+        torn: whether some layers have moved their slots and others not yet.
     """
 
-    length: int = 0
-    columns: int = 0
+    contents: Contents
     capacity: int | None = None
     fixed_shape: bool = False
-    placed: int = 0
-    slots: tuple[torch.Tensor, torch.Tensor] | None = None
-    arrangement: torch.Tensor | None = None
+    step: Step | None = None
+    torn: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the fullest row."""
+        return self.contents.length
+
+    @property
+    def columns(self) -> int:
+        """Tokens fed so far, padding and evicted ones included: the length that transformers sees."""
+        return self.contents.columns
 
 
 class BudgetLayer(CacheLayerMixin):
@@ -47,8 +51,7 @@ class BudgetLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, dtype and device from the first states; no slot is allocated yet."""
-        self.keys = key_states.new_empty((*key_states.shape[:2], 0, key_states.shape[3]))
-        self.values = value_states.new_empty((*value_states.shape[:2], 0, value_states.shape[3]))
+        self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
         self.is_initialized = True
 
     def update(
@@ -60,17 +63,20 @@ class BudgetLayer(CacheLayerMixin):
             key_states: [batch, KV heads, new tokens, head size].
             value_states: likewise.
         """
-        used = self.occupancy
-        if not self.is_initialized:
+        step = self.occupancy.step
+        assert step is not None  # the cache has seen to it
+        # anew after a first pass that failed and had other rows
+        if not self.is_initialized or len(self.keys) != len(key_states):
             self.lazy_initialization(key_states, value_states)
-        if used.arrangement is not None:
-            return self._rearrange(key_states, value_states, used.arrangement)
-        if used.slots is not None:
-            return self._step(key_states, value_states, used.slots)
-        end = used.length + key_states.shape[2]
+        if step.arrangement is not None:
+            return self._rearrange(key_states, value_states, step.arrangement)
+        if step.slots is not None:
+            return self._step(key_states, value_states, step.slots)
+        start = self.occupancy.length
+        end = start + key_states.shape[2]
         self._reserve(end)
-        self.keys[:, :, used.length : end] = key_states
-        self.values[:, :, used.length : end] = value_states
+        self.keys[:, :, start:end] = key_states
+        self.values[:, :, start:end] = value_states
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def compact(self, index: torch.Tensor, first: int, rows: torch.Tensor | None) -> None:
@@ -83,6 +89,7 @@ class BudgetLayer(CacheLayerMixin):
         """
         for slots in (self.keys, self.values):
             moved = _take(slots, index, rows)
+            self.occupancy.torn = True
             target = slots[:, :, first : first + index.shape[-1]]
             if rows is None:
                 target.copy_(moved)
@@ -148,7 +155,9 @@ class BudgetLayer(CacheLayerMixin):
         for name in ("keys", "values"):
             old = getattr(self, name)
             # attention gives a dead slot no weight, but no weight times NaN is NaN
-            new = old.new_zeros((*old.shape[:2], grown, old.shape[3]))
+            # and slots that inference mode has made could not be written outside it
+            with torch.inference_mode(False):
+                new = old.new_zeros((*old.shape[:2], grown, old.shape[3]))
             new[:, :, :used] = old[:, :, :used]
             # a CUDA graph writes to this very memory; on CPUs static means that the contents never change
             if self.occupancy.fixed_shape and new.device.type != "cpu":
@@ -156,9 +165,58 @@ class BudgetLayer(CacheLayerMixin):
             setattr(self, name, new)
 
 
+class SlidingLayer(DynamicSlidingWindowLayer):
+    """A sliding-window layer whose tokens count when the pass that brought them is committed.
+
+    What the latest pass attended to stays whole until the next: its end may turn out to be that of a pass that failed. It takes
+    no memory, for transformers' own layer holds a view of it, which keeps all of it.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, occupancy: Occupancy, sliding_window: int) -> None:
+        super().__init__(sliding_window)
+        self.occupancy = occupancy
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Take shape, dtype and device from the first states."""
+        super().lazy_initialization(key_states, value_states)
+        self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new tokens and return the keys and values that their queries attend to. Arguments as in `BudgetLayer`."""
+        # anew after a first pass that failed and had other rows
+        if not self.is_initialized or len(self.keys) != len(key_states):
+            self.lazy_initialization(key_states, value_states)
+        fed = self.occupancy.columns
+        end = self.keys.shape[2] - (self.cumulative_length - fed)
+        window = slice(max(0, end - self.sliding_window + 1), end)
+        keys = torch.cat([self.keys[:, :, window], key_states], dim=2)
+        values = torch.cat([self.values[:, :, window], value_states], dim=2)
+        self.keys, self.values, self.cumulative_length = keys, values, fed + key_states.shape[2]
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Tokens fed so far."""
+        return self.occupancy.columns
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Keys that the next `query_length` queries face, and the column of the first."""
+        held = min(self.occupancy.columns, self.sliding_window - 1)
+        return held + query_length, self.occupancy.columns - held
+
+
 def with_room(slots: int) -> int:
     """How many slots to allocate when that many are needed, so that growing step by step copies little in all."""
     return slots + max(16, slots // 16)
+
+
+def _no_slots(states: torch.Tensor) -> torch.Tensor:
+    """An empty tensor of slots for states [batch, KV heads, new tokens, head size]."""
+    return states.new_empty((*states.shape[:2], 0, states.shape[3]))
 
 
 def _take(slots: torch.Tensor, index: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:

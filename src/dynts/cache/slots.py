@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 
 from dynts.cache.history import History
+from dynts.cache.step import Turn
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Slots:
             order. What it says of a slot that is not live means nothing.
         live: bool [batch, slots]; False at the end of a row with fewer tokens than the longest one.
         history: tables over the columns, of all rows.
+        turns: the question and later user turns so far.
         all_keys: per full-attention layer, the cached keys of all rows, on the layer's device.
         rows: int64 [batch], which rows these are; None for all.
     """
@@ -28,6 +30,7 @@ class Slots:
     columns: torch.Tensor
     live: torch.Tensor
     history: History
+    turns: tuple[Turn, ...]
     all_keys: list[torch.Tensor]
     rows: torch.Tensor | None = None
 
@@ -63,9 +66,12 @@ class Slots:
     @cached_property
     def question(self) -> torch.Tensor:
         """bool [groups, batch, heads, slots]: tokens of the question and of later user turns."""
-        return self.history.question(self.columns) & self.live[:, None]
+        inside = torch.zeros_like(self.columns, dtype=torch.bool)
+        for turn in self.turns:
+            inside |= (self.columns >= turn.start) & (self.columns < turn.end)
+        return inside & self.live[:, None]
 
     @cached_property
     def answer(self) -> torch.Tensor:
         """bool [groups, batch, heads, slots]: tokens after the end of their turn's thinking."""
-        return self.lookup(self.history.answer()) & self.live[:, None]
+        return self.lookup(self.history.answer(self.turns)) & self.live[:, None]

@@ -38,7 +38,8 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         cache = cache_in(kwargs)
-        if not (isinstance(cache, BudgetCache) and cache.occupancy.fixed_shape and cache.occupancy.slots is not None):
+        running = cache.occupancy.step if isinstance(cache, BudgetCache) else None
+        if running is None or running.slots is None or not cache.occupancy.fixed_shape:
             return plain(*args, **kwargs)
         torch.compiler.cudagraph_mark_step_begin()
         output = step(*args, **kwargs)

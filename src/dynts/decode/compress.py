@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.event import CompactionEvent
 from dynts.cache.history import History
 from dynts.cache.keyword import cache_in, cache_keyword
+from dynts.cache.step import Turn
 from dynts.config import CompressionConfig
 from dynts.decode.checkpoint import say_once
 from dynts.decode.compiled import compiled_steps
@@ -44,6 +46,9 @@ from dynts.thinking import ThinkScanner, scanner_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_CALL = "_compiled_call_impl"
+"""The attribute of a module that torch calls, if set, in place of hooks and `forward`."""
 
 Predictor = ImportancePredictor | Callable[[torch.Tensor], torch.Tensor]
 
@@ -150,7 +155,7 @@ class Session:
             undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
             self._generate = cast(Callable[..., Any], model.generate)
             self._masks = SlotMasks(model)
-            self._passes: dict[int, ForwardPass] = {}
+            self._running = threading.local()
             if self.method.observes_attention or model.config._attn_implementation == "sdpa":
                 undo.enter_context(observed_attention(model))
             if self.compile:
@@ -168,8 +173,11 @@ class Session:
                 )
             decoder = model.get_decoder()
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
-            after = decoder.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True)
-            undo.callback(after.remove)
+            undo.callback(decoder.register_forward_hook(self._after_forward, with_kwargs=True).remove)
+            for part in {model, decoder}:
+                # hooks do: those of the user come after ours, and none is called when a user interrupts
+                undo.callback(_set_attribute, part, _CALL, part.__dict__.get(_CALL))
+                part.__dict__[_CALL] = functools.partial(self._whole_call, part._compiled_call_impl or part._call_impl)
             model.__dict__["generate"] = self._compressed_generate
             self._undo = undo.pop_all()
         return self
@@ -199,20 +207,20 @@ class Session:
         if cache is None:
             cache = self.new_cache()
         fed = cache.occupancy.columns
-        coming = new_columns(kwargs, inputs, fed)
+        coming = new_columns(generation_config, kwargs, inputs, cache, self.tokenizer)
         counts = new_tokens(generation_config, kwargs, inputs, coming)
         cache.check_turn(counts)
-        asked = list(cache.questions)
+        asked = cache.questions
         stats = GenerationStats()
-        cache.announced_end, cache.announced_tokens = fed + coming, counts if fed else None
+        cache.announced = Turn(fed, fed + coming, tuple(counts))
         cache.listener = functools.partial(self._note_compaction, stats)
         cache.measure_peaks()
         try:
             output = self._generate(inputs, **{**kwargs, **dynamic_cache(kwargs), cache_keyword(kwargs): cache})
         finally:
-            cache.announced_end, cache.announced_tokens, cache.listener = 0, None, self._note_positions
+            cache.announced, cache.listener = None, self._note_positions
         stats.prompt_tokens = max(
-            now - before for now, before in zip(cache.questions, asked or [0] * cache.batch, strict=True)
+            now - before for now, before in zip(cache.questions, asked or (0,) * cache.batch, strict=True)
         )
         stats.generated_tokens = cache.occupancy.columns - cache.turn_end + 1
         stats.peak_tokens = cache.peak_length
@@ -228,6 +236,24 @@ class Session:
         if event.positions is not None:
             self.kept_positions.append(event.positions)
 
+    def _whole_call(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A call of the model or its decoder, hooks included. Forward passes in it count once the outermost has succeeded."""
+        if hasattr(self._running, "passes"):
+            return call(*args, **kwargs)
+        passes: list[ForwardPass] = []
+        self._running.passes = passes
+        try:
+            output = call(*args, **kwargs)
+            for running in passes:
+                running.end()
+            return output
+        except BaseException:
+            for running in passes:
+                running.cache.drop()
+            raise
+        finally:
+            del self._running.passes
+
     def _before_forward(
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
@@ -242,23 +268,18 @@ class Session:
             )
         check_training(self.model)
         running = ForwardPass(self.model, cache, self._masks, named)
-        changed = running.before()
-        self._passes[id(cache)] = running
-        return (), changed
+        self._running.passes.append(running)
+        return (), running.begin()
 
     def _after_forward(
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        running = self._passes.pop(id(cache_in(kwargs)), None)
-        if running is None:
-            return
-        if output is None:  # the pass failed
-            running.abandon()
-        else:
-            running.after(output[0])
+        for running in self._running.passes:
+            if running.cache is cache_in(kwargs):
+                running.hidden = output[0]
 
 
-def _set_attribute(model: PreTrainedModel, name: str, value: Any) -> None:
+def _set_attribute(model: torch.nn.Module, name: str, value: Any) -> None:
     """Put an attribute of the instance back as it was; None means that it had none."""
     if value is None:
         model.__dict__.pop(name, None)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -17,6 +17,9 @@ from dynts.decode.checkpoint import check_guidance
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods import METHODS, Method
 from dynts.methods.full import Full
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -191,19 +194,30 @@ def check_generation(model: PreTrainedModel, kwargs: dict[str, Any]) -> Generati
     return config
 
 
-def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -> int:
+def new_columns(
+    config: GenerationConfig,
+    kwargs: dict[str, Any],
+    inputs: torch.Tensor | None,
+    cache: BudgetCache,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+) -> int:
     """How many tokens of each row, padding included, a generate() call will feed before it generates.
 
     Args:
+        config: the generation config that generate() will work with.
         kwargs: keyword arguments of generate().
         inputs: its first positional argument, or None.
-        fed: columns that the cache was fed already.
+        cache: what the call continues.
+        tokenizer: for messages.
 
     Raises:
-        DyntsError: a continuation gives neither the whole conversation nor its whole attention mask.
+        DyntsError: a continuation gives neither the whole conversation nor its whole attention mask, or the conversation is
+            not the one in the cache.
     """
+    fed = cache.occupancy.columns
     tokens = inputs if inputs is not None else kwargs.get("input_ids")
-    main = kwargs["inputs_embeds"] if kwargs.get("inputs_embeds") is not None else tokens
+    embeds = kwargs.get("inputs_embeds")
+    main = embeds if embeds is not None else tokens
     if main is None:
         raise DyntsError("generate() under dynts needs input_ids or inputs_embeds")
     width: int = main.shape[1]
@@ -217,6 +231,8 @@ def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -
         raise DyntsError(
             f"attention_mask covers {covered} tokens; expected {fed + width}: {fed} in the cache and {width} new ones"
         )
+    if fed and embeds is None:
+        _check_same_conversation(main, _shown(config, kwargs, inputs), cache, tokenizer)
     if width <= fed:
         raise DyntsError(
             f"the cache has seen {fed} tokens but the input has {width}: to continue a conversation pass all of it "
@@ -228,19 +244,70 @@ def new_columns(kwargs: dict[str, Any], inputs: torch.Tensor | None, fed: int) -
 def new_tokens(
     config: GenerationConfig, kwargs: dict[str, Any], inputs: torch.Tensor | None, columns: int
 ) -> list[int]:
-    """Tokens of each row among the columns that a generate() call will feed, padding excluded.
-
-    Without an attention mask transformers takes pad tokens for padding, unless they end a sequence too.
-    """
-    tokens: Any = inputs if inputs is not None else kwargs.get("input_ids")
+    """Tokens of each row among the columns that a generate() call will feed, padding excluded."""
+    shown = _shown(config, kwargs, inputs)
     embeds: Any = kwargs.get("inputs_embeds")
-    mask = kwargs.get("attention_mask")
-    pad, ends = config.pad_token_id, config.eos_token_id
-    if mask is None and embeds is None and pad is not None and pad not in (ends if isinstance(ends, list) else [ends]):
-        mask = tokens != pad
+    tokens: Any = inputs if inputs is not None else kwargs.get("input_ids")
     rows = len(tokens if embeds is None else embeds)
-    counts = [columns] * rows if mask is None else mask[:, -columns:].sum(dim=1).tolist()
+    counts = [columns] * rows if shown is None else shown[:, -columns:].sum(dim=1).tolist()
     return [int(count) for count in counts for _ in range(config.num_return_sequences or 1)]
+
+
+def _shown(config: GenerationConfig, kwargs: dict[str, Any], inputs: torch.Tensor | None) -> torch.Tensor | None:
+    """The attention mask that generate() will work with; None where all are tokens.
+
+    Without one transformers takes pad tokens for padding, unless they end a sequence too.
+    """
+    mask: torch.Tensor | None = kwargs.get("attention_mask")
+    pad, ends = config.pad_token_id, config.eos_token_id
+    if mask is not None or kwargs.get("inputs_embeds") is not None or pad is None:
+        return mask
+    if pad in (ends if isinstance(ends, list) else [ends]):
+        return None
+    tokens: Any = inputs if inputs is not None else kwargs.get("input_ids")
+    return tokens != pad
+
+
+def _check_same_conversation(
+    ids: torch.Tensor,
+    shown: torch.Tensor | None,
+    cache: BudgetCache,
+    tokenizer: "PreTrainedTokenizerBase | None",
+) -> None:
+    """Refuse a whole conversation whose tokens are not those in the cache, as far as both go; padding does not count.
+
+    Args:
+        ids: int64 [rows, columns].
+        shown: [rows, columns], 0 for padding; None where there is none.
+        cache: what the conversation continues.
+        tokenizer: for the message.
+
+    Raises:
+        DyntsError: says where they part, and what to pass instead.
+    """
+    width = min(ids.shape[1], cache.occupancy.columns)
+    copies, rest = divmod(cache.batch, len(ids))
+    if rest:
+        return  # another number of rows is refused as such
+    known, ids = cache.history.tokens()[:, :width], ids[:, :width].to(cache.device).repeat_interleave(copies, dim=0)
+    other = (ids != known) & (known >= 0) & (cache.history.positions()[:, :width] >= 0)
+    if shown is not None:
+        other &= shown[:, :width].to(cache.device, torch.bool).repeat_interleave(copies, dim=0)
+    at = int(torch.where(other.any(), other.flatten().to(torch.uint8).argmax(), -1))
+    if at < 0:
+        return
+    row, column = divmod(at, width)
+
+    def named(token: int) -> str:
+        return str(token) if tokenizer is None else f"{token} ({tokenizer.decode([token])!r})"
+
+    raise DyntsError(
+        f"this is not the conversation in the cache: from token {column} of row {row} on they differ (counted from 0, padding "
+        f"included): {named(int(ids[row, column]))} here, {named(int(known[row, column]))} there. Chat templates drop or "
+        "rewrite earlier turns, thinking above all: pass the sequences that generate() returned and the new turn after them, "
+        f"or the new turn alone with an attention_mask that covers the {cache.occupancy.columns} tokens in the cache too, or "
+        "start without this cache"
+    )
 
 
 def dynamic_cache(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What the attention-based methods share: granularity, and the queries of the observation window."""
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -92,24 +91,26 @@ class ObservationWindowMethod(AttentionMethod):
     def begin(self, surroundings: Surroundings) -> None:
         """Make room for the queries of every layer."""
         self.used_window = min(self.window, max(surroundings.local_window, 1))
-        self.queries: list[deque[torch.Tensor]] = [deque(maxlen=self.used_window) for _ in surroundings.layers]
+        self.queries: list[tuple[torch.Tensor, ...]] = [() for _ in surroundings.layers]
         self.how: list[dict[str, Any]] = [{} for _ in surroundings.layers]
 
     def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
         """Remember the last queries: a reference per decode step, a copy of the last few of a question."""
         self.how[layer] = {"scaling": how["scaling"], "softcap": how["softcap"]}
         kept = self.queries[layer]
+        latest: Sequence[torch.Tensor]
         if query.shape[2] == 1:
-            kept.append(query)
+            latest = (query,)
         elif how["live"] is None:
-            kept.extend(query[:, :, -self.used_window :].clone().split(1, dim=2))
+            latest = query[:, :, -self.used_window :].clone().split(1, dim=2)
         else:
             # padding asks nothing: each row remembers its own last queries, as it would alone
             live = torch.nn.functional.pad(how["live"][:, -query.shape[2] :], (len(kept), 0), value=True)
             everything = torch.cat([*kept, query], dim=2)
             index = right_align(live, min(self.used_window, everything.shape[2]))
             rows = everything.gather(2, index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
-            kept.extend(rows.split(1, dim=2))
+            latest = rows.split(1, dim=2)
+        self.queries[layer] = (*kept, *latest)[-self.used_window :]
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """Score the keys before the observation window; the window's own tokens rank above all."""
@@ -120,7 +121,7 @@ class ObservationWindowMethod(AttentionMethod):
         asking = ~live_slots(window - lengths, window)
 
         def score_layer(layer: int) -> torch.Tensor:
-            query, key = slots.of_rows(torch.cat(tuple(self.queries[layer]), dim=2)), slots.keys(layer)
+            query, key = slots.of_rows(torch.cat(self.queries[layer], dim=2)), slots.keys(layer)
             masks = KeyMasks(*(mask.to(key.device) for mask in (slots.live, candidates, asking)))
             scores = self.score_keys(query, key, masks, **self.how[layer])
             return scores.masked_fill(~masks.candidates[:, None], torch.finfo(scores.dtype).max)

@@ -53,6 +53,9 @@ class Surroundings:
 class Method(ABC):
     """Scores cached tokens. A subclass is a dataclass of settings; `start` gives a copy with the memory for one cache.
 
+    What a method remembers are its attributes. When a forward pass fails they go back to what they were before it: a method may
+    set attributes and change lists, but no tensor in place.
+
     Attributes:
         granularity: "shared": one set of kept tokens for all layers and heads; "native": one per layer and KV head.
         protect_question: whether tokens of questions are kept whatever their score.
@@ -91,8 +94,16 @@ class Method(ABC):
     def begin(self, surroundings: Surroundings) -> None:
         """Set up the memory of a started method."""
 
+    def memory(self) -> dict[str, Any]:
+        """What this method remembers: its attributes, of lists a copy."""
+        return {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Go back to what `memory` gave earlier."""
+        vars(self).update({name: list(value) if isinstance(value, list) else value for name, value in memory.items()})
+
     def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
-        """See the last hidden states of the tokens just fed.
+        """See the last hidden states of the tokens just fed, when the forward pass has succeeded.
 
         Args:
             hidden: [batch, new tokens, hidden size].

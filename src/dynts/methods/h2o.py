@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dynts.attention import attention_weights
-from dynts.cache.layer import with_room
 from dynts.cache.selection import live_slots
 from dynts.methods.attention import AttentionMethod
 from dynts.methods.base import Surroundings
@@ -27,15 +26,14 @@ class H2O(AttentionMethod):
     """
 
     def begin(self, surroundings: Surroundings) -> None:
-        """Start the sums, [batch, KV heads, slots] per layer."""
+        """Start the sums, [batch, KV heads, slots] per layer: those of later slots are zero."""
         self.sums: list[torch.Tensor | None] = [None] * len(surroundings.layers)
 
     def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
         """Add the attention row of a decode step, or the rows of several that are fed at a time."""
         if not how["generated"]:
             return
-        batch, heads, slots, _ = key.shape
-        sums = self._grow(layer, batch, heads, slots, key.device)
+        batch, _, slots, _ = key.shape
         first = slots - query.shape[2]
         at_once = max(1, ENTRIES_AT_ONCE // (batch * query.shape[1] * slots))
         for rows in query.split(at_once, dim=2):
@@ -43,41 +41,39 @@ class H2O(AttentionMethod):
             if query.shape[2] > 1:
                 seen = live_slots(first + 1 + torch.arange(rows.shape[2], device=key.device), slots)
                 visible = seen if visible is None else seen & visible
-            weights = attention_weights(rows, key, how["scaling"], how["softcap"], visible)
-            sums[:, :, :slots] += weights.mean(dim=2).sum(dim=2)
+            received = attention_weights(rows, key, how["scaling"], how["softcap"], visible).mean(dim=2).sum(dim=2)
+            before = self.sums[layer]
+            if before is not None:
+                shared = min(slots, before.shape[-1])
+                received[:, :, :shared] += before[:, :, :shared]
+            self.sums[layer] = received
             first += rows.shape[2]
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """The sums."""
 
         def score_layer(layer: int) -> torch.Tensor:
-            batch, heads, used, _ = slots.all_keys[layer].shape
-            return slots.of_rows(self._grow(layer, batch, heads, used, slots.all_keys[layer].device)[:, :, :used])
+            sums, (batch, heads, used, _) = self.sums[layer], slots.all_keys[layer].shape
+            if sums is None:
+                sums = torch.zeros(batch, heads, used, device=slots.all_keys[layer].device)
+            return slots.of_rows(_padded(sums, used))
 
         return self.combine(score_layer, slots.columns.device)
 
     def compact(self, index: torch.Tensor, rows: torch.Tensor | None, before: int, live: torch.Tensor) -> None:
         """Keep the sums of the kept slots, and start the freed ones from zero."""
-        for layer in range(len(self.sums)):
-            sums = self.sums[layer]
+        for layer, sums in enumerate(self.sums):
             if sums is None:
                 continue
-            sums = self._grow(layer, sums.shape[0], sums.shape[1], before, sums.device)
+            sums = _padded(sums, before)
             own = sums if rows is None else sums[rows.to(sums.device)]
             kept = index[layer if index.shape[0] > 1 else 0].to(sums.device).expand(-1, sums.shape[1], -1)
-            moved = torch.zeros_like(own)
-            moved[:, :, : kept.shape[-1]] = own.gather(-1, kept) * live.to(sums.device)[:, None]
-            if rows is None:
-                sums.copy_(moved)
-            else:
-                sums[rows.to(sums.device)] = moved
+            moved = own.gather(-1, kept) * live.to(sums.device)[:, None]
+            if rows is not None:
+                moved = sums.index_copy(0, rows.to(sums.device), _padded(moved, before))
+            self.sums[layer] = moved
 
-    def _grow(self, layer: int, batch: int, heads: int, slots: int, device: torch.device) -> torch.Tensor:
-        """The layer's sums, with room for that many slots."""
-        sums = self.sums[layer]
-        if sums is None or sums.shape[-1] < slots:
-            grown = torch.zeros(batch, heads, with_room(slots), device=device)
-            if sums is not None:
-                grown[:, :, : sums.shape[-1]] = sums
-            self.sums[layer] = sums = grown
-        return sums
+
+def _padded(sums: torch.Tensor, slots: int) -> torch.Tensor:
+    """Sums of that many slots; more are none but zeros."""
+    return torch.nn.functional.pad(sums, (0, slots - sums.shape[-1]))

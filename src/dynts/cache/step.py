@@ -1,0 +1,149 @@
+"""What a cache holds between two forward passes, and what is planned for the next: values that are replaced, not changed."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import torch
+
+from dynts.cache.columns import SlotColumns
+from dynts.cache.selection import live_slots
+
+Kind = Literal["turn", "generated", "forced"]
+"""Tokens of a question or user turn; a generated token of each row; several of a finished text, read as if generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question or a later user turn.
+
+    Attributes:
+        start: its first column.
+        end: the column after its last.
+        tokens: of each row, padding excluded.
+    """
+
+    start: int
+    end: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a cache holds after a finished forward pass; `BudgetCache.commit` and compactions replace it by another.
+
+    Attributes:
+        device: of the bookkeeping.
+        table: which token sits in which slot.
+        lengths: cached tokens of each row, which fill its slots from the first one on; none before the first pass.
+        next_positions: logical position of each row's next token.
+        columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
+        turns: questions and user turns, as far as they were fed.
+        memory: what the method remembers, see `Method.memory`.
+        counted: `lengths` on the device, if they are known there.
+    """
+
+    device: torch.device
+    table: SlotColumns
+    lengths: tuple[int, ...] = ()
+    next_positions: tuple[int, ...] = ()
+    columns: int = 0
+    turns: tuple[Turn, ...] = ()
+    memory: dict[str, Any] = field(default_factory=dict)
+    counted: torch.Tensor | None = None
+
+    def started(self, rows: int) -> Self:
+        """The same; with empty rows before the first pass."""
+        return self if self.lengths else replace(self, lengths=(0,) * rows, next_positions=(0,) * rows)
+
+    @property
+    def batch(self) -> int:
+        """Rows, 0 before the first pass."""
+        return len(self.lengths)
+
+    @cached_property
+    def length(self) -> int:
+        """Tokens of the fullest row."""
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def ragged(self) -> bool:
+        """Whether some row holds fewer tokens than another."""
+        return any(length != self.length for length in self.lengths)
+
+    @cached_property
+    def questions(self) -> tuple[int, ...]:
+        """Question tokens that each row was fed, all turns together."""
+        return tuple(sum(tokens) for tokens in zip(*(turn.tokens for turn in self.turns), strict=True))
+
+    @property
+    def turn_end(self) -> int:
+        """Column after the latest question or user turn."""
+        return self.turns[-1].end if self.turns else 0
+
+    def turn(self, tokens: int, coming: tuple[int, ...]) -> Turn:
+        """The turn that the next columns belong to, those included: the latest if nothing has been generated since.
+
+        Args:
+            tokens: how many columns.
+            coming: tokens of each row among them.
+        """
+        start = self.columns
+        if self.turns and self.turns[-1].end == start:
+            start, coming = self.turns[-1].start, tuple(map(sum, zip(self.turns[-1].tokens, coming, strict=True)))
+        return Turn(start, self.columns + tokens, coming)
+
+    def turns_with(self, latest: Turn) -> tuple[Turn, ...]:
+        """All turns once the latest has come, or come further."""
+        return (*(turn for turn in self.turns if turn.start < latest.start), latest)
+
+    def with_table(self, columns: torch.Tensor) -> Self:
+        """The same after slots have moved. columns: int64 [groups, batch, heads, slots in use], of their tokens."""
+        return replace(self, table=self.table.moved(columns, self.next_slots), counted=self.next_slots)
+
+    @cached_property
+    def next_slots(self) -> torch.Tensor:
+        """int64 [batch]: the slot of each row's next token, which is the number of its tokens."""
+        if self.counted is not None:
+            return self.counted
+        # gradients may flow through the slots that this chooses, in a pass after those in inference mode
+        with torch.inference_mode(False):
+            return torch.tensor(self.lengths, device=self.device, dtype=torch.int64)
+
+    def live(self) -> torch.Tensor:
+        """bool [batch, slots in use]: slots that hold a token."""
+        return live_slots(self.next_slots, self.length)
+
+    def slot_columns(self) -> torch.Tensor:
+        """int64 [groups, batch, heads, slots in use]: the column of the token in each slot."""
+        return self.table.table(self.next_slots, self.length, self.columns)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One forward pass, as `BudgetCache.plan` has it. Layers and masks read it; then it is committed, or dropped if it fails.
+
+    Attributes:
+        kind: what arrives.
+        tokens: columns that arrive, padding included.
+        coming: tokens of each row among them.
+        length: tokens of the fullest row afterwards.
+        positions: int64 [batch or 1, tokens].
+        turn: with kind "turn", the question or user turn as far as it is fed afterwards.
+        live: bool [batch, keys that the queries face], False where there is no token; None if all are tokens. A generated token
+            faces the slots as they are afterwards, all others face the slots in use and then the new tokens.
+        slots: pair of int64 [batch], or None. Set when a token is generated and rows differ in length, or the shape is fixed:
+            the rows, and the slot that each row's token goes to.
+        arrangement: int64 [batch, slots afterwards], or None. Set when several columns arrive and rows differ in length or
+            there is padding: where each slot comes from, in (slots in use, new tokens).
+    """
+
+    kind: Kind
+    tokens: int
+    coming: tuple[int, ...]
+    length: int
+    positions: torch.Tensor
+    turn: Turn | None = None
+    live: torch.Tensor | None = None
+    slots: tuple[torch.Tensor, torch.Tensor] | None = None
+    arrangement: torch.Tensor | None = None
