@@ -1,13 +1,17 @@
 """Loading base models, and what is said when that fails."""
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
 from dynts.models import load_model, parse_dtype
+from tiny import tiny_model
 
 
 @pytest.mark.quick
@@ -57,3 +61,59 @@ def test_dtypes_by_name() -> None:
     for name in ("float7", "int8", "nn"):
         with pytest.raises(DyntsError, match=f"'{name}'"):
             parse_dtype(name)
+
+
+@pytest.mark.quick
+def test_missing_weights_are_refused(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path)
+    # several shards and an index, as large models come
+    model.save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    torch.testing.assert_close(load_model(tmp_path)[0].state_dict(), dict(model.state_dict()))
+    weights = {name: tensor for name, tensor in model.state_dict().items() if ".layers.1." not in name}
+    (tmp_path / "model.safetensors.index.json").unlink()
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    lacking = len(model.state_dict()) - len(weights)
+    with pytest.raises(DyntsError, match=rf"lacks model\.layers\.1\.\S+, .* and {lacking - 3} more"):
+        load_model(tmp_path)
+
+
+def test_weights_of_another_shape_are_refused(saved_model: Path) -> None:
+    config = json.loads((saved_model / "config.json").read_text())
+    (saved_model / "config.json").write_text(json.dumps({**config, "intermediate_size": 8}))
+    with pytest.raises(
+        DyntsError, match=r"other shapes .*model\.layers\.0\.mlp\.down_proj\.weight \(\[\d+, \d+\], not \[\d+, 8\]\)"
+    ):
+        load_model(saved_model)
+
+
+def test_tied_embeddings_and_unsaved_buffers_are_not_missing(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tied = tiny_model("gemma3", vocab_size=len(tokenizer), tie_word_embeddings=True)
+    tied.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, _ = load_model(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")).isdisjoint({"lm_head.weight", *dict(loaded.named_buffers())})
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(loaded(ids).logits, tied(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("owner", "attribute"), [("tokenizer", "pad_token"), ("generation configuration", "eos_token_id")]
+)
+def test_special_tokens_without_an_embedding_are_refused(
+    saved_model: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, owner: str, attribute: str
+) -> None:
+    rows = model.get_input_embeddings().num_embeddings
+    if owner == "tokenizer":
+        changed = copy.deepcopy(tokenizer)
+        changed.add_tokens([f"<{index}>" for index in range(len(tokenizer), rows)])
+        changed.add_special_tokens({attribute: "<added later>"})
+        changed.save_pretrained(saved_model)
+    else:
+        (saved_model / "generation_config.json").write_text(json.dumps({attribute: [2, rows]}))
+    with pytest.raises(DyntsError, match=rf"the {owner}'s {attribute} of .* is {rows}, .* 0 to {rows - 1} only"):
+        load_model(saved_model)

@@ -42,7 +42,13 @@ GraderOption = Annotated[
     ),
 ]
 GgufFile = Annotated[str | None, typer.Option(help="GGUF file inside the model folder or repository.")]
-Dtype = Annotated[str | None, typer.Option(help="dtype to run the model in (default: the checkpoint's).")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="dtype to run the model in (default: the checkpoint's; quantised GGUF weights are unpacked to bfloat16 where "
+        "the device has it)."
+    ),
+]
 Device = Annotated[str, typer.Option(help="Such as cuda or cpu; auto spreads over all devices there are.")]
 Attention = Annotated[str | None, typer.Option(help="Attention implementation, such as sdpa (default: the model's).")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub repository.")]

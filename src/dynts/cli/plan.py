@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from dynts.cli.options import Revision
+from dynts.cli.options import GgufFile, Revision
 
 
 def plan(
     *,
     model: Annotated[str, typer.Option(help="A folder or the id of a Hub repository; only its configuration is read.")],
+    gguf_file: GgufFile = None,
     length: Annotated[int, typer.Option(help="Tokens generated, thinking and answer.", min=2)] = 16_384,
     question: Annotated[int, typer.Option(help="Tokens of a question.", min=1)] = 200,
     concurrency: Annotated[int, typer.Option(help="Sequences generated at a time.", min=1)] = 1,
@@ -66,7 +67,7 @@ def plan(
     from dynts.plan.report import plan_json, plan_lines, plan_markdown, plan_table
     from dynts.shape import ModelShape
 
-    config = load_config(model, revision=revision)
+    config = load_config(model, gguf_file=gguf_file, revision=revision)
     name = dtype or str(config.dtype or "float32").removeprefix("torch.")
     planner = Planner(ModelShape.of(config), parse_dtype(name).itemsize, hardware)
     recommended = recommend(planner, work, config.get_text_config().model_type)

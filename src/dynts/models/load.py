@@ -1,8 +1,11 @@
 """Load a causal language model and its tokenizer from a folder, the Hub, or a GGUF file."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from accelerate.hooks import AlignDevicesHook
 from transformers import (
     AutoConfig,
@@ -13,9 +16,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.hub import cached_file
 
 from dynts.errors import DyntsError
 from dynts.extras import pip_install
+from dynts.models import gguf_tokenizer
+from dynts.models.checks import check_special_tokens, check_weights
+from dynts.models.gguf import GgufFile
 
 
 def load_model(
@@ -32,32 +39,76 @@ def load_model(
     Args:
         model: a folder, or the id of a repository on the Hub.
         gguf_file: name of a GGUF file in that folder or repository; its weights are de-quantised.
-        dtype: such as "bfloat16"; None takes the checkpoint's own.
+        dtype: such as "bfloat16"; None takes the checkpoint's own, and for quantised GGUF weights bfloat16 where the device
+            computes in it, else float32.
         device: such as "cpu" or "cuda:1"; "auto" spreads the model over all devices; None is the CPU.
         attn_implementation: such as "sdpa" or "eager"; None takes the model's default.
         revision: branch, tag or commit of a Hub repository.
 
     Raises:
-        DyntsError: the model, its GGUF file or its tokenizer is missing or cannot be read.
+        DyntsError: the model, its GGUF file or its tokenizer is missing or cannot be read, weights are missing, or a special
+            token has no embedding.
     """
     name = str(model)
-    _check(name, gguf_file)
-    resolved_dtype = _dtype(dtype)
+    source = _source(name, gguf_file)
+    options: dict[str, Any] = {"dtype": _dtype(dtype), "revision": revision}
     tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)
+    file = None
+    if gguf_file is not None:
+        file = _gguf(name, gguf_file, revision)
+        if not file.tensors:
+            raise DyntsError(f"{file.path} holds no weights, only a configuration and a tokenizer")
+        # reading the configuration takes transformers as long as the weights of a small model: once is enough
+        options |= {"gguf_file": gguf_file, "config": load_config(model, gguf_file=gguf_file, revision=revision)}
+        if options["dtype"] == "auto":
+            options["dtype"] = file.float_dtype or _half_precision(device)
+        if hasattr(
+            transformers, "GgufConfig"
+        ):  # from 5.23 on; its default says that weights stay quantised, which they do not
+            options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    result: Any
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        result = AutoModelForCausalLM.from_pretrained(
             name,
-            gguf_file=gguf_file,
-            dtype=resolved_dtype,
             device_map=device,
             attn_implementation=attn_implementation,
-            revision=revision,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below by name
+            **options,
         )
     except ImportError as error:
         raise _missing_package(name, gguf_file, error) from error
     except Exception as error:
-        raise DyntsError(f"could not load the model {_source(name, gguf_file)}: {_first_line(error)}") from error
+        raise DyntsError(f"could not load the model {source}: {_first_line(error)}") from error
+    loaded, info = result
+    check_weights(info, source)
+    if file is not None:
+        _complete(loaded, file)
+    check_special_tokens(loaded, tokenizer, source)
     return loaded.eval(), tokenizer
+
+
+def _half_precision(device: str | None) -> torch.dtype:
+    """bfloat16 where the device computes in it, else float32."""
+    if device == "auto" or (device or "").startswith("cuda"):
+        has = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if has else torch.float32
+
+
+def _complete(model: PreTrainedModel, file: GgufFile) -> None:
+    """Add what transformers does not take from a GGUF file: further end tokens. And say what unpacked weights take."""
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = sorted({*end_tokens(model), *file.token_ids("eos", "eot", "eom")}) or None
+    if file.quantised:
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        dtype = str(model.dtype).removeprefix("torch.")
+        print(
+            f"dynts: the weights of {file.path.name} ({', '.join(file.quantised)}; {file.path.stat().st_size / 1e9:.1f} GB) "
+            f"are unpacked to {dtype} and take {size / 1e9:.1f} GB; --dtype takes another",
+            file=sys.stderr,
+        )
 
 
 def load_tokenizer(
@@ -72,9 +123,16 @@ def load_tokenizer(
         DyntsError: it is missing or cannot be read.
     """
     name = str(model)
-    _check(name, gguf_file)
+    file = None if gguf_file is None else _gguf(name, gguf_file, revision)
+    if file is not None and (Path(name) / "tokenizer.json").is_file():
+        file = None  # the model's own, which needs no reconstruction
+    elif file is not None and gguf_tokenizer.knows(file):
+        tokenizer = gguf_tokenizer.build_tokenizer(file)
+        gguf_tokenizer.check_tokenizer(tokenizer, file)
+        return tokenizer
+    _check_folder(name)
     try:
-        return AutoTokenizer.from_pretrained(name, gguf_file=gguf_file, revision=revision)
+        loaded = AutoTokenizer.from_pretrained(name, gguf_file=None if file is None else gguf_file, revision=revision)
     except ImportError as error:
         raise _missing_package(name, gguf_file, error) from error
     except Exception as error:
@@ -82,6 +140,9 @@ def load_tokenizer(
             f"could not load the tokenizer of {_source(name, gguf_file)}: {_first_line(error)}; "
             "check that the name is right and that the tokenizer files lie beside the weights"
         ) from error
+    if file is not None:
+        gguf_tokenizer.check_tokenizer(loaded, file)
+    return loaded
 
 
 def random_model(
@@ -114,12 +175,22 @@ def load_config(model: str | Path, *, gguf_file: str | None = None, revision: st
     Raises:
         DyntsError: it is missing or cannot be read.
     """
+    file = None if gguf_file is None else _gguf(str(model), gguf_file, revision)
     try:
-        return AutoConfig.from_pretrained(str(model), gguf_file=gguf_file, revision=revision)
+        config = AutoConfig.from_pretrained(str(model), gguf_file=gguf_file, revision=revision)
     except ImportError as error:
         raise _missing_package(str(model), gguf_file, error) from error
     except Exception as error:
         raise DyntsError(f"could not read the configuration of {model}: {_first_line(error)}") from error
+    if file is not None:
+        config.dtype = file.float_dtype or torch.bfloat16
+        if not file.tensors:
+            config.tie_word_embeddings = False
+            print(
+                f"dynts: {file.path.name} lists no tensors: taken as a model whose embedding and output head are two matrices",
+                file=sys.stderr,
+            )
+    return config
 
 
 def load_generation_config(model: str | Path, revision: str | None = None) -> GenerationConfig:
@@ -134,7 +205,27 @@ def load_generation_config(model: str | Path, revision: str | None = None) -> Ge
         return GenerationConfig()
 
 
-def _check(name: str, gguf_file: str | None) -> None:
+def _gguf(name: str, gguf_file: str, revision: str | None) -> GgufFile:
+    """The header of a GGUF file in a folder or a Hub repository."""
+    _check_folder(name)
+    folder = Path(name)
+    path = folder / gguf_file
+    if folder.is_dir() and not path.is_file():
+        others = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
+        raise DyntsError(f"{path} does not exist; GGUF files in {folder}: {others}")
+    try:
+        found = path if folder.is_dir() else cached_file(name, gguf_file, revision=revision)
+        assert found is not None
+        return GgufFile.read(Path(found))
+    except DyntsError:
+        raise
+    except ImportError as error:
+        raise _missing_package(name, gguf_file, error) from error
+    except Exception as error:
+        raise DyntsError(f"could not read {_source(name, gguf_file)}: {_first_line(error)}") from error
+
+
+def _check_folder(name: str) -> None:
     folder = Path(name)
     # a Hub id is "name" or "owner/name": anything else can only be meant as a path
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
@@ -142,15 +233,6 @@ def _check(name: str, gguf_file: str | None) -> None:
         raise DyntsError(
             f"model folder {name} does not exist or is not a folder: give a folder or the id of a Hub repository"
         )
-    if gguf_file is None or not folder.is_dir():
-        return
-    path = folder / gguf_file
-    if not path.is_file():
-        found = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
-        raise DyntsError(f"{path} does not exist; GGUF files in {folder}: {found}")
-    with path.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise DyntsError(f"{path} is not a GGUF file: its first four bytes are not 'GGUF'; download it again")
 
 
 def parse_dtype(name: str) -> torch.dtype:
