@@ -22,11 +22,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dynts.collect.engine import encode_prompt
 from dynts.config import CompressionConfig
 from dynts.files import write_text_whole
 from dynts.jsonlines import read_objects
 from dynts.models import load_tokenizer
+from dynts.prompts import DEFAULT_CHAT, encode_question
 from dynts.tiny import WEIGHTS
 from dynts.tiny.schedule import MEAN_LENGTH, budget_for, schedule
 from dynts.tiny.task import HELD_OUT, make_problem
@@ -103,7 +103,7 @@ def _embedded(arguments: argparse.Namespace) -> Task:
         predictor=str(WEIGHTS / "answer"),
         config=schedule(budget_for(arguments.budget_share)),
         prompts=[
-            encode_prompt(tokenizer, make_problem(number).question, open_thinking=False)
+            encode_question(tokenizer, make_problem(number).question, DEFAULT_CHAT).ids
             for number in HELD_OUT[: arguments.requests]
         ],
         new_tokens=None,
@@ -116,7 +116,7 @@ def _embedded(arguments: argparse.Namespace) -> Task:
 def _of_file(arguments: argparse.Namespace) -> Task:
     tokenizer = load_tokenizer(arguments.model)
     questions = [row["question"] for _, row in read_objects(arguments.questions)][: arguments.requests]
-    prompts = [encode_prompt(tokenizer, question, open_thinking=False) for question in questions]
+    prompts = [encode_question(tokenizer, question, DEFAULT_CHAT).ids for question in questions]
     mean_length = round(mean(map(len, prompts))) + arguments.new_tokens
     budget = round(arguments.budget_share * mean_length)
     return Task(

@@ -19,7 +19,7 @@ from dynts.collect.problems import Problem
 from dynts.collect.transformers_engine import TransformersEngine
 from dynts.decode import checkpoint
 from dynts.decode.answer import Sampling, answer_questions
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.prompts import DEFAULT_CHAT, chat_prompt, encode_prompt
 from dynts.serve.batching import Batcher
 from dynts.serve.metrics import Metrics
 from dynts.serve.row import Ended, Event, Piece, Row
@@ -181,7 +181,7 @@ def test_guidance_is_refused_before_anything_is_computed(
     for _ in range(2):
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):
             TransformersEngine(model, tokenizer, GREEDY)
-    options: dict[str, Any] = {"name": "m", "sampling": GREEDY, "open_thinking": False, "api_key": None}
+    options: dict[str, Any] = {"name": "m", "sampling": GREEDY, "chat": DEFAULT_CHAT, "api_key": None}
     limits: dict[str, Any] = {"max_batch": 1, "max_waiting": 1, "max_body_bytes": 100, "drain_seconds": 1}
     with dynts.compress(model, "full", tokenizer=tokenizer) as session, bind("127.0.0.1", 0) as bound:
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):

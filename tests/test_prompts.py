@@ -1,77 +1,163 @@
-"""A prompt's ids: special tokens where the text is plain, once where a chat template writes them; the same in every command."""
+"""Prompts as chat templates write them: thinking opened, opened with more, closed, or left to the model."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from command_line import run
-from dynts.collect.engine import Request
-from dynts.collect.problems import Problem
-from dynts.collect.transformers_engine import TransformersEngine
-from dynts.decode.answer import Sampling
-from dynts.prompts import INSTRUCTION, chat_prompt, encode_prompt
+from dynts.cli.options import chat_options
+from dynts.closing import FIRST, ClosingWatch
+from dynts.collect.normalise import normalise
+from dynts.config import CompressionConfig, Settings, load_settings, save_settings
+from dynts.errors import DyntsError
+from dynts.markers import ThinkFormat
+from dynts.prompts import ChatOptions, render_prompt, user_message
+from dynts.tiny import WEIGHTS
 from dynts.training.tokens import tokenize_trace
 from dynts.training.traces import Trace
-from tiny import tiny_model
+from dynts.written import decode_text
+from made_tokenizers import byte_level
 
-QUESTION = "1 + 1 = ?"
-TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+CHOICE = (
+    TURNS + "{% if add_generation_prompt %}<|assistant|>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+OPENINGS = {
+    "leaves it": ("", None),
+    "opens it": ("<think>\n", True),
+    "opens it with more": ("<think>\nOkay, ", True),
+    "closes it": ("<think>\n\n</think>\n\n", False),
+    "closes it with more": ("<think></think>So: ", False),
+}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Single characters, and BOS before every text, as Gemma's and Llama's tokenizers put it there."""
-    characters = sorted({*QUESTION, *INSTRUCTION, *"<think></think>\n"})
-    vocabulary = {token: index for index, token in enumerate(["<pad>", "<bos>", "<eos>", *characters])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    return tiny_model("llama")
+def with_opening(opening: str) -> PreTrainedTokenizerFast:
+    return byte_level(template=TURNS + "{% if add_generation_prompt %}<|assistant|>" + opening + "{% endif %}")
 
 
 @pytest.mark.quick
-def test_plain_text_gets_the_special_tokens_and_a_rendered_template_does_not_get_them_twice(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    text = chat_prompt(tokenizer, QUESTION)
-    assert encode_prompt(tokenizer, text) == tokenizer(text)["input_ids"]
-    assert encode_prompt(tokenizer, text).count(1) == 1
-    tokenizer.chat_template = TEMPLATE
-    try:
-        rendered = encode_prompt(tokenizer, chat_prompt(tokenizer, QUESTION))
-        message = [{"role": "user", "content": f"{QUESTION}\n{INSTRUCTION}"}]
-        assert rendered == tokenizer.apply_chat_template(message, return_dict=False)
-        assert rendered.count(1) == 1
-        assert encode_prompt(tokenizer, QUESTION, raw=True) == tokenizer(QUESTION)["input_ids"]
-    finally:
-        tokenizer.chat_template = None
+@pytest.mark.parametrize("question", ["1 + 1?", "what is <think>?", "what is </think>?"])
+@pytest.mark.parametrize("name", OPENINGS)
+def test_the_prompt_is_taken_as_it_is(name: str, question: str) -> None:
+    opening, thinks = OPENINGS[name]
+    tokenizer, messages = with_opening(opening), [user_message(question)]
+    plain = render_prompt(tokenizer, messages)
+    assert plain.text.endswith(f"<|assistant|>{opening}")
+    assert plain.thinks is thinks
+    if thinks is False:
+        with pytest.raises(DyntsError, match="template closes the thinking"):
+            render_prompt(tokenizer, messages, ChatOptions(open_thinking=True))
+        return
+    opened = render_prompt(tokenizer, messages, ChatOptions(open_thinking=True))
+    assert opened == (plain.text if thinks else f"{plain.text}<think>\n", True)
+    trace = Trace("1", question, "so 2.</think>2", "2")
+    tokens = tokenize_trace(tokenizer, trace)
+    assert tokenizer.decode(tokens.ids[: tokens.question_end]) == opened.text
+    assert tokenizer.decode(tokens.ids[tokens.question_end : tokens.thinking_end]).startswith("so 2")
 
 
-def test_commands_read_the_same_prompt(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.quick
+def test_template_arguments() -> None:
+    tokenizer, messages = byte_level(template=CHOICE), [user_message("1 + 1?")]
+    assert render_prompt(tokenizer, messages).thinks is None
+    closed = render_prompt(tokenizer, messages, chat_options(False, None, None, ["enable_thinking=false"]))
+    assert closed.thinks is False
+    assert closed.text.endswith("<think>\n\n</think>\n\n")
+    for text, value in (("a=[1, 2]", [1, 2]), ("a=low", "low"), ('a="1"', "1"), ("a=", ""), ("a=b=c", "b=c")):
+        assert chat_options(False, None, None, [text]).template_args == {"a": value}
+    with pytest.raises(DyntsError, match="never looks at 'enable_thinkin'"):
+        render_prompt(tokenizer, messages, ChatOptions(template_args={"enable_thinkin": False}))
+    with pytest.raises(DyntsError, match="no chat template that could look at 'a'"):
+        render_prompt(byte_level(template=""), messages, ChatOptions(template_args={"a": 1}))
+    for wrong, message in ((["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a=1", "a=2"], "gives 'a' twice")):
+        with pytest.raises(DyntsError, match=message):
+            chat_options(False, None, None, wrong)
+    with pytest.raises(DyntsError, match="'messages' is what dynts itself gives"):
+        ChatOptions(template_args={"messages": []})
+
+
+@pytest.mark.quick
+def test_all_is_the_answer_after_a_closed_prompt() -> None:
+    assert normalise("2", ThinkFormat(), False) == "</think>2"
+    assert normalise("[THINK]so[/THINK]2", ThinkFormat("[THINK]", "[/THINK]"), None) == "so</think>2"
+    assert normalise("so[/THINK]2", ThinkFormat("[THINK]", "[/THINK]"), True) == "so</think>2"
+
+
+@pytest.mark.quick
+def test_markers_of_special_tokens_are_shown_and_others_left_out() -> None:
+    control = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|return|>"]
+    tokenizer = byte_level(control)
+    text = "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>2"
+    ids = tokenizer.encode(f"{text}<|return|><eos>", add_special_tokens=False)
+    assert decode_text(tokenizer, ids) == text
+    assert decode_text(byte_level(control, "<think>"), ids) == "analysissoassistantfinal2"
+
+
+@pytest.mark.quick
+def test_settings_file_keeps_how_the_model_is_talked_to(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    plain = Settings(CompressionConfig())
+    save_settings(file, plain)
+    assert "think_start" not in file.read_text()
+    assert load_settings(file) == plain
+    chosen = Settings(CompressionConfig(), "snapkv", None, None, "(", ")", {"enable_thinking": False})
+    save_settings(file, chosen)
+    assert load_settings(file) == chosen
+    file.write_text(file.read_text().replace('"("', "3"))
+    with pytest.raises(DyntsError, match="think_start must be a text or null, got 3"):
+        load_settings(file)
+
+
+def test_bad_options_end_before_a_model_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], write_lines: Callable[..., Path]
 ) -> None:
-    expected = tokenizer(f"{QUESTION}\n{INSTRUCTION}\n")["input_ids"]
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    words = [QUESTION, "--model", tmp_path, "--method", "full", "--max-new-tokens", 1, "--json"]
-    code, out, err = run(monkeypatch, capsys, "generate", *words)
-    assert code == 0, err
-    assert json.loads(out)["prompt_tokens"] == len(expected)
-    engine = TransformersEngine(model, tokenizer, Sampling(1))
-    [done] = engine.generate([Request(Problem("p", QUESTION, "2"), 0, 0)])
-    assert done.prompt_tokens == len(expected)
-    labelled = tokenize_trace(tokenizer, Trace("t", QUESTION, "1</think>2", "2"))
-    assert list(labelled.ids[: len(expected)]) == expected
-    assert labelled.ids.count(1) == 1
+    code, _, err = run(
+        monkeypatch, capsys, "generate", "--model", "./nowhere", "--method", "full", "--template-arg", "x", "question"
+    )
+    assert (code, "NAME=VALUE" in err) == (2, True)
+    code, _, err = run(
+        monkeypatch,
+        capsys,
+        "generate",
+        "--model",
+        "./no",
+        "--method",
+        "full",
+        "--think-start",
+        "(",
+        "--think-end",
+        "(",
+        "q",
+    )
+    assert (code, "two different texts" in err) == (2, True)
+    code, _, err = run(
+        monkeypatch, capsys, "generate", "--model", WEIGHTS, "--method", "full", "--template-arg", "depth=3", "question"
+    )
+    assert (code, "never looks at 'depth'" in err, "Loading weights" in err) == (2, True, False)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([(True, False)] * (FIRST - 1) + [(True, True)], 0),
+        ([(True, False)] * FIRST, 1),
+        ([(True, False)] * 3, 1),
+        ([(False, False)] * 30, 0),
+        ([(True, False)] * FIRST + [(True, True)], 1),
+        ([], 0),
+    ],
+)
+def test_the_warning_comes_once_and_early(samples: list[tuple[bool, bool]], said: int) -> None:
+    lines: list[str] = []
+    watch = ClosingWatch(lines.append, "do this")
+    for sample in samples:
+        watch.note(*sample)
+    if len(samples) >= FIRST:
+        assert len(lines) == said, "before the end"
+    watch.conclude()
+    watch.conclude()
+    assert len(lines) == said

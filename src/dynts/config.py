@@ -73,6 +73,10 @@ class CompressionConfig:
         )
 
 
+_CHAT = ("think_start", "think_end", "template_arg")
+"""Settings that say how the model is talked to, in the file only where they are set."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What a settings file holds: all that a compressed decode needs besides the model.
@@ -82,21 +86,25 @@ class Settings:
         method: name of a method, see `dynts.methods.METHODS`.
         predictor: folder or Hub id of the importance predictor, where the method needs one.
         granularity: "shared" or "native", see `dynts.methods.base.Method`; None leaves the method as it is by default.
+        think_start: opens the thinking, as text, where it has to be told.
+        think_end: closes it, likewise.
+        template_arg: arguments of the chat template.
     """
 
     config: CompressionConfig
     method: str = "dynts"
     predictor: str | None = None
     granularity: str | None = None
+    think_start: str | None = None
+    think_end: str | None = None
+    template_arg: dict[str, Any] | None = None
 
     def values(self) -> dict[str, Any]:
         """As the file holds them: one flat object."""
-        return {
-            "method": self.method,
-            "predictor": self.predictor,
-            "granularity": self.granularity,
-            **asdict(self.config),
-        }
+        found = asdict(self)
+        config = found.pop("config")
+        told = {name: found.pop(name) for name in _CHAT}
+        return {**found, **config, **{name: value for name, value in told.items() if value is not None}}
 
 
 def save_settings(path: str | Path, settings: Settings) -> None:
@@ -111,19 +119,28 @@ def load_settings(path: str | Path) -> Settings:
         DyntsError: the file cannot be read, a setting is missing, unknown or has a wrong value; it is named.
     """
     values = read_object(path)
-    known = Settings(CompressionConfig()).values()
+    known = [*Settings(CompressionConfig()).values(), *_CHAT]
     if unknown := [name for name in values if name not in known]:
         raise DyntsError(f"{path}: unknown setting {', '.join(unknown)}: the settings are {', '.join(known)}")
-    if missing := [name for name in known if name not in values and name not in ("predictor", "granularity")]:
+    optional = ("predictor", "granularity", *_CHAT)
+    if missing := [name for name in known if name not in values and name not in optional]:
         raise DyntsError(f"{path}: setting {', '.join(missing)} is missing")
     method, predictor, granularity = (values.pop(name, None) for name in ("method", "predictor", "granularity"))
+    chat = {name: values.pop(name, None) for name in _CHAT}
     if not isinstance(method, str):
         raise DyntsError(f"{path}: method must be the name of a method, got {method!r}")
     if not isinstance(predictor, str | None):
         raise DyntsError(f"{path}: predictor must be a folder, a Hub id or null, got {predictor!r}")
     if granularity not in (None, "shared", "native"):
         raise DyntsError(f"{path}: granularity must be shared, native or null, got {granularity!r}")
+    for name, kind, meant in (
+        ("think_start", str, "a text"),
+        ("think_end", str, "a text"),
+        ("template_arg", dict, "an object"),
+    ):
+        if not isinstance(chat[name], kind | None):
+            raise DyntsError(f"{path}: {name} must be {meant} or null, got {chat[name]!r}")
     try:
-        return Settings(CompressionConfig(**values), method, predictor, granularity)
+        return Settings(CompressionConfig(**values), method, predictor, granularity, **chat)
     except DyntsError as error:
         raise DyntsError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ from dynts.collect.run import collect
 from dynts.collect.source import ProblemSource
 from dynts.decode.answer import Sampling
 from dynts.progress import Display, Tally
+from dynts.prompts import ChatOptions
 
 
 class Adder:
@@ -54,7 +55,7 @@ def run(source: Path | ProblemSource, out: Path, engine: Adder, **changes: objec
         revision=None,
         gguf_file=None,
         engine="adder",
-        open_thinking=False,
+        chat=ChatOptions(),
         dtype=None,
     )
     with Display("collecting") as display:

@@ -26,7 +26,7 @@ from dynts.errors import DyntsError
 from dynts.extras import pip_install
 from dynts.grading.grader import Grader
 from dynts.methods import METHODS, DynTS
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.prompts import DEFAULT_CHAT, chat_prompt, encode_prompt
 from dynts.shape import ModelShape
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -271,7 +271,7 @@ def vllm(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pyt
 
 def test_what_vllm_is_asked_for(vllm: FakeVllm, tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     spec = VllmSpec(
-        "some/model", Sampling(300, seed=3), (FULL_CACHE,), 2, False, "v1", None, {"tensor_parallel_size": 2}
+        "some/model", Sampling(300, seed=3), (FULL_CACHE,), 2, DEFAULT_CHAT, "v1", None, {"tensor_parallel_size": 2}
     )
     engine = spec.start()
     assert vllm.engine_args == {
@@ -324,7 +324,7 @@ def test_a_budget_reaches_vllm_beside_what_else_is_configured(vllm: FakeVllm) ->
     settings = PluginSettings("some/predictor", 300, 100, 0.5)
     arguments = {"additional_config": {"other": 1}, "enable_chunked_prefill": True}
     compression = Compression(METHODS["dynts"](), settings.schedule, settings.predictor)
-    VllmSpec("some/model", SAMPLING, (compression,), 4, False, engine_args=arguments).start()
+    VllmSpec("some/model", SAMPLING, (compression,), 4, DEFAULT_CHAT, engine_args=arguments).start()
     assert vllm.engine_args["additional_config"]["other"] == 1
     assert read_settings(vllm.engine_args["additional_config"], {}) == settings
     assert vllm.engine_args["enable_chunked_prefill"] is True
@@ -335,7 +335,7 @@ def test_each_budget_has_an_engine_of_vllm_of_its_own(
 ) -> None:
     budgets = (CompressionConfig(90, 20, 0.5), CompressionConfig(120, 20, 0.5))
     small, large = (Compression(METHODS["dynts"](), config, "some/predictor") for config in budgets)
-    engine = VllmSpec("some/model", SAMPLING, (FULL_CACHE, small, large), 2, False).start()
+    engine = VllmSpec("some/model", SAMPLING, (FULL_CACHE, small, large), 2, DEFAULT_CHAT).start()
     assert [item and item["budget"] for item in vllm.checked] == [None, 90, 120]
     assert vllm.events == [], "the model is loaded with the first request"
     wanted = [*requests(3, small), *requests(2, large)]
@@ -356,7 +356,7 @@ def test_each_budget_has_an_engine_of_vllm_of_its_own(
 
 def test_seconds_count_from_the_start_of_the_run(vllm: FakeVllm) -> None:
     """So that tokens over the seconds of the last is the throughput, however many follow one another."""
-    engine = VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 1, False).start()
+    engine = VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 1, DEFAULT_CHAT).start()
     seconds = [item.seconds for item in engine.generate(requests(4))]
     assert seconds == sorted(seconds)
     assert len(set(seconds)) == 4
@@ -366,20 +366,20 @@ def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pyt
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     for name in ("window", "dynts-random", "rkv"):
         with pytest.raises(DyntsError, match=f"methods full and dynts, got {METHODS[name].__name__}"):
-            VllmSpec("some/model", SAMPLING, (FULL_CACHE, Compression(METHODS[name]())), 4, False)
+            VllmSpec("some/model", SAMPLING, (FULL_CACHE, Compression(METHODS[name]())), 4, DEFAULT_CHAT)
     with pytest.raises(DyntsError, match="one set of tokens for all heads"):
-        VllmSpec("some/model", SAMPLING, (Compression(DynTS(granularity="native")),), 4, False)
+        VllmSpec("some/model", SAMPLING, (Compression(DynTS(granularity="native")),), 4, DEFAULT_CHAT)
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused(vllm: FakeVllm) -> None:
     compression = Compression(METHODS["dynts"](), CompressionConfig(30, 10, 0.5), "some/predictor")
-    engine = VllmSpec("some/model", SAMPLING, (compression,), 4, False).start()
+    engine = VllmSpec("some/model", SAMPLING, (compression,), 4, DEFAULT_CHAT).start()
     with pytest.raises(DyntsError, match="budget 30 is too small for a question of"):
         list(engine.generate(requests(1, compression)))
 
 
 def test_vllm_requests_are_aborted_when_nobody_waits_for_them(vllm: FakeVllm) -> None:
-    running = VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, False).start().generate(requests(6))
+    running = VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, DEFAULT_CHAT).start().generate(requests(6))
     next(running)
     running.close()
     assert set(vllm.aborted) >= {"p0#0"}
@@ -387,7 +387,7 @@ def test_vllm_requests_are_aborted_when_nobody_waits_for_them(vllm: FakeVllm) ->
 
 def test_unknown_engine_arguments_and_a_missing_package(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DyntsError, match=r"vLLM refuses the engine arguments .*'speed'"):
-        VllmEngine(VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, False, engine_args={"speed": "fast"}))
+        VllmEngine(VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, DEFAULT_CHAT, engine_args={"speed": "fast"}))
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     with pytest.raises(DyntsError, match=re.escape(f"--engine vllm needs vllm: {pip_install('vllm')}")):
-        VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, False)
+        VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, DEFAULT_CHAT)

@@ -9,39 +9,40 @@ import pytest
 from adder import rows_of
 from dynts.collect.folder import TraceFolder
 from dynts.collect.importing import ImportColumns, import_traces
-from dynts.collect.normalise import Markers, normalise
+from dynts.collect.normalise import normalise
 from dynts.errors import DyntsError
+from dynts.markers import ThinkFormat
 from dynts.progress import Display, Tally
 
 DATA = Path(__file__).parents[2] / "../shared/data/traces/r1-distill-qwen-1.5b-gsm8k.jsonl"
 
 
-def bring_in(files: list[Path], out: Path, markers: Markers | None = None, **columns: object) -> Tally:
+def bring_in(files: list[Path], out: Path, markers: ThinkFormat | None = None, **columns: object) -> Tally:
     with Display("importing") as display:
-        return import_traces(files, out, ImportColumns(**columns), markers or Markers(), display)
+        return import_traces(files, out, ImportColumns(**columns), markers or ThinkFormat(), display)
 
 
 @pytest.mark.parametrize(
     ("response", "markers", "expected"),
     [
-        ("so 2.\n</think>\n\n\\boxed{2}", Markers(), "so 2.\n</think>\n\n\\boxed{2}"),
-        ("<think>\nso 2.\n</think>\n\n\\boxed{2}", Markers(), "\nso 2.\n</think>\n\n\\boxed{2}"),
-        (" \n<think>so 2.</think>2", Markers(), "so 2.</think>2"),
-        ("<think>\n\n</think>\n\n2", Markers(), "\n\n</think>\n\n2"),
-        ("<thought>\nso 2.\n</thought>\n\n2", Markers("<thought>", "</thought>"), "\nso 2.\n</think>\n\n2"),
-        ("so 2.</thought>2", Markers("<thought>", "</thought>"), "so 2.</think>2"),
-        ("a <think> b", Markers(), "a <think> b"),
-        ("a <thought> b </thought>", Markers("<thought>", "</thought>"), "a <think> b </think>"),
+        ("so 2.\n</think>\n\n\\boxed{2}", ThinkFormat(), "so 2.\n</think>\n\n\\boxed{2}"),
+        ("<think>\nso 2.\n</think>\n\n\\boxed{2}", ThinkFormat(), "\nso 2.\n</think>\n\n\\boxed{2}"),
+        (" \n<think>so 2.</think>2", ThinkFormat(), "so 2.</think>2"),
+        ("<think>\n\n</think>\n\n2", ThinkFormat(), "\n\n</think>\n\n2"),
+        ("<thought>\nso 2.\n</thought>\n\n2", ThinkFormat("<thought>", "</thought>"), "\nso 2.\n</think>\n\n2"),
+        ("so 2.</thought>2", ThinkFormat("<thought>", "</thought>"), "so 2.</think>2"),
+        ("a <think> b", ThinkFormat(), "a <think> b"),
+        ("a <thought> b </thought>", ThinkFormat("<thought>", "</thought>"), "a <think> b </think>"),
     ],
 )
-def test_responses_are_brought_into_one_form(response: str, markers: Markers, expected: str) -> None:
+def test_responses_are_brought_into_one_form(response: str, markers: ThinkFormat, expected: str) -> None:
     assert normalise(response, markers) == expected
 
 
 @pytest.mark.parametrize(("start", "end"), [("", "</think>"), ("<think>", " "), ("##", "##")])
 def test_markers_must_be_two_texts(start: str, end: str) -> None:
     with pytest.raises(DyntsError, match="think markers must be two different texts"):
-        Markers(start, end)
+        ThinkFormat(start, end)
 
 
 def lines(count: int) -> list[dict[str, object]]:

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.collect.importing import ImportColumns, import_traces
-from dynts.collect.normalise import Markers
 from dynts.errors import DyntsError
 from dynts.lock import hold
+from dynts.markers import ThinkFormat
 from dynts.progress import Display
 from dynts.ranks import Rank
 from dynts.tiny import load_tiny_model
@@ -45,7 +45,7 @@ def sets(write_lines: Callable[..., Path], tmp_path: Path) -> list[Path]:
     """A file, and a folder with other problems under the same ids."""
     file, other = write_lines(lines(0, 8), "some.jsonl"), write_lines(lines(8, 8), "other.jsonl")
     with Display("importing") as display:
-        import_traces([other], tmp_path / "folder", ImportColumns(keep=("subject",)), Markers(), display)
+        import_traces([other], tmp_path / "folder", ImportColumns(keep=("subject",)), ThinkFormat(), display)
     return [file, tmp_path / "folder"]
 
 

@@ -10,6 +10,7 @@ def sample(number: int = 0, **values: object) -> Sample:
         "correct": False,
         "answer": None,
         "finished": True,
+        "closed": True,
         "prompt_tokens": 5,
         "generated_tokens": 10,
         "batch": "0",

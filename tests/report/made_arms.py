@@ -25,6 +25,7 @@ def make_sample(problem: str, number: int, generated: int, config: CompressionCo
         "correct": True,
         "answer": "1",
         "finished": True,
+        "closed": True,
         "prompt_tokens": PROMPT,
         "generated_tokens": generated,
         "batch": "0",

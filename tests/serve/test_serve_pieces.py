@@ -20,12 +20,13 @@ from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling
 from dynts.decode.compress import Session, compress
 from dynts.decode.row_sampling import RowSampling
+from dynts.markers import KNOWN_FORMATS, ThinkFormat
 from dynts.prompts import chat_prompt
 from dynts.serve.batching import Batcher
 from dynts.serve.errors import ApiError
 from dynts.serve.matching import StopStrings, undecided
 from dynts.serve.metrics import Metrics
-from dynts.serve.reasoning import ReasoningSplit, split_reasoning
+from dynts.serve.reasoning import ReasoningSplit
 from dynts.serve.row import CacheUse, Ended, Piece, Row
 from dynts.serve.running import RunningBatch
 from dynts.tiny import load_tiny_model, load_tiny_predictor
@@ -45,36 +46,40 @@ def cut(text: str, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "opened", "reasoning", "content"),
+    ("text", "thinks", "reasoning", "content"),
     [
-        (WHOLE, False, "so 1 < 2 </thin ", "\n\nthe <think> answer </think> is 3"),
-        (" \n" + WHOLE, False, "so 1 < 2 </thin ", "\n\nthe <think> answer </think> is 3"),
+        (WHOLE, None, "so 1 < 2 </thin ", "\n\nthe <think> answer </think> is 3"),
+        (" \n" + WHOLE, None, "so 1 < 2 </thin ", "\n\nthe <think> answer </think> is 3"),
         ("so 2</think>3", True, "so 2", "3"),
         ("so 2</thi", True, "so 2</thi", ""),
-        ("no thinking", False, "", "no thinking"),
-        ("  no thinking", False, "", "  no thinking"),
-        ("<thing>", False, "", "<thing>"),
-        ("<thi", False, "", "<thi"),
-        ("a <think> b </think>", False, "", "a <think> b </think>"),
-        ("<think></think>", False, "", ""),
+        ("no thinking", None, "", "no thinking"),
+        ("  no thinking", None, "", "  no thinking"),
+        ("<thing>", None, "", "<thing>"),
+        ("<thi", None, "", "<thi"),
+        ("a <think> b </think>", None, "", "a <think> b </think>"),
+        ("<think></think>", None, "", ""),
         ("", True, "", ""),
-        ("", False, "", ""),
-        ("\n", False, "", "\n"),
+        ("", None, "", ""),
+        ("\n", None, "", "\n"),
+        ("so </think> 3", False, "", "so </think> 3"),
     ],
 )
 def test_thinking_and_answer_are_told_apart_however_the_text_is_cut(
-    text: str, opened: bool, reasoning: str, content: str
+    text: str, thinks: bool | None, reasoning: str, content: str
 ) -> None:
-    assert split_reasoning(text, opened) == (reasoning, content)
-    for seed in range(30):
-        split = ReasoningSplit(opened)
-        parts = [split.feed(piece) for piece in cut(text, seed)] + [split.flush()]
-        assert "".join(part.reasoning for part in parts) == reasoning
-        assert "".join(part.content for part in parts) == content
+    for format in KNOWN_FORMATS:
+        written, *expected = (
+            part.replace("<think>", format.start).replace("</think>", format.end) for part in (text, reasoning, content)
+        )
+        assert list(ReasoningSplit(thinks, format).whole(written)) == expected
+        for seed in range(30):
+            split = ReasoningSplit(thinks, format)
+            parts = [split.feed(piece) for piece in cut(written, seed)] + [split.flush()]
+            assert ["".join(part.reasoning for part in parts), "".join(part.content for part in parts)] == expected
 
 
 def test_text_is_held_back_only_while_it_may_be_a_marker() -> None:
-    split = ReasoningSplit(True)
+    split = ReasoningSplit(True, ThinkFormat())
     assert split.feed("a <").reasoning == "a "
     assert split.feed("/think").reasoning == ""
     assert split.feed("er").reasoning == "</thinker"

@@ -58,6 +58,7 @@ def test_what_vllm_is_given(environment: dict[str, str], tmp_path: Path, engine:
     assert given["arguments"] == [
         "--model",
         "some/model",
+        "--reasoning-parser=dynts",
         "--host=127.0.0.1",
         "--port=9000",
         "--dtype=float32",

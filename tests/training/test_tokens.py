@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
 from dynts.markers import think_markers
-from dynts.prompts import chat_prompt
+from dynts.prompts import ChatOptions, chat_prompt
 from dynts.training.tokens import split_response, tokenize_trace
 from dynts.training.traces import Trace
 from tiny_traces import make_row
@@ -42,7 +42,9 @@ def test_spans_hold_the_question_the_thinking_the_marker_and_the_answer(tokenize
     question, thinking, marker, answer = (tokens.ids[a:b] for a, b in pairwise(bounds))
     before, after = TRACE.response.split("</think>")
     assert question == tuple(
-        tokenizer.encode(chat_prompt(tokenizer, TRACE.question, open_thinking=True), add_special_tokens=False)
+        tokenizer.encode(
+            chat_prompt(tokenizer, TRACE.question, ChatOptions(open_thinking=True)), add_special_tokens=False
+        )
     )
     assert thinking == tuple(tokenizer.encode(before, add_special_tokens=False))
     assert marker == (tokenizer.convert_tokens_to_ids("</think>"),)

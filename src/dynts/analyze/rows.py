@@ -17,6 +17,7 @@ from dynts.collect.journal import Journal, read_rows
 from dynts.files import writing_to
 from dynts.lock import hold
 from dynts.manifest import settled_manifest, warn_versions, write_manifest
+from dynts.prompts import DEFAULT_CHAT
 from dynts.ranks import this_rank
 from dynts.training.labeller import LabelOptions
 from dynts.training.labelling import select
@@ -71,6 +72,7 @@ def measure_traces(
         "max_tokens": options.max_tokens,
         "keep_incorrect": options.keep_incorrect,
         "limit": options.limit,
+        **({"chat": options.chat.settings()} if options.chat != DEFAULT_CHAT else {}),
     }
     versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(out, rank, made_by) as held:
@@ -94,7 +96,7 @@ def measure_traces(
                 journal = Journal(out / f"rows-{rank.rank:05d}-{number:05d}.jsonl")
             for place, trace in enumerate(sets):
                 if place in missing:
-                    row = measure(place, trace, tokenize_trace(tokenizer, trace))
+                    row = measure(place, trace, tokenize_trace(tokenizer, trace, options.chat))
                     with writing_to(out):
                         journal.append_object({_PLACE: place, "id": trace.id, **row})
                     done += 1

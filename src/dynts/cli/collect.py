@@ -20,8 +20,13 @@ from dynts.cli.options import (
     Revision,
     SettingsFile,
     Temperature,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
     TopK,
     TopP,
+    chat_options,
+    check_chat,
 )
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
@@ -71,6 +76,9 @@ def collect(
     top_k: TopK = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling and of the draw of --limit.")] = 0,
     open_thinking: OpenThinking = False,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -85,6 +93,7 @@ def collect(
     Every finished trace is on the disk within seconds. The same command again continues, whatever ended the last one;
     a higher --limit or --samples adds to the folder. Under torchrun the processes share the problems.
     """
+    from dynts.closing import ClosingWatch
     from dynts.cluster import Cluster
     from dynts.collect.engine import Compression
     from dynts.collect.plan import Plan, collect_settings
@@ -101,6 +110,7 @@ def collect(
     chosen = configure(resolve_method(method), granularity)
     schedule = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
     check_predictor(method, chosen, predictor)
+    chat = chat_options(open_thinking, think_start, think_end, template_arg)
     extra_args = read_engine_args(engine, engine_args)
     source = _source(
         dataset,
@@ -122,7 +132,7 @@ def collect(
         sampling,
         (plan.compression,),
         batch,
-        open_thinking=open_thinking,
+        chat=chat,
         engine_args=extra_args,
         gguf_file=gguf_file,
         dtype=dtype,
@@ -131,6 +141,7 @@ def collect(
         revision=revision,
     )
     found = plan.survey()
+    check_chat(chat, model, gguf_file, revision)
     settings = collect_settings(
         plan,
         found,
@@ -138,14 +149,16 @@ def collect(
         revision=revision,
         gguf_file=gguf_file,
         engine=engine,
-        open_thinking=open_thinking,
+        chat=chat,
         dtype=dtype,
         engine_args=extra_args,
     )
     with Display("collecting") as display, engines(spec, cluster, display.say) as generate:
         if found.without_gold:
             display.say(f"{dataset}: {found.without_gold} problems without a gold answer are left out")
-        tally = collect(plan, found, out, settings, generate, display)
+        watch = ClosingWatch(display.say, "give the markers that the model writes by --think-start and --think-end")
+        tally = collect(plan, found, out, settings, generate, display, watch=watch)
+        watch.conclude()
     rank = this_rank()
     share = "" if rank.world == 1 else f"share {rank.rank + 1} of {rank.world}: "
     print(f"{share}{tally.done} traces in {out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")

@@ -7,6 +7,7 @@ import typer
 if TYPE_CHECKING:
     from dynts.collect.engine import Compression, EngineSpec
     from dynts.decode.answer import Sampling
+    from dynts.prompts import ChatOptions
 
 Engine = Annotated[Literal["transformers", "vllm"], typer.Option(help="What generates.")]
 Batch = Annotated[int | None, typer.Option(help="Samples generated at a time (default: 20, with vllm 256).")]
@@ -37,7 +38,7 @@ def engine_spec(
     compressions: "tuple[Compression, ...]",
     batch: int | None,
     *,
-    open_thinking: bool,
+    chat: "ChatOptions",
     engine_args: dict[str, Any],
     gguf_file: str | None,
     dtype: str | None,
@@ -60,7 +61,7 @@ def engine_spec(
     if engine == "vllm":
         if gguf_file or attention:
             raise DyntsError("--engine vllm takes no --gguf-file and no --attention: use --engine transformers")
-        return VllmSpec(model, sampling, compressions, batch or 256, open_thinking, revision, dtype, engine_args)
+        return VllmSpec(model, sampling, compressions, batch or 256, chat, revision, dtype, engine_args)
     loading = {
         "gguf_file": gguf_file,
         "dtype": dtype,
@@ -68,4 +69,4 @@ def engine_spec(
         "attn_implementation": attention,
         "revision": revision,
     }
-    return TransformersSpec(model, sampling, compressions, batch or 20, open_thinking, loading)
+    return TransformersSpec(model, sampling, compressions, batch or 20, chat, loading)

@@ -18,8 +18,13 @@ from dynts.cli.options import (
     Revision,
     SettingsFile,
     Temperature,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
     TopK,
     TopP,
+    chat_options,
+    check_chat,
 )
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
@@ -86,6 +91,9 @@ def eval_(
     ] = True,
     grader: GraderOption = "dynts",
     open_thinking: OpenThinking = False,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -103,6 +111,7 @@ def eval_(
     """
     from rich.console import Console
 
+    from dynts.closing import ClosingWatch
     from dynts.cluster import Cluster
     from dynts.collect.plan import Plan
     from dynts.collect.run import engines
@@ -121,6 +130,7 @@ def eval_(
 
     need("pyarrow", "collect", "dynts eval")
     rank = this_rank()
+    chat = chat_options(open_thinking, think_start, think_end, template_arg)
     extra_args = read_engine_args(engine, engine_args)
     predictors = {name: ImportancePredictor.from_pretrained(name).config for name in predictor or ()}
     methods = configured_methods(
@@ -145,7 +155,7 @@ def eval_(
         sampling,
         compressions,
         batch,
-        open_thinking=open_thinking,
+        chat=chat,
         engine_args=extra_args,
         gguf_file=gguf_file,
         dtype=dtype,
@@ -153,7 +163,8 @@ def eval_(
         attention=attention,
         revision=revision,
     )
-    check_questions(arms, load_tokenizer(model, gguf_file=gguf_file, revision=revision), open_thinking)
+    check_chat(chat, model, gguf_file, revision)
+    check_questions(arms, load_tokenizer(model, gguf_file=gguf_file, revision=revision), chat)
     if engine == "vllm":
         # whose engines have one budget each: start as few as possible
         arms.sort(key=lambda arm: compressions.index(arm.plan.compression))
@@ -163,12 +174,22 @@ def eval_(
         "gguf_file": gguf_file,
         "engine": engine,
         "engine_args": extra_args,
-        "open_thinking": open_thinking,
+        "chat": chat,
         "dtype": dtype,
     }
     with Display("evaluating") as display, engines(spec, cluster, display.say) as generate:
-        evaluate(arms, out, generate, display, thinking=thinking, model=answering)
-    found = [read_arm(out / arm.folder, grader) for arm in arms]
+        advice = (
+            "give the markers that the model writes by --think-start and --think-end, or grade all that a model without "
+            "thinking writes by --no-thinking"
+        )
+        watch = ClosingWatch(display.say, advice)
+        evaluate(arms, out, generate, display, thinking=thinking, watch=watch, model=answering)
+        found = [read_arm(out / arm.folder, grader) for arm in arms]
+        if thinking and not watch.said:
+            watch = ClosingWatch(display.say, advice)  # of all samples, those of earlier runs too
+            for sample in (sample for arm in found for sample in arm.samples):
+                watch.note(sample.finished, bool(sample.closed))
+            watch.conclude()
     if any(len(arm.samples) < arm.manifest["total"] for arm in found):
         print(f"share {rank.rank + 1} of {rank.world} is done: the last process to end shows the results")
     else:

@@ -20,8 +20,13 @@ from dynts.cli.options import (
     Revision,
     SettingsFile,
     Temperature,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
     TopK,
     TopP,
+    chat_options,
+    check_chat,
 )
 
 
@@ -49,6 +54,9 @@ def generate(
     top_k: TopK = 20,
     seed: Annotated[int, typer.Option(help="Seed of the sampling, for each question anew.")] = 0,
     open_thinking: OpenThinking = False,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per question and nothing else.")] = False,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -71,6 +79,7 @@ def generate(
     config = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
     chosen = configure(resolve_method(method), granularity, protect_question)
     check_predictor(method, chosen, predictor)
+    chat = chat_options(open_thinking, think_start, think_end, template_arg)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     if questions is not None:
         asked = read_questions(questions)
@@ -79,12 +88,15 @@ def generate(
         if not text.strip():
             raise DyntsError("the question is empty")
         asked = [("question", text)]
+    check_chat(chat, model, gguf_file, revision)
     loaded_predictor = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
     loaded, tokenizer = load_model(
         model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
     )
     check_checkpoint(loaded)
-    with compress(loaded, chosen, config, loaded_predictor, tokenizer=tokenizer) as session:
-        answers = answer_questions(session, tokenizer, asked, sampling, open_thinking, stream=not json)
+    with compress(
+        loaded, chosen, config, loaded_predictor, tokenizer=tokenizer, markers=chat.format(tokenizer)
+    ) as session:
+        answers = answer_questions(session, tokenizer, asked, sampling, chat, stream=not json)
         for answer in answers:
             answer.print_json() if json else answer.print_stats()

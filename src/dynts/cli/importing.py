@@ -24,12 +24,12 @@ def import_(
     given by --think-start and --think-end, such as <thought> and </thought>.
     """
     from dynts.collect.importing import ImportColumns, import_traces
-    from dynts.collect.normalise import Markers
     from dynts.extras import need
+    from dynts.markers import ThinkFormat
     from dynts.progress import Display, describe_counts
 
     need("pyarrow", "collect", "dynts import")
     columns = ImportColumns(question_column, response_column, answer_column, tuple(keep_column or ()))
     with Display("importing") as display:
-        tally = import_traces(files, out, columns, Markers(think_start, think_end), display)
+        tally = import_traces(files, out, columns, ThinkFormat(think_start, think_end), display)
     print(f"{tally.done} traces in {out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from dynts.cli.options import Device, Dtype, GgufFile, Revision
+from dynts.cli.options import (
+    Device,
+    Dtype,
+    GgufFile,
+    Revision,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
+    chat_options,
+    check_chat,
+)
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
 
@@ -48,6 +58,9 @@ def label(
     chunk: Annotated[
         int, typer.Option(help="Rows of attention in memory at a time; does not change the result.")
     ] = 128,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -69,6 +82,7 @@ def label(
     from dynts.training.labelling import label_on_cluster, label_with
     from dynts.training.trace_sets import as_sets
 
+    chat = chat_options(False, think_start, think_end, template_arg)
     options = LabelOptions(
         labels=tuple(name.strip() for name in labels.split(",")),
         future_window=future_window,
@@ -80,7 +94,9 @@ def label(
         seed=seed,
         chunk=chunk,
         all_tokens=all_tokens,
+        chat=chat,
     )
+    check_chat(chat, model, gguf_file, revision)
     sets = as_sets(traces)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
     loading = {"gguf_file": gguf_file, "dtype": dtype, "device": this_rank().device(device), "revision": revision}

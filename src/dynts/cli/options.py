@@ -1,9 +1,13 @@
 """Options that several commands have."""
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from dynts.prompts import ChatOptions
 
 
 def _take_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -18,9 +22,14 @@ def _take_settings(context: typer.Context, path: Path | None) -> Path | None:
             raise typer.BadParameter(str(error)) from error
         repeatable = {option.name for option in context.command.params if getattr(option, "multiple", False)}
         context.default_map = {
-            name: [value] if name in repeatable else value for name, value in values.items() if value is not None
+            name: _listed(value) if name in repeatable else value for name, value in values.items() if value is not None
         }
     return path
+
+
+def _listed(value: Any) -> list[str]:
+    """A setting as an option takes it that may be repeated: an object as its NAME=VALUE."""
+    return [f"{name}={json.dumps(item)}" for name, item in value.items()] if isinstance(value, dict) else [value]
 
 
 SettingsFile = Annotated[
@@ -29,7 +38,7 @@ SettingsFile = Annotated[
         "--settings",
         callback=_take_settings,
         is_eager=True,
-        help="Take method, predictor, budget, local window and retention ratio from this file, as `dynts tune` writes it; "
+        help="Take method, predictor, budget, think markers and the like from this file, as `dynts tune` writes it; "
         "options given explicitly win.",
     ),
 ]
@@ -76,3 +85,56 @@ TopK = Annotated[int, typer.Option(help="Sample from this many tokens.")]
 OpenThinking = Annotated[
     bool, typer.Option(help="Open the thinking in the prompt where the chat template leaves that to the model.")
 ]
+ThinkStart = Annotated[
+    str | None,
+    typer.Option(help="How the model opens its thinking, as text (default: found in tokenizer and chat template)."),
+]
+ThinkEnd = Annotated[
+    str | None,
+    typer.Option(help="How the model closes its thinking, as text (default: found in tokenizer and chat template)."),
+]
+TemplateArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="NAME=VALUE for the chat template, such as enable_thinking=false; JSON, or text; may be repeated."
+    ),
+]
+
+
+def chat_options(
+    open_thinking: bool, think_start: str | None, think_end: str | None, template_arg: list[str] | None
+) -> "ChatOptions":
+    """What the last four options say.
+
+    Raises:
+        DyntsError: a template argument without a name, or given twice; markers that are no markers.
+    """
+    from dynts.errors import DyntsError
+    from dynts.prompts import ChatOptions
+
+    arguments: dict[str, Any] = {}
+    for text in template_arg or []:
+        name, equals, value = text.partition("=")
+        if not name.isidentifier() or not equals:
+            raise DyntsError(f"--template-arg takes NAME=VALUE, such as enable_thinking=false, got {text!r}")
+        if name in arguments:
+            raise DyntsError(f"--template-arg gives {name!r} twice: drop one")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return ChatOptions(open_thinking, think_start, think_end, arguments)
+
+
+def check_chat(chat: "ChatOptions", model: str, gguf_file: str | None, revision: str | None) -> None:
+    """Refuse what a model's tokenizer and chat template cannot do, before the model is loaded.
+
+    Raises:
+        DyntsError: an argument that the template does not know, a marker that the tokenizer cannot write, and the like.
+    """
+    from dynts.models import load_tokenizer
+    from dynts.prompts import DEFAULT_CHAT, render_prompt, user_message
+
+    if chat != DEFAULT_CHAT:
+        tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)
+        render_prompt(tokenizer, [user_message("question")], chat)

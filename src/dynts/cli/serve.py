@@ -19,8 +19,13 @@ from dynts.cli.options import (
     Revision,
     SettingsFile,
     Temperature,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
     TopK,
     TopP,
+    chat_options,
+    check_chat,
 )
 
 _TRANSFORMERS_ONLY = (
@@ -71,6 +76,9 @@ def serve(
     top_p: TopP = 0.95,
     top_k: TopK = 20,
     open_thinking: OpenThinking = False,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -86,6 +94,7 @@ def serve(
     from dynts.extras import need
     from dynts.serve.vllm import exec_vllm, has_vllm
 
+    chat = chat_options(open_thinking, think_start, think_end, template_arg)
     config = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
     if api_key is not None and not api_key.strip():
         raise DyntsError("the API key is empty: give one, or leave --api-key and DYNTS_API_KEY out")
@@ -112,7 +121,8 @@ def serve(
             "dtype": dtype,
             "revision": revision,
         }
-        exec_vllm(model, options, vllm_options or [], config, predictor, api_key)
+        check_chat(chat, model, gguf_file, revision)
+        exec_vllm(model, options, vllm_options or [], config, predictor, chat, api_key)
     if vllm_options:
         raise DyntsError(f"options after -- are for --engine vllm, got {' '.join(vllm_options)}: drop them")
     for package in ("fastapi", "uvicorn", "prometheus_client"):
@@ -133,19 +143,22 @@ def serve(
     chosen = configure(resolve_method(method), granularity)
     check_predictor(method, chosen, predictor)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
+    check_chat(chat, model, gguf_file, revision)
     bound = bind(host, port)
     loaded_predictor = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
     loaded, tokenizer = load_model(
         model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
     )
-    with compress(loaded, chosen, config, loaded_predictor, tokenizer=tokenizer) as session:
+    with compress(
+        loaded, chosen, config, loaded_predictor, tokenizer=tokenizer, markers=chat.format(tokenizer)
+    ) as session:
         serve_session(
             session,
             tokenizer,
             bound,
             name=served_model_name or model,
             sampling=sampling,
-            open_thinking=open_thinking,
+            chat=chat,
             api_key=api_key,
             max_batch=max_batch,
             max_waiting=max_waiting,

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from dynts.cli.options import Attention, Device, Dtype, GgufFile, Granularity, PredictorName, Revision
+from dynts.cli.options import (
+    Attention,
+    Device,
+    Dtype,
+    GgufFile,
+    Granularity,
+    PredictorName,
+    Revision,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
+    chat_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +60,9 @@ def tune(
     keep_incorrect: Annotated[
         bool, typer.Option(help="Keep traces whose answer is wrong or cannot be graded.")
     ] = False,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -77,6 +92,7 @@ def tune(
     for name, value in (("tolerance", tolerance), ("thinking-tolerance", thinking_tolerance)):
         if not value > 0:
             raise DyntsError(f"--{name} must be above 0, got {value}: that of the full cache itself is 0")
+    chat = chat_options(False, think_start, think_end, template_arg)
     loading = {
         "gguf_file": gguf_file,
         "dtype": dtype,
@@ -95,6 +111,7 @@ def tune(
         limit=limit,
         max_tokens=max_tokens,
         keep_incorrect=keep_incorrect,
+        chat=chat,
     )
     sets = as_sets(traces)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
@@ -105,7 +122,14 @@ def tune(
         points = tune(spec, sets, out, display)
     if predictor is not None and Path(predictor).is_dir():
         predictor = str(Path(predictor).resolve())  # the settings file may be used from anywhere
-    _report(points, (tolerance, thinking_tolerance), out, lambda best: Settings(best, method, predictor, granularity))
+    _report(
+        points,
+        (tolerance, thinking_tolerance),
+        out,
+        lambda best: Settings(
+            best, method, predictor, granularity, think_start, think_end, dict(chat.template_args) or None
+        ),
+    )
 
 
 def _report(

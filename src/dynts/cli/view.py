@@ -15,6 +15,10 @@ from dynts.cli.options import (
     LocalWindow,
     RetentionRatio,
     Revision,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
+    chat_options,
 )
 
 
@@ -46,6 +50,9 @@ def view(
     budget: Budget = 5000,
     local_window: LocalWindow = 2000,
     retention_ratio: RetentionRatio = 0.4,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -71,6 +78,7 @@ def view(
     from dynts.view.page import write_page
 
     check_folder(out)
+    chat = chat_options(False, think_start, think_end, template_arg)
     if out.is_dir():
         raise DyntsError(f"--out {out} is a folder: give the name of a file in it, such as {out / 'view.html'}")
     config = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
@@ -78,7 +86,7 @@ def view(
     names = [name.strip() for name in method.split(",")]
     methods = choose_methods(names, predictors, native=native, protect_question=protect_question)
     trace = choose_trace(as_sets(traces), id, question)
-    tokens = tokenize_chosen(load_tokenizer(model, gguf_file=gguf_file, revision=revision), trace)
+    tokens = tokenize_chosen(load_tokenizer(model, gguf_file=gguf_file, revision=revision), trace, chat)
     config.check_question(tokens.question_end)
     loaded, tokenizer = load_model(
         model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
@@ -90,7 +98,9 @@ def view(
         def show(what: str, done: int, total: int) -> None:
             bars.update(tasks[what], completed=done, total=total)
 
-        shown = view_trace(loaded, tokenizer, trace, tokens, methods, config, predictors, name=name, progress=show)
+        shown = view_trace(
+            loaded, tokenizer, trace, tokens, methods, config, predictors, chat, name=name, progress=show
+        )
     write_page(shown, out)
     print(f"trace {trace.id}, {len(tokens.ids)} tokens: {out}")
     if not any(kept.evictions for kept in shown.kept):

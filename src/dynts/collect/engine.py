@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from dynts.cache.lengths import CacheLengths
 from dynts.collect.problems import Problem
 from dynts.config import CompressionConfig
+from dynts.markers import ThinkFormat
 from dynts.methods import Full, Method
 
 
@@ -72,7 +73,7 @@ class Completion:
 
     Args:
         request: the request.
-        text: with the think markers where it wrote them, without other special tokens.
+        text: with the think markers where it wrote them, as `format` says, without other special tokens.
         finished: whether it ended its turn before the limit of new tokens.
         prompt_ids: what it read.
         generated_ids: what it wrote, the token that ends its turn included.
@@ -80,6 +81,8 @@ class Completion:
         batch: tells the batch that it was in from all others.
         lengths: its cached tokens at each step.
         peak_bytes: of keys and values, allocated for its batch up to its end, divided by the rows.
+        format: how the model writes its think markers.
+        thinks: see `dynts.prompts.ChatPrompt`.
     """
 
     request: Request
@@ -91,6 +94,8 @@ class Completion:
     batch: str | None = None
     lengths: CacheLengths | None = None
     peak_bytes: int | None = None
+    format: ThinkFormat = field(default_factory=ThinkFormat)
+    thinks: bool | None = None
 
     @property
     def prompt_tokens(self) -> int:

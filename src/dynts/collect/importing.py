@@ -11,7 +11,7 @@ from typing import Any
 
 from dynts.cells import cell_text, column_text
 from dynts.collect.folder import MADE_BY, TraceFolder
-from dynts.collect.normalise import Markers, normalise
+from dynts.collect.normalise import normalise
 from dynts.collect.plan import versions
 from dynts.collect.row import FIELDS, TraceRow
 from dynts.collect.run import count_outcomes, store
@@ -21,6 +21,7 @@ from dynts.files import file_sha256
 from dynts.grading.grader import Grader
 from dynts.jsonlines import read_objects
 from dynts.lock import hold
+from dynts.markers import ThinkFormat
 from dynts.progress import Display, Tally
 from dynts.ranks import this_rank
 from dynts.training.filters import judge
@@ -50,7 +51,7 @@ class ImportColumns:
 
 
 def import_traces(
-    files: Sequence[Path], out: str | Path, columns: ImportColumns, markers: Markers, display: Display
+    files: Sequence[Path], out: str | Path, columns: ImportColumns, markers: ThinkFormat, display: Display
 ) -> Tally:
     """Import JSON Lines files into a folder of traces, and grade them. The same call continues an interrupted one.
 
@@ -114,7 +115,7 @@ def _grade(row: TraceRow, grader: Grader) -> TraceRow:
     return replace(row, math_verify=math_verify_says(row, grader))
 
 
-def _rows(files: Sequence[Path], columns: ImportColumns, markers: Markers) -> Iterator[tuple[str, TraceRow]]:
+def _rows(files: Sequence[Path], columns: ImportColumns, markers: ThinkFormat) -> Iterator[tuple[str, TraceRow]]:
     """Traces that are not graded yet, and where they stand."""
     for path in files:
         for number, row in read_objects(path, Decimal):
@@ -122,7 +123,7 @@ def _rows(files: Sequence[Path], columns: ImportColumns, markers: Markers) -> It
             yield where, _parse(row, columns, markers, where)
 
 
-def _parse(row: dict[str, Any], columns: ImportColumns, markers: Markers, where: str) -> TraceRow:
+def _parse(row: dict[str, Any], columns: ImportColumns, markers: ThinkFormat, where: str) -> TraceRow:
     question = _text(row, columns.question, where)
     response = normalise(_text(row, columns.response, where), markers)
     answer = _text(row, columns.answer, where)

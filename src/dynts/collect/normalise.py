@@ -1,32 +1,9 @@
 """Bring responses into dynts' form: from just after the opening think marker, with one closing marker `</think>`."""
 
-from dataclasses import dataclass
-
-from dynts.errors import DyntsError
-from dynts.markers import END, START
+from dynts.markers import END, START, ThinkFormat
 
 
-@dataclass(frozen=True, slots=True)
-class Markers:
-    """How a model writes its think markers, as text; a marker may be several tokens.
-
-    Args:
-        start: opens the thinking.
-        end: closes it.
-
-    Raises:
-        DyntsError: a marker is empty, or both are the same.
-    """
-
-    start: str = START
-    end: str = END
-
-    def __post_init__(self) -> None:
-        if not self.start.strip() or not self.end.strip() or self.start == self.end:
-            raise DyntsError(f"think markers must be two different texts, got {self.start!r} and {self.end!r}")
-
-
-def normalise(response: str, markers: Markers) -> str:
+def normalise(response: str, markers: ThinkFormat, thinks: bool | None = None) -> str:
     """The response from just after the opening marker, with dynts' own closing marker.
 
     A response that starts inside the thinking (DeepSeek-R1 opens it in the prompt) stays as it is. Only the opening marker
@@ -35,10 +12,12 @@ def normalise(response: str, markers: Markers) -> str:
     Args:
         response: what the model wrote.
         markers: how it writes its markers.
+        thinks: as in `dynts.prompts.ChatPrompt`: False says that the prompt has closed the thinking, and all is the answer.
     """
     start = response.lstrip()
     if start.startswith(markers.start):
         response = start.removeprefix(markers.start)
     if markers.start != START:
         response = response.replace(markers.start, START)
-    return response if markers.end == END else response.replace(markers.end, END)
+    response = response if markers.end == END else response.replace(markers.end, END)
+    return f"{END}{response}" if thinks is False else response

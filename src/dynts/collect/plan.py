@@ -14,6 +14,7 @@ from dynts.collect.problems import Survey, read_problems, survey
 from dynts.collect.source import ProblemSource
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError
+from dynts.prompts import ChatOptions
 
 _PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
 
@@ -64,7 +65,7 @@ def collect_settings(
     revision: str | None,
     gguf_file: str | None,
     engine: str,
-    open_thinking: bool,
+    chat: ChatOptions,
     dtype: str | None,
     engine_args: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def collect_settings(
         "dtype": dtype,
         **compression_settings(plan.compression),
         "sampling": asdict(plan.sampling),
-        "open_thinking": open_thinking,
+        **chat.settings(),
         "source": asdict(plan.source),
         "data_sha256": found.sha256,
     }

@@ -7,16 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dynts.closing import ClosingWatch
 from dynts.cluster import ActorPool, Cluster, Work
 from dynts.collect.engine import Completion, EngineSpec, Request, trace_id
 from dynts.collect.folder import MADE_BY, TraceFolder, TraceWriter
-from dynts.collect.normalise import Markers, normalise
+from dynts.collect.normalise import normalise
 from dynts.collect.plan import Plan, collect_facts
 from dynts.collect.problems import Survey
 from dynts.collect.row import TraceRow
 from dynts.collect.second_verdict import math_verify_says
 from dynts.grading.grader import Grader
 from dynts.lock import Hold, hold
+from dynts.markers import END
 from dynts.progress import Display, Tally
 from dynts.ranks import this_rank
 from dynts.training.filters import judge
@@ -35,6 +37,7 @@ def collect(
     generate: Generate,
     display: Display,
     judge: Judge = judge,
+    watch: ClosingWatch | None = None,
 ) -> Tally:
     """Collect into a folder. The same call on the same folder makes the traces that it lacks.
 
@@ -46,6 +49,7 @@ def collect(
         generate: makes the completions; called only if there is something to do.
         display: shows how far the work is.
         judge: the default asks for traces that are fit for training.
+        watch: told of every new trace.
 
     Returns:
         The counts of the whole folder; under `torchrun` those of this process's share.
@@ -70,7 +74,7 @@ def collect(
             return tally
         with Grader() as grader, closing(generate(missing)) as completions:
             rows = (grade(completion, grader, judge) for completion in completions)
-            store(rows, folder.writer(rank.rank), tally, held, display)
+            store(rows, folder.writer(rank.rank), tally, held, display, watch)
     return tally
 
 
@@ -108,7 +112,7 @@ def engines(spec: EngineSpec, cluster: Cluster | None, say: Callable[[str], obje
 def grade(completion: Completion, grader: Grader, judge: Judge) -> TraceRow:
     """Bring a completion into the form of traces, and judge it."""
     request = completion.request
-    response = normalise(completion.text, Markers())
+    response = normalise(completion.text, completion.format, completion.thinks)
     reason, correct = judge(response, request.problem.answer, grader)
     row = TraceRow(
         id=request.id,
@@ -126,13 +130,22 @@ def grade(completion: Completion, grader: Grader, judge: Judge) -> TraceRow:
     return replace(row, math_verify=math_verify_says(row, grader))
 
 
-def store(rows: Iterable[TraceRow], writer: TraceWriter, tally: Tally, held: Hold, display: Display) -> None:
+def store(
+    rows: Iterable[TraceRow],
+    writer: TraceWriter,
+    tally: Tally,
+    held: Hold,
+    display: Display,
+    watch: ClosingWatch | None = None,
+) -> None:
     """Write graded traces as they come, count them, and show how far the work is."""
     try:
         for row in rows:
             writer.append(row)
             tally.add(row.correct, row.reason)
             tally.tokens += row.generated_tokens or 0
+            if watch is not None:
+                watch.note(bool(row.finished), END in row.response)
             held.note(**tally.figures())
             display.update(tally)
     finally:

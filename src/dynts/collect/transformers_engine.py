@@ -29,7 +29,7 @@ from dynts.decode.compress import Session, compress
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens, load_model
 from dynts.predictor.model import ImportancePredictor
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.prompts import DEFAULT_CHAT, ChatOptions, Prompt, encode_question
 from dynts.written import decode_text
 
 _WINDOW = 16
@@ -45,7 +45,7 @@ class TransformersSpec:
         sampling: how to draw tokens; its seed is not used, each request has one.
         compressions: all that requests will ask for.
         batch: rows at a time.
-        open_thinking: open the thinking in the prompt where the chat template does not.
+        chat: how the model is talked to.
         loading: further keyword arguments of `dynts.models.load_model`.
     """
 
@@ -53,7 +53,7 @@ class TransformersSpec:
     sampling: Sampling
     compressions: tuple[Compression, ...]
     batch: int
-    open_thinking: bool
+    chat: ChatOptions
     loading: dict[str, Any]
 
     def start(self) -> "TransformersEngine":
@@ -73,7 +73,7 @@ class TransformersSpec:
             self.compressions,
             predictors,
             batch=self.batch,
-            open_thinking=self.open_thinking,
+            chat=self.chat,
         )
 
 
@@ -90,7 +90,7 @@ class TransformersEngine:
         compressions: all that requests will ask for.
         predictors: those that the compressions name.
         batch: rows at a time.
-        open_thinking: open the thinking in the prompt where the chat template does not.
+        chat: how the model is talked to.
 
     Raises:
         DyntsError: a predictor does not fit the model.
@@ -106,20 +106,26 @@ class TransformersEngine:
         predictors: Mapping[str, ImportancePredictor] | None = None,
         *,
         batch: int = 20,
-        open_thinking: bool = False,
+        chat: ChatOptions = DEFAULT_CHAT,
     ) -> None:
         check_checkpoint(model)
         self.model = model
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.batch = batch
-        self.open_thinking = open_thinking
+        self.chat = chat
+        self.format = chat.format(tokenizer)
         # made at once, so that what does not fit shows before hours of work on what does
         self.sessions = [
             (
                 item,
                 compress(
-                    model, item.method, item.config, (predictors or {}).get(item.predictor or ""), tokenizer=tokenizer
+                    model,
+                    item.method,
+                    item.config,
+                    (predictors or {}).get(item.predictor or ""),
+                    tokenizer=tokenizer,
+                    markers=self.format,
                 ),
             )
             for item in compressions
@@ -134,22 +140,21 @@ class TransformersEngine:
 
     def _work(self, session: Session, requests: Sequence[Request]) -> Iterator[Completion]:
         """Several batches, each of prompts of similar length."""
-        prompts = [
-            encode_prompt(self.tokenizer, chat_prompt(self.tokenizer, item.problem.question, self.open_thinking))
-            for item in requests
-        ]
-        order = sorted(range(len(requests)), key=lambda index: len(prompts[index]))
+        prompts = [encode_question(self.tokenizer, item.problem.question, self.chat) for item in requests]
+        order = sorted(range(len(requests)), key=lambda index: len(prompts[index].ids))
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
             yield from self._run(session, [requests[index] for index in chosen], [prompts[index] for index in chosen])
 
-    def _run(self, session: Session, requests: Sequence[Request], prompts: Sequence[list[int]]) -> Iterator[Completion]:
+    def _run(self, session: Session, requests: Sequence[Request], prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """One batch, through a queue that a thread fills."""
         cache = session.new_cache()
         ends, stop = end_tokens(self.model), stop_criteria(self.model, self.tokenizer)
         rows = _Rows(len(requests), self.sampling.max_new_tokens, ends, stop, cache)
         batch = uuid.uuid4().hex
-        thread = threading.Thread(target=self._generate, args=(requests, prompts, rows, cache), daemon=True)
+        thread = threading.Thread(
+            target=self._generate, args=(requests, [prompt.ids for prompt in prompts], rows, cache), daemon=True
+        )
         thread.start()
         try:
             for _ in requests:
@@ -159,14 +164,16 @@ class TransformersEngine:
                 prompt = prompts[ended.row]
                 yield Completion(
                     requests[ended.row],
-                    decode_text(self.tokenizer, ended.ids, ends),
+                    decode_text(self.tokenizer, ended.ids, ends, self.format),
                     ended.finished,
-                    prompt,
+                    prompt.ids,
                     ended.ids,
                     ended.seconds,
                     batch,
-                    cache_lengths(len(prompt), len(ended.ids), cache.schedule),
+                    cache_lengths(len(prompt.ids), len(ended.ids), cache.schedule),
                     ended.peak_bytes // len(requests),
+                    self.format,
+                    prompt.thinks,
                 )
         finally:
             rows.stopped = True

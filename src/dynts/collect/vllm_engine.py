@@ -18,7 +18,7 @@ from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
 from dynts.methods import DynTS, Full
 from dynts.models import load_generation_config
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.prompts import ChatOptions, Prompt, encode_question
 from dynts.shape import ModelShape
 from dynts.vllm.settings import KEY, PluginSettings
 from dynts.written import decode_text
@@ -45,7 +45,7 @@ class VllmSpec:
         sampling: how to draw tokens; its seed is not used, each request has one.
         compressions: all that requests will ask for.
         batch: most requests in the engine at a time.
-        open_thinking: open the thinking in the prompt where the chat template does not.
+        chat: how the model is talked to.
         revision: branch, tag or commit of a Hub repository.
         dtype: to run the model in; None takes the checkpoint's.
         engine_args: further fields of vLLM's `EngineArgs`, such as tensor_parallel_size and max_model_len.
@@ -58,7 +58,7 @@ class VllmSpec:
     sampling: Sampling
     compressions: tuple[Compression, ...]
     batch: int
-    open_thinking: bool
+    chat: ChatOptions
     revision: str | None = None
     dtype: str | None = None
     engine_args: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class VllmSpec:
             **({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}),
             **self.engine_args,
             # said even where there is no budget, for the environment could ask for one
-            "additional_config": {**additional, KEY: _settings(compression)},
+            "additional_config": {**additional, KEY: _settings(compression, self.chat)},
         }
         try:
             return EngineArgs(**arguments)
@@ -156,7 +156,7 @@ class VllmEngine:
 
     def _work(self, requests: Iterator[Request]) -> Iterator[Completion]:
         """One run of the engine, which never stands still between its first request and its last: a batch."""
-        running: dict[str, tuple[Request, list[int]]] = {}
+        running: dict[str, tuple[Request, Prompt]] = {}
         exhausted = False
         batch, started = uuid.uuid4().hex, time.perf_counter()
         try:
@@ -178,14 +178,14 @@ class VllmEngine:
             if running:
                 self.engine.abort_request(list(running))
 
-    def _add(self, request: Request) -> list[int]:
-        """Hand a request to the engine: the ids of its prompt."""
+    def _add(self, request: Request) -> Prompt:
+        """Hand a request to the engine: its prompt."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         sampling = self.spec.sampling
-        prompt = chat_prompt(self.tokenizer, request.problem.question, self.spec.open_thinking)
-        ids = encode_prompt(self.tokenizer, prompt)
+        prompt = encode_question(self.tokenizer, request.problem.question, self.spec.chat)
+        ids = prompt.ids
         if self.compression.schedule is not None:
             self.compression.schedule.check_question(len(ids))
         parameters = SamplingParams(
@@ -199,21 +199,29 @@ class VllmEngine:
             **{"detokenize": False, **self.checkpoint},
         )
         self.engine.add_request(request.id, {"prompt_token_ids": ids}, parameters)
-        return ids
+        return prompt
 
-    def _completion(self, request: Request, prompt: list[int], written: Any, seconds: float, batch: str) -> Completion:
+    def _completion(self, request: Request, prompt: Prompt, written: Any, seconds: float, batch: str) -> Completion:
         ids, finished = list(written.token_ids), written.finish_reason == "stop"
-        lengths = cache_lengths(len(prompt), len(ids), self.compression.schedule)
+        format = self.spec.chat.format(self.tokenizer)
+        lengths = cache_lengths(len(prompt.ids), len(ids), self.compression.schedule)
         return Completion(
             request,
-            decode_text(self.tokenizer, ids, ids[-1:] if finished and not isinstance(written.stop_reason, str) else ()),
+            decode_text(
+                self.tokenizer,
+                ids,
+                ids[-1:] if finished and not isinstance(written.stop_reason, str) else (),
+                format,
+            ),
             finished,
-            prompt,
+            prompt.ids,
             ids,
             seconds,
             batch,
             lengths,
             None if self.bytes_per_token is None else self.bytes_per_token * lengths.peak,
+            format,
+            prompt.thinks,
         )
 
 
@@ -231,14 +239,20 @@ def _followed(config: GenerationConfig) -> dict[str, Any]:
     return found
 
 
-def _settings(compression: Compression) -> dict[str, Any] | None:
+def _settings(compression: Compression, chat: ChatOptions) -> dict[str, Any] | None:
     """The plugin's, as in the additional config; None for the full cache."""
     schedule = compression.schedule
     if schedule is None or compression.predictor is None:
         return None
-    return asdict(
-        PluginSettings(compression.predictor, schedule.budget, schedule.local_window, schedule.retention_ratio)
+    settings = PluginSettings(
+        compression.predictor,
+        schedule.budget,
+        schedule.local_window,
+        schedule.retention_ratio,
+        chat.think_start,
+        chat.think_end,
     )
+    return asdict(settings)
 
 
 def _bytes_per_token(config: Any) -> int | None:

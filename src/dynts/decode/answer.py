@@ -18,7 +18,7 @@ from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 from dynts.models import end_tokens, input_device
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.prompts import DEFAULT_CHAT, ChatOptions, encode_question
 from dynts.written import TextWriter, decode_text
 
 
@@ -136,7 +136,7 @@ def answer_questions(
     tokenizer: PreTrainedTokenizerBase,
     questions: Iterable[tuple[str, str]],
     sampling: Sampling,
-    open_thinking: bool = False,
+    chat: ChatOptions = DEFAULT_CHAT,
     stream: bool = False,
 ) -> Iterator[Answer]:
     """Answer questions in the session's context, one by one.
@@ -146,15 +146,15 @@ def answer_questions(
         tokenizer: the model's tokenizer.
         questions: pairs of id and text.
         sampling: how to draw tokens.
-        open_thinking: open the thinking in the prompt where the chat template does not.
+        chat: how the model is talked to.
         stream: write the text to standard output as it comes.
     """
     model = session.model
-    ends, stop = end_tokens(model), stop_criteria(model, tokenizer)
+    ends, stop, format = end_tokens(model), stop_criteria(model, tokenizer), chat.format(tokenizer)
     for identity, question in questions:
-        prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, question, open_thinking))
+        prompt = encode_question(tokenizer, question, chat).ids
         inputs = torch.tensor([prompt], device=input_device(model))
-        streamer = TextWriter(tokenizer, ends) if stream else None
+        streamer = TextWriter(tokenizer, ends, format) if stream else None
         set_seed(sampling.seed)
         started = time.perf_counter()
         with plain_search(model):
@@ -169,5 +169,5 @@ def answer_questions(
         generated = output[0, len(prompt) :].tolist()
         finished = generated[-1] in ends or (stop is not None and bool(stop(output, None)))
         name = type(session.method).__name__
-        text = decode_text(tokenizer, generated, ends)
+        text = decode_text(tokenizer, generated, ends, format)
         yield Answer(identity, question, text, finished, seconds, session.stats[-1], name)

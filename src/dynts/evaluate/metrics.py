@@ -28,6 +28,7 @@ class Metrics:
         pass_at: probability that one of k samples is right, by k, mean over the questions.
         maj_at: probability that the answer of most of k samples is right, by k, mean over the questions.
         mean_length: generated tokens of a sample.
+        closed: share of samples that closed their thinking; None if they were not asked to think.
         truncated: share of samples that reached the limit of new tokens.
         compactions: of a sample, mean.
         peak_tokens: most cached tokens of a sequence.
@@ -46,6 +47,7 @@ class Metrics:
     pass_at: dict[int, float]
     maj_at: dict[int, float]
     mean_length: float
+    closed: float | None
     truncated: float
     compactions: float
     peak_tokens: int
@@ -74,6 +76,7 @@ def summarize(arm: Arm, same: Same, shape: ModelShape | None) -> Metrics:
     questions = list(by_question(arm.samples).values())
     grouped = [(samples, answer_groups([sample.answer for sample in samples], same)) for samples in questions]
     ks = _ks(min(map(len, questions)))
+    asked = [sample.closed for sample in arm.samples if sample.closed is not None]
     flops = None if shape is None else _flops(arm, shape)
     steps = sum(sample.generated_tokens - 1 for sample in arm.samples)
     return Metrics(
@@ -83,6 +86,7 @@ def summarize(arm: Arm, same: Same, shape: ModelShape | None) -> Metrics:
         pass_at={k: fmean(pass_at(len(each), sum(s.correct for s in each), k) for each in questions) for k in ks},
         maj_at={k: fmean(maj_at(samples, groups, k) for samples, groups in grouped) for k in ks},
         mean_length=fmean(sample.generated_tokens for sample in arm.samples),
+        closed=fmean(asked) if asked else None,
         truncated=fmean(not sample.finished for sample in arm.samples),
         compactions=fmean(sample.compactions for sample in arm.samples),
         peak_tokens=max(sample.peak_tokens for sample in arm.samples),

@@ -17,6 +17,7 @@ from dynts.errors import DyntsError
 from dynts.evaluate.judging import given_answer
 from dynts.grading.grader import MATH_VERIFY, Grader, GraderName
 from dynts.manifest import MANIFEST_FILE, read_manifest
+from dynts.markers import END
 
 MADE_BY = "dynts eval"
 
@@ -31,6 +32,7 @@ class Sample:
         correct: whether the last boxed answer after the thinking is right.
         answer: the last boxed answer after the thinking, as the model wrote it; None if there is none.
         finished: whether the model ended its turn before the limit of new tokens.
+        closed: whether it closed its thinking; None if it was not asked to think.
         prompt_tokens: of question, instruction and chat template.
         generated_tokens: what it wrote, the token that ends its turn included.
         batch: tells the batches of a run apart.
@@ -48,6 +50,7 @@ class Sample:
     correct: bool
     answer: str | None
     finished: bool
+    closed: bool | None
     prompt_tokens: int
     generated_tokens: int
     batch: str
@@ -137,12 +140,14 @@ def read_arm(folder: str | Path, grader: GraderName = "dynts") -> Arm:
 
 
 def _sample(row: TraceRow, thinking: bool, folder: Path, grading: Grader, grader: GraderName) -> Sample:
-    values = {field.name: getattr(row, field.name) for field in fields(Sample) if field.name != "graders_differ"}
+    found = [field.name for field in fields(Sample) if field.name not in ("graders_differ", "closed")]
+    values: dict[str, Any] = {name: getattr(row, name) for name in found}
     other = math_verify_says(row, grading)
     values |= {"correct": other if grader == MATH_VERIFY else row.correct, "graders_differ": row.correct != other}
+    values["closed"] = END in row.response if thinking else None
     values["answer"] = given_answer(row.response, thinking)
     for name, value in values.items():
-        if value is None and name != "answer":
+        if value is None and name not in ("answer", "closed"):
             raise DyntsError(f"{folder}: trace {row.id} has no {name}: evaluate with an engine that measures it")
     return Sample(**values)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from dynts.closing import ClosingWatch
 from dynts.collect.engine import Compression
 from dynts.collect.folder import TraceFolder
 from dynts.collect.problems import read_problems
@@ -15,7 +16,7 @@ from dynts.errors import DyntsError
 from dynts.evaluate.arms import ArmPlan
 from dynts.evaluate.judging import judge_answer
 from dynts.progress import Display
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.prompts import ChatOptions, encode_question
 
 
 def evaluate(
@@ -25,6 +26,7 @@ def evaluate(
     display: Display,
     *,
     thinking: bool,
+    watch: ClosingWatch,
     model: Mapping[str, Any],
 ) -> None:
     """Take the samples that the arms lack. The same call continues an interrupted one.
@@ -35,6 +37,7 @@ def evaluate(
         generate: makes the completions.
         display: shows how far the work is.
         thinking: whether the answer is what follows the thinking; else it is all of the response.
+        watch: told of every new sample of a model that thinks.
         model: arguments of `collect_settings` that tell which model answers, and how.
 
     Raises:
@@ -50,7 +53,7 @@ def evaluate(
             display.say(f"{name}: {left_out} problems without a gold answer are left out")
     for number, (arm, own) in enumerate(zip(arms, settings, strict=True), start=1):
         display.say(f"arm {number} of {len(arms)}: {arm.folder}")
-        collect(arm.plan, arm.found, out / arm.folder, own, generate, display, judge)
+        collect(arm.plan, arm.found, out / arm.folder, own, generate, display, judge, watch if thinking else None)
 
 
 def needed_compressions(arms: Iterable[ArmPlan]) -> tuple[Compression, ...]:
@@ -62,7 +65,7 @@ def needed_compressions(arms: Iterable[ArmPlan]) -> tuple[Compression, ...]:
     return tuple(found)
 
 
-def check_questions(arms: Iterable[ArmPlan], tokenizer: PreTrainedTokenizerBase, open_thinking: bool) -> None:
+def check_questions(arms: Iterable[ArmPlan], tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> None:
     """Refuse a budget that is too small for one of the questions, before any is answered.
 
     Raises:
@@ -76,8 +79,7 @@ def check_questions(arms: Iterable[ArmPlan], tokenizer: PreTrainedTokenizerBase,
         if name not in longest:
             problems = read_problems(arm.plan.source, arm.found.chosen)
             longest[name] = max(
-                (len(encode_prompt(tokenizer, chat_prompt(tokenizer, item.question, open_thinking))), item.id)
-                for item in problems
+                (len(encode_question(tokenizer, item.question, chat).ids), item.id) for item in problems
             )
         tokens, identity = longest[name]
         try:

@@ -14,6 +14,7 @@ _COLUMNS = (
     "Pass@1",
     "n",
     "mean\nlength",
+    "closed\nthinking",
     "trun-\ncated",
     "compac-\ntions",
     "peak KV\ntokens",
@@ -44,6 +45,9 @@ def _cells(arm: Arm) -> tuple[str, ...]:
         f"{sum(sample.correct for sample in samples) / count:.3f}",
         str(len(samples)),
         f"{tokens / count:.0f}",
+        "-"
+        if any(sample.closed is None for sample in samples)
+        else str(sum(bool(sample.closed) for sample in samples)),
         str(sum(not sample.finished for sample in samples)),
         f"{sum(sample.compactions for sample in samples) / count:.1f}",
         str(max((sample.peak_tokens for sample in samples), default=0)),

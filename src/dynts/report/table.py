@@ -16,7 +16,17 @@ def accuracy_table(group: Group) -> str:
     """Accuracy, and what has to be read beside it."""
     most = min(max(entry.metrics.pass_at) for entry in group.entries)
     several = (f"pass@{most}", f"maj@{most}") if most > 1 else ()
-    columns = (*_ARM, "questions", "samples", "Pass@1 (95%)", *several, "mean length", "truncated", "compactions")
+    columns = (
+        *_ARM,
+        "questions",
+        "samples",
+        "Pass@1 (95%)",
+        *several,
+        "mean length",
+        "closed thinking",
+        "truncated",
+        "compactions",
+    )
     return markdown_table(columns, [_accuracy_cells(entry, most) for entry in group.entries])
 
 
@@ -59,6 +69,7 @@ def _accuracy_cells(entry: Entry, most: int) -> list[str]:
         _interval(metrics.pass_at_1, ".3f"),
         *several,
         f"{metrics.mean_length:.0f}",
+        "-" if metrics.closed is None else f"{metrics.closed:.1%}",
         f"{metrics.truncated:.1%}",
         f"{metrics.compactions:.1f}",
     ]

@@ -6,20 +6,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from dynts.closing import ClosingWatch
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling
 from dynts.errors import DyntsError
-from dynts.prompts import encode_prompt, opens_thinking, render_chat, with_open_thinking
+from dynts.prompts import ChatOptions, Prompt, encode_prompt, render_prompt
 from dynts.serve.errors import ApiError
 from dynts.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a row reads: its token ids, and whether they end within the thinking."""
-
-    ids: list[int]
-    opened: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +28,8 @@ class Admission:
         schedule: the budget; None without one.
         defaults: sampling where a request leaves it open; its `max_new_tokens` is the limit for all.
         max_completions: of one request.
-        open_thinking: open the thinking in chat prompts where the template does not.
+        chat: how the model is talked to.
+        watch: told of every chat answer.
     """
 
     name: str
@@ -46,7 +40,8 @@ class Admission:
     schedule: CompressionConfig | None
     defaults: Sampling
     max_completions: int
-    open_thinking: bool
+    chat: ChatOptions
+    watch: ClosingWatch
 
     def prompts(self, request: GenerationRequest) -> list[Prompt]:
         """The prompts of a request, encoded.
@@ -103,12 +98,13 @@ class Admission:
 
     def _chat_prompt(self, request: ChatRequest) -> Prompt:
         messages = [message.for_template() for message in request.messages]
+        arguments = {**self.chat.template_args, **(request.chat_template_kwargs or {})}
         try:
-            text = render_chat(self.tokenizer, messages, add_generation_prompt=True)
+            text, thinks = render_prompt(self.tokenizer, messages, replace(self.chat, template_args=arguments))
         except DyntsError as error:
-            raise ApiError(400, str(error), "messages") from error
-        text = with_open_thinking(text) if self.open_thinking else text
-        return Prompt(encode_prompt(self.tokenizer, text), opens_thinking(text))
+            field = "chat_template_kwargs" if request.chat_template_kwargs else "messages"
+            raise ApiError(400, str(error), field) from error
+        return Prompt(encode_prompt(self.tokenizer, text), thinks)
 
     def _plain_prompt(self, prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):

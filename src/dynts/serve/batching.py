@@ -11,6 +11,7 @@ from dynts.cache.keyword import CACHE
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
 from dynts.decode.rows import generate_rows
+from dynts.markers import ThinkFormat
 from dynts.models import end_tokens
 from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
@@ -36,16 +37,24 @@ class Batcher:
         max_batch: rows at a time.
         max_waiting: rows that may wait.
         metrics: what to count in.
+        format: how the model writes its think markers; None for what the tokenizer tells.
     """
 
     def __init__(
-        self, session: Session, tokenizer: PreTrainedTokenizerBase, max_batch: int, max_waiting: int, metrics: Metrics
+        self,
+        session: Session,
+        tokenizer: PreTrainedTokenizerBase,
+        max_batch: int,
+        max_waiting: int,
+        metrics: Metrics,
+        format: ThinkFormat | None = None,
     ) -> None:
         self.session = session
         self.tokenizer = tokenizer
         self.max_batch = max_batch
         self.max_waiting = max_waiting
         self.metrics = metrics
+        self.format = format
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
         self._stopped = False
@@ -125,7 +134,9 @@ class Batcher:
         self.metrics.running.set(len(rows))
         try:
             cache = self.session.new_cache()
-            batch = RunningBatch(rows, cache, tokenizer, end_tokens(model), self.metrics, stop_strings(model))
+            batch = RunningBatch(
+                rows, cache, tokenizer, end_tokens(model), self.metrics, stop_strings(model), self.format
+            )
             generate_rows(
                 model,
                 tokenizer,

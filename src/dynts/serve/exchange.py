@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from dynts.serve.admission import Admission, Prompt
+from dynts.prompts import Prompt
+from dynts.serve.admission import Admission
 from dynts.serve.batching import Batcher
 from dynts.serve.errors import ApiError
 from dynts.serve.replies import ChatShape, CompletionShape, ReplyShape
@@ -55,7 +56,11 @@ class Exchange:
         chat = isinstance(request, ChatRequest)
         identity = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
         header = {"id": identity, "created": int(time.time()), "model": admission.name}
-        self.shape: ReplyShape = ChatShape(header, prompts[0].opened) if chat else CompletionShape(header)
+        self.shape: ReplyShape = (
+            ChatShape(header, prompts[0].thinks, admission.chat.format(admission.tokenizer), admission.watch)
+            if chat
+            else CompletionShape(header)
+        )
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 

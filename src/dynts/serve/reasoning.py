@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from dynts.markers import END, START
+from dynts.markers import ThinkFormat
 from dynts.serve.matching import undecided
 
 
@@ -20,30 +20,37 @@ class ReasoningSplit:
     included. No space is taken away but that before the opening marker.
 
     Args:
-        opened: whether the prompt ends with the opening marker.
+        thinks: whether the prompt ends within the thinking, see `dynts.prompts.ChatPrompt`.
+        format: the markers.
+
+    Attributes:
+        thinks: whether what comes next is thinking; None while that is open.
+        closed: whether the thinking was ended, in the prompt or here.
     """
 
-    def __init__(self, opened: bool) -> None:
-        self.thinks: bool | None = True if opened else None
+    def __init__(self, thinks: bool | None, format: ThinkFormat) -> None:
+        self.thinks = thinks
+        self.closed = thinks is False
+        self.format = format
         self._held = ""
 
     def feed(self, text: str) -> Parts:
         """The parts of the text that are certain by now."""
         text, self._held = self._held + text, ""
         if self.thinks is None:
-            begun = text.lstrip()
-            if begun != START and START.startswith(begun):  # or it is empty
+            begun, start = text.lstrip(), self.format.start
+            if begun != start and start.startswith(begun):  # or it is empty
                 self._held = text
                 return Parts("", "")
-            self.thinks = begun.startswith(START)
-            text = begun[len(START) :] if self.thinks else text
+            self.thinks = begun.startswith(start)
+            text = begun[len(start) :] if self.thinks else text
         if not self.thinks:
             return Parts("", text)
-        reasoning, end, content = text.partition(END)
+        reasoning, end, content = text.partition(self.format.end)
         if end:
-            self.thinks = False
+            self.thinks, self.closed = False, True
             return Parts(reasoning, content)
-        certain = len(text) - undecided(text, (END,))
+        certain = len(text) - undecided(text, (self.format.end,))
         self._held = text[certain:]
         return Parts(text[:certain], "")
 
@@ -52,9 +59,7 @@ class ReasoningSplit:
         held, self._held = self._held, ""
         return Parts(held, "") if self.thinks else Parts("", held)
 
-
-def split_reasoning(text: str, opened: bool) -> Parts:
-    """The thinking and the answer of a whole text; see `ReasoningSplit`."""
-    split = ReasoningSplit(opened)
-    first, last = split.feed(text), split.flush()
-    return Parts(first.reasoning + last.reasoning, first.content + last.content)
+    def whole(self, text: str) -> Parts:
+        """The parts of a text that is complete."""
+        first, last = self.feed(text), self.flush()
+        return Parts(first.reasoning + last.reasoning, first.content + last.content)

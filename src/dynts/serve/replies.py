@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dynts.serve.reasoning import Parts, ReasoningSplit, split_reasoning
+from dynts.closing import ClosingWatch
+from dynts.markers import ThinkFormat
+from dynts.serve.reasoning import Parts, ReasoningSplit
 from dynts.serve.responses import (
     ChatChoice,
     ChatChunkChoice,
@@ -88,32 +90,40 @@ class ChatShape(ReplyShape):
     """/v1/chat/completions: thinking and answer apart.
 
     Args:
-        opened: whether the prompt ends within the thinking.
+        thinks: whether the prompt ends within the thinking, see `dynts.prompts.ChatPrompt`.
+        format: how the model writes its think markers.
+        watch: told of every answer.
     """
 
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def __init__(self, header: dict[str, Any], opened: bool) -> None:
+    def __init__(self, header: dict[str, Any], thinks: bool | None, format: ThinkFormat, watch: ClosingWatch) -> None:
         super().__init__(header)
-        self.opened = opened
+        self.thinks = thinks
+        self.format = format
+        self.watch = watch
         self._splits: dict[int, ReasoningSplit] = {}
 
     def opening(self, completions: int) -> Iterator[Reply]:
         """Says who speaks, at once: a batch may have to be waited for."""
         for index in range(completions):
-            self._splits[index] = ReasoningSplit(self.opened)
+            self._splits[index] = ReasoningSplit(self.thinks, self.format)
             yield self._chunk([ChatChunkChoice(index=index, delta=Delta(role="assistant", content=""))])
 
     def ending(self, index: int, reason: FinishReason) -> Iterator[Reply]:
         """What the split held back, and the reason."""
-        for delta in _deltas(self._splits[index].flush()):
+        split = self._splits[index]
+        self.watch.note(reason == "stop", split.closed)
+        for delta in _deltas(split.flush()):
             yield self._chunk([ChatChunkChoice(index=index, delta=delta)])
         yield self._chunk([ChatChunkChoice(index=index, delta=Delta(), finish_reason=reason)])
 
     def choice(self, index: int, text: str, reason: FinishReason) -> ChatChoice:
         """A whole answer."""
-        reasoning, content = split_reasoning(text, self.opened)
+        split = ReasoningSplit(self.thinks, self.format)
+        reasoning, content = split.whole(text)
+        self.watch.note(reason == "stop", split.closed)
         message = ReplyMessage(content=content, reasoning_content=reasoning or None)
         return ChatChoice(index=index, message=message, finish_reason=reason)
 

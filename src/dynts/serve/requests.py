@@ -146,6 +146,7 @@ class ChatRequest(GenerationRequest):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    chat_template_kwargs: dict[str, Any] | None = None
     top_logprobs: _only(0)  # type: ignore[valid-type]
     tools: _only([])  # type: ignore[valid-type]
     tool_choice: _only("none", "auto")  # type: ignore[valid-type]

@@ -9,6 +9,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase, StoppingCriteria
 
 from dynts.cache.cache import BudgetCache
+from dynts.markers import ThinkFormat
 from dynts.serve.matching import StopStrings
 from dynts.serve.metrics import Metrics
 from dynts.serve.row import CacheUse, Ended, Piece, Row
@@ -36,6 +37,7 @@ class RunningBatch(StoppingCriteria):
         end_tokens: ids that end a turn.
         metrics: what to count in.
         stop_strings: strings that end any row, beside its own.
+        format: how the model writes its think markers; None for what the tokenizer tells.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class RunningBatch(StoppingCriteria):
         end_tokens: frozenset[int],
         metrics: Metrics,
         stop_strings: tuple[str, ...] = (),
+        format: ThinkFormat | None = None,
     ) -> None:
         self.live = {number: _Writing(row, StopStrings((*row.stop, *stop_strings))) for number, row in enumerate(rows)}
         self.cache = cache
         self.backend = tokenizer.backend_tokenizer
-        self.hidden = hidden_tokens(tokenizer, end_tokens)
+        self.hidden = hidden_tokens(tokenizer, end_tokens, format)
         self.end_tokens = end_tokens
         self.metrics = metrics
         self.ended = [False] * len(rows)

@@ -11,11 +11,13 @@ import uvicorn
 from fastapi import FastAPI
 from transformers import PreTrainedTokenizerBase
 
+from dynts.closing import ClosingWatch
 from dynts.decode.answer import Sampling
 from dynts.decode.checkpoint import check_checkpoint
 from dynts.decode.compress import Session
 from dynts.errors import DyntsError
 from dynts.methods.full import Full
+from dynts.prompts import ChatOptions
 from dynts.serve.admission import Admission
 from dynts.serve.app import create_app
 from dynts.serve.batching import Batcher
@@ -48,7 +50,7 @@ def serve_session(
     *,
     name: str,
     sampling: Sampling,
-    open_thinking: bool,
+    chat: ChatOptions,
     api_key: str | None,
     max_batch: int,
     max_waiting: int,
@@ -63,7 +65,7 @@ def serve_session(
         bound: where to listen, from `bind`.
         name: of the model, as clients call it.
         sampling: where a request leaves it open; its `max_new_tokens` is the limit for all.
-        open_thinking: open the thinking in chat prompts where the template does not.
+        chat: how the model is talked to.
         api_key: what clients must send; None lets everyone in.
         max_batch: completions at a time.
         max_waiting: completions that may wait; the smaller of the two is the limit of one request.
@@ -86,10 +88,11 @@ def serve_session(
         schedule=None if isinstance(session.method, Full) else session.config,
         defaults=sampling,
         max_completions=min(max_batch, max_waiting),
-        open_thinking=open_thinking,
+        chat=chat,
+        watch=ClosingWatch(_warn, "give the markers that the model writes by --think-start and --think-end"),
     )
     metrics = Metrics()
-    batcher = Batcher(session, tokenizer, max_batch, max_waiting, metrics)
+    batcher = Batcher(session, tokenizer, max_batch, max_waiting, metrics, chat.format(tokenizer))
     app = create_app(admission, batcher, metrics, api_key, max_body_bytes)
     # uvicorn sends the signal that ended it to whoever handled it before: an end in good order is no failure
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -100,6 +103,10 @@ def serve_session(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _warn(text: str) -> None:
+    print(f"dynts: {text}", file=sys.stderr, flush=True)
 
 
 class _Server(uvicorn.Server):

@@ -1,5 +1,6 @@
 """Start vLLM's OpenAI-compatible server with dynts' plugin switched on."""
 
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,8 @@ from typing import NoReturn
 
 from dynts.config import CompressionConfig
 from dynts.extras import need
+from dynts.prompts import ChatOptions
+from dynts.vllm.settings import PARSER
 
 
 def has_vllm() -> bool:
@@ -21,6 +24,7 @@ def exec_vllm(
     more: Sequence[str],
     config: CompressionConfig,
     predictor: str,
+    chat: ChatOptions,
     api_key: str | None,
 ) -> NoReturn:
     """Become vLLM's server, so that signals and the exit code are its own.
@@ -31,6 +35,7 @@ def exec_vllm(
         more: further words of its command line.
         config: the budget.
         predictor: folder or id of an importance predictor.
+        chat: how the model is talked to.
         api_key: what clients must send; not in the arguments, which every process of the machine can read.
 
     Raises:
@@ -41,6 +46,8 @@ def exec_vllm(
     need("vllm", "vllm", "--engine vllm")
     # the plugin reads it too, but refuses it with the server's stack trace
     ImportancePredictor.from_pretrained(predictor)
+    arguments = json.dumps(dict(chat.template_args)) if chat.template_args else None
+    options = {"reasoning-parser": PARSER, "default-chat-template-kwargs": arguments, **options}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     settings = {
         "DYNTS_PREDICTOR": predictor,
@@ -48,6 +55,8 @@ def exec_vllm(
         "DYNTS_LOCAL_WINDOW": str(config.local_window),
         "DYNTS_RETENTION_RATIO": str(config.retention_ratio),
     }
+    markers = {"DYNTS_THINK_START": chat.think_start, "DYNTS_THINK_END": chat.think_end}
+    settings |= {name: text for name, text in markers.items() if text is not None}
     key = {} if api_key is None else {"VLLM_API_KEY": api_key}
     # not the command `vllm`, which does not start in the CPU build
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from dynts.errors import check_count
 from dynts.grading.grader import Grader, Verdict
 from dynts.markers import END, START
+from dynts.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.training.tokens import TokenizedTrace, split_response, tokenize_trace
 from dynts.training.traces import Trace, question_key
 
@@ -42,6 +43,7 @@ def select_traces(
     *,
     max_tokens: int = MAX_TOKENS,
     keep_incorrect: bool = False,
+    chat: ChatOptions = DEFAULT_CHAT,
 ) -> Iterator[Selected | str]:
     """Judge the traces: to train on are those that are finished, with one pair of think markers, right, short enough, and the
     first such one of their question.
@@ -51,6 +53,7 @@ def select_traces(
         tokenizer: the tokenizer of the model that will label them, with a chat template.
         max_tokens: the longest trace, question and answer included.
         keep_incorrect: keep answers too that are wrong, ungradable or too much for the grader.
+        chat: how the model is talked to.
 
     Yields:
         For each trace in turn the trace, tokenized, or the first of `REASONS` to drop it.
@@ -62,7 +65,7 @@ def select_traces(
     questions: set[str] = set()
     with Grader() as grader:
         for trace in traces:
-            chosen = _check(trace, tokenizer, grader, max_tokens, keep_incorrect)
+            chosen = _check(trace, tokenizer, grader, max_tokens, keep_incorrect, chat)
             key = question_key(trace.question)
             if not isinstance(chosen, str):
                 chosen = "duplicate_question" if key in questions else chosen
@@ -92,13 +95,18 @@ def judge(response: str, gold: str, grader: Grader) -> tuple[str | None, bool]:
 
 
 def _check(
-    trace: Trace, tokenizer: PreTrainedTokenizerBase, grader: Grader, max_tokens: int, keep_incorrect: bool
+    trace: Trace,
+    tokenizer: PreTrainedTokenizerBase,
+    grader: Grader,
+    max_tokens: int,
+    keep_incorrect: bool,
+    chat: ChatOptions,
 ) -> Selected | str:
     """The selected trace, or the reason to drop it."""
     reason, correct = judge(trace.response, trace.answer, grader)
     if reason is not None and not (keep_incorrect and reason in INCORRECT):
         return reason
-    tokens = tokenize_trace(tokenizer, trace)
+    tokens = tokenize_trace(tokenizer, trace, chat)
     if len(tokens.ids) > max_tokens:
         return "too_long"
     if tokens.thinking_end <= tokens.question_end:

@@ -9,9 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.architecture import full_attention_layers
 from dynts.errors import DyntsError
-from dynts.markers import find_format, think_markers
+from dynts.markers import think_markers
 from dynts.models import load_model, load_tokenizer
 from dynts.predictor.fingerprint import fingerprint
+from dynts.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.training.filters import MAX_TOKENS
 from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, labelled_span
 from dynts.training.shards import Shard
@@ -34,6 +35,7 @@ class LabelOptions:
         seed: of the choice of tokens.
         chunk: attention rows held at a time, see `label_trace`.
         all_tokens: label question and answer tokens too, for a predictor that scores them.
+        chat: how the model is talked to.
 
     Raises:
         DyntsError: a value is out of range.
@@ -49,6 +51,7 @@ class LabelOptions:
     seed: int = 0
     chunk: int = 128
     all_tokens: bool = False
+    chat: ChatOptions = DEFAULT_CHAT
 
     def __post_init__(self) -> None:
         check_labels(self.labels, self.future_window)
@@ -102,7 +105,7 @@ class Labeller:
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the model."""
-        format = find_format(self.tokenizer)
+        format = self.options.chat.format(self.tokenizer)
         markers = think_markers(self.tokenizer, format.start, format.end)
         dtype = self.model.dtype
         return {

@@ -16,6 +16,7 @@ from dynts.grading.grader import Grader
 from dynts.lock import hold
 from dynts.manifest import warn_versions
 from dynts.progress import describe_counts
+from dynts.prompts import DEFAULT_CHAT
 from dynts.ranks import this_rank
 from dynts.training.filters import REASONS, judge, select_traces
 from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
@@ -152,6 +153,7 @@ def _fill(
         "traces_sha256": sets.sha256,
         # only where it is set: folders of earlier versions can be continued
         **({"all_tokens": True} if options.all_tokens else {}),
+        **({"chat": options.chat.settings()} if options.chat != DEFAULT_CHAT else {}),
     }
     versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(Path(out), rank, MADE_BY) as held:
@@ -193,7 +195,13 @@ def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOp
     dropped: Counter[str] = Counter()
     total = 0
     for index, chosen in enumerate(
-        select_traces(sets, tokenizer, max_tokens=options.max_tokens, keep_incorrect=options.keep_incorrect)
+        select_traces(
+            sets,
+            tokenizer,
+            max_tokens=options.max_tokens,
+            keep_incorrect=options.keep_incorrect,
+            chat=options.chat,
+        )
     ):
         total += 1
         if isinstance(chosen, str):
@@ -218,4 +226,4 @@ def _tasks(
         for index, trace in enumerate(sets):
             if index in missing:
                 correct = not options.keep_incorrect or judge(trace.response, trace.answer, grader)[1]
-                yield LabelTask(index, trace, tokenize_trace(tokenizer, trace), correct)
+                yield LabelTask(index, trace, tokenize_trace(tokenizer, trace, options.chat), correct)

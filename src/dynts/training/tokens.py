@@ -1,13 +1,13 @@
 """Turn a trace into the token ids that the model would have read and written: question, thinking and answer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
-from dynts.markers import END, START, ThinkFormat, find_format
-from dynts.prompts import chat_prompt, encode_prompt, render_chat, user_message
+from dynts.markers import END, START, ThinkFormat
+from dynts.prompts import DEFAULT_CHAT, ChatOptions, chat_prompt, encode_prompt, render_chat, user_message
 from dynts.thinking import think_scanner
 from dynts.training.traces import Trace, TraceIds
 from dynts.written import decode_text
@@ -42,7 +42,9 @@ def split_response(response: str, start: str = START, end: str = END) -> tuple[s
     return thinking, answer
 
 
-def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> TokenizedTrace:
+def tokenize_trace(
+    tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions = DEFAULT_CHAT
+) -> TokenizedTrace:
     """The token ids that a model read and wrote, as they were generated where that is known.
 
     Of other traces prompt and response are tokenized apart, as in generation, with the thinking opened, and the token that
@@ -51,14 +53,15 @@ def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> Tokenize
     Args:
         tokenizer: the model's. Ids that say something else to it than the trace's text are another tokenizer's, and not used.
         trace: must hold a closing think marker.
+        chat: how the model is talked to; the thinking is opened in any case.
 
     Raises:
-        DyntsError: the chat template fails, or the tokenizer cannot write the closing think marker.
+        DyntsError: the chat template fails or closes the thinking, or the tokenizer cannot write the closing think marker.
     """
-    format = find_format(tokenizer)
+    format = chat.format(tokenizer)
     ids = trace.ids
     if ids is None or not _says(tokenizer, ids.generated, trace.response, format):
-        ids = _encode(tokenizer, trace, format)
+        ids = _encode(tokenizer, trace, chat)
     scanner = think_scanner(tokenizer, format)
     found = None if scanner is None else scanner.find_end(ids.generated)
     if found is None:
@@ -74,16 +77,16 @@ def tokenize_trace(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> Tokenize
 
 def _says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], response: str, format: ThinkFormat) -> bool:
     """Whether generated ids are those of a response in dynts' form, with the token that ended the turn or without."""
-    texts = (decode_text(tokenizer, tokens) for tokens in (ids, ids[:-1]))
+    texts = (decode_text(tokenizer, tokens, format=format) for tokens in (ids, ids[:-1]))
     return any(split_response(text, format.start, format.end) == split_response(response) for text in texts)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, format: ThinkFormat) -> TraceIds:
+def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions) -> TraceIds:
     """The ids of a trace whose text alone is known."""
-    end = _end_of_turn(tokenizer)
+    end, format = _end_of_turn(tokenizer, chat), chat.format(tokenizer)
     thinking, answer = split_response(trace.response)
-    rendered = chat_prompt(tokenizer, trace.question)
-    opened = chat_prompt(tokenizer, trace.question, open_thinking=True)
+    rendered = chat_prompt(tokenizer, trace.question, replace(chat, open_thinking=False))
+    opened = chat_prompt(tokenizer, trace.question, replace(chat, open_thinking=True))
     if opened != rendered:
         # the model writes the marker, and the line break after it, which a response from just after the marker begins with
         said = thinking if thinking[:1].isspace() else f"\n{thinking}"
@@ -98,10 +101,10 @@ def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, format: ThinkForma
     return TraceIds(tuple(encode_prompt(tokenizer, opened)), (*written, *end))
 
 
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> tuple[int, ...]:
     """What the model writes last: not always `eos_token` (Gemma 3 ends a turn with <end_of_turn>)."""
     answer = "ANSWER"
-    turn = render_chat(tokenizer, [user_message("question"), {"role": "assistant", "content": answer}])
+    turn = render_chat(tokenizer, [user_message("question"), {"role": "assistant", "content": answer}], chat)
     closing = tokenizer.encode(turn.rpartition(answer)[2].lstrip(), add_special_tokens=False)[:1]
     if closing and closing[0] in tokenizer.added_tokens_decoder:
         return tuple(closing)

@@ -20,6 +20,7 @@ from dynts.methods import Method
 from dynts.models import load_model, load_tokenizer
 from dynts.predictor.model import ImportancePredictor
 from dynts.progress import Display, Tally, describe_counts
+from dynts.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.ranks import this_rank
 from dynts.training.filters import MAX_TOKENS, Selected, select_traces
 from dynts.training.trace_sets import TraceSets
@@ -46,6 +47,7 @@ class TuneSpec:
         limit: replay the first fit traces only, this many.
         max_tokens: longer traces are dropped.
         keep_incorrect: keep traces whose answer is wrong or cannot be graded.
+        chat: how the model is talked to.
 
     Raises:
         DyntsError: a value is outside its range.
@@ -61,6 +63,7 @@ class TuneSpec:
     limit: int = 100
     max_tokens: int = MAX_TOKENS
     keep_incorrect: bool = False
+    chat: ChatOptions = DEFAULT_CHAT
 
     def __post_init__(self) -> None:
         settings_grid(self.budgets or [MAX_TOKENS], self.windows, self.ratios)
@@ -78,6 +81,7 @@ class TuneSpec:
             "max_tokens": self.max_tokens,
             "keep_incorrect": self.keep_incorrect,
             "traces_sha256": sets.sha256,
+            **({"chat": self.chat.settings()} if self.chat != DEFAULT_CHAT else {}),
         }
 
 
@@ -118,7 +122,10 @@ def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[P
             if any((trace.trace.id, setting) not in rows.found for trace in traces for setting in grid):
                 model, _ = load_model(spec.model, **spec.loading)
                 sessions = {
-                    setting: compress(model, spec.method, setting, predictor, tokenizer=tokenizer) for setting in grid
+                    setting: compress(
+                        model, spec.method, setting, predictor, tokenizer=tokenizer, markers=spec.chat.format(tokenizer)
+                    )
+                    for setting in grid
                 }
                 made = versions() if old is None else old["versions"]
                 warn_versions(made, versions(), display.say)
@@ -136,7 +143,7 @@ def choose_traces(spec: TuneSpec, sets: TraceSets, tokenizer: PreTrainedTokenize
     """
     found: list[Selected] = []
     dropped: Counter[str] = Counter()
-    options = {"max_tokens": spec.max_tokens, "keep_incorrect": spec.keep_incorrect}
+    options = {"max_tokens": spec.max_tokens, "keep_incorrect": spec.keep_incorrect, "chat": spec.chat}
     with closing(select_traces(sets, tokenizer, **options)) as judged:  # type: ignore[arg-type,type-var]
         for trace in judged:
             if isinstance(trace, str):

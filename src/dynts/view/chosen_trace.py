@@ -6,6 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynts.errors import DyntsError
 from dynts.markers import END
+from dynts.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.training.tokens import TokenizedTrace, tokenize_trace
 from dynts.training.traces import Trace
 
@@ -46,7 +47,9 @@ def choose_trace(traces: Iterable[Trace], identity: str | None = None, question:
     raise DyntsError(f"{missing}; ids here: {_some(others)}")
 
 
-def tokenize_chosen(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> TokenizedTrace:
+def tokenize_chosen(
+    tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions = DEFAULT_CHAT
+) -> TokenizedTrace:
     """The tokens of a trace that has thinking and an answer.
 
     Raises:
@@ -56,7 +59,7 @@ def tokenize_chosen(tokenizer: PreTrainedTokenizerBase, trace: Trace) -> Tokeniz
         raise DyntsError(
             f"trace {trace.id!r} has no closing think marker {END}, so no token of it is an answer: choose a finished trace"
         )
-    tokens = tokenize_trace(tokenizer, trace)
+    tokens = tokenize_trace(tokenizer, trace, chat)
     if tokens.thinking_end <= tokens.question_end:
         raise DyntsError(f"trace {trace.id!r} has no thinking before {END}: choose another")
     if len(tokens.ids) <= tokens.answer_start:

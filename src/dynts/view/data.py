@@ -12,6 +12,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.model import ImportancePredictor
+from dynts.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.training.labels import FUTURE_WINDOW, LABELS, label_trace
 from dynts.training.tokens import TokenizedTrace
 from dynts.training.traces import Trace
@@ -68,6 +69,7 @@ def view_trace(
     methods: Sequence[Contender],
     config: CompressionConfig,
     predictors: Mapping[str, ImportancePredictor],
+    chat: ChatOptions = DEFAULT_CHAT,
     *,
     name: str = "",
     progress: Progress = lambda what, done, total: None,
@@ -85,6 +87,7 @@ def view_trace(
         methods: what to compare.
         config: the budget.
         predictors: by name; the first one with a future window sets that of the future label.
+        chat: how the model is talked to.
         name: of the model.
         progress: see `Progress`.
 
@@ -104,7 +107,15 @@ def view_trace(
         Importance("predicted", label, _score(predictor, labelled.hidden)) for label, predictor in predictors.items()
     ]
     kept = [
-        forced_decode(model, tokenizer, tokens, viewed, config, functools.partial(progress, viewed.name))
+        forced_decode(
+            model,
+            tokenizer,
+            tokens,
+            viewed,
+            config,
+            functools.partial(progress, viewed.name),
+            chat.format(tokenizer),
+        )
         for viewed in methods
     ]
     return TraceView(trace, name, tokens, token_texts(tokenizer, tokens.ids), config, importances, kept)

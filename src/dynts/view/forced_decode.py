@@ -13,6 +13,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
 from dynts.decode.forced import forced_spans
+from dynts.markers import ThinkFormat
 from dynts.models import input_device
 from dynts.training.tokens import TokenizedTrace
 
@@ -59,6 +60,7 @@ def forced_decode(
     viewed: Contender,
     config: CompressionConfig,
     progress: Callable[[int, int], None] | None = None,
+    markers: ThinkFormat | None = None,
 ) -> KeptTokens:
     """Decode a trace under a budget, as `generate` would if it chose these very tokens.
 
@@ -71,6 +73,7 @@ def forced_decode(
         viewed: the method.
         config: the budget.
         progress: called after each part that is fed, with the steps done and to do.
+        markers: as for `dynts.compress`.
 
     Raises:
         DyntsError: something that the method needs is missing, or the budget is too small for the question.
@@ -78,7 +81,9 @@ def forced_decode(
     question, steps = tokens.question_end, len(tokens.ids) - tokens.question_end - 1
     ids = torch.tensor([tokens.ids], device=input_device(model))
     decoder = model.get_decoder()
-    with compress(model, viewed.method, config, viewed.predictor, tokenizer=tokenizer, record=True) as session:
+    with compress(
+        model, viewed.method, config, viewed.predictor, tokenizer=tokenizer, markers=markers, record=True
+    ) as session:
         cache = session.new_cache()
         kept = KeptTokens(viewed.name, len(cache.full_layers) * cache.method.kv_heads if cache.native else 1)
         holders = torch.full((len(tokens.ids),), kept.sets)

@@ -12,7 +12,7 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.thinking import ThinkScanner, scanner_of
 from dynts.vllm.compat import check_vllm
 from dynts.vllm.refusals import check_config, check_request
-from dynts.vllm.settings import KEY, PluginSettings, read_settings
+from dynts.vllm.settings import KEY, PARSER, PluginSettings, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,11 @@ WORKERS = {
 
 
 def register() -> None:
-    """vLLM's entry point, called in every process. Engines without dynts settings are left alone."""
+    """vLLM's entry point, called in every process; without dynts settings it only makes the reasoning parser known."""
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.reasoning import ReasoningParserManager
 
+    ReasoningParserManager.register_lazy_module(PARSER, "dynts.vllm.reasoning", "DyntsReasoningParser")
     create = EngineArgs.create_engine_config
     if hasattr(create, "__wrapped__") and create.__module__ == __name__:
         return

@@ -9,6 +9,8 @@ from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 
 KEY = "dynts"
+PARSER = "dynts"
+"""The name of dynts' reasoning parser in vLLM."""
 _DEFAULTS = CompressionConfig()
 PREFIX = "DYNTS_"
 _TYPES: dict[str, Callable[[str], Any]] = {

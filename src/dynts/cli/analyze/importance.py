@@ -18,7 +18,7 @@ from dynts.cli.analyze.common import (
     prepare,
     shown_name,
 )
-from dynts.cli.options import Device, Dtype, GgufFile, Revision
+from dynts.cli.options import Device, Dtype, GgufFile, Revision, TemplateArg, ThinkEnd, ThinkStart, chat_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +44,9 @@ def importance(
     max_tokens: MaxTokens = 16_384,
     keep_incorrect: KeepIncorrect = False,
     chunk: Chunk = 128,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -73,7 +76,10 @@ def importance(
     from dynts.training.labeller import LabelOptions
     from dynts.training.trace_sets import as_sets
 
-    options = LabelOptions(("answer",), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chunk=chunk)
+    chat = chat_options(False, think_start, think_end, template_arg)
+    options = LabelOptions(
+        ("answer",), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chat=chat, chunk=chunk
+    )
     sets = as_sets(traces or [])
     made_by = "dynts analyze importance"
     loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)

@@ -18,7 +18,17 @@ from dynts.cli.analyze.common import (
     prepare,
     shown_name,
 )
-from dynts.cli.options import Device, Dtype, GgufFile, PredictorName, Revision
+from dynts.cli.options import (
+    Device,
+    Dtype,
+    GgufFile,
+    PredictorName,
+    Revision,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
+    chat_options,
+)
 
 
 def pareto(
@@ -43,6 +53,9 @@ def pareto(
     keep_incorrect: KeepIncorrect = False,
     seed: Annotated[int, typer.Option(help="Seed of the random choice.")] = 0,
     chunk: Chunk = 128,
+    think_start: ThinkStart = None,
+    think_end: ThinkEnd = None,
+    template_arg: TemplateArg = None,
     gguf_file: GgufFile = None,
     dtype: Dtype = None,
     device: Device = "auto",
@@ -78,7 +91,8 @@ def pareto(
         chunk=chunk,
         seed=seed,
     )
-    fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit)
+    chat = chat_options(False, think_start, think_end, template_arg)
+    fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chat=chat)
     sets = as_sets(traces)
     made_by = "dynts analyze pareto"
     loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
