@@ -40,9 +40,11 @@ from transformers.generation import configuration_utils, streamers
 import dynts
 from decoding import random_tokens
 from dynts.cache.cache import BudgetCache
+from dynts.cache.columns import SlotColumns
 from dynts.cache.fixed_rows import FixedRowsCache
 from dynts.cache.keyword import CACHE
 from dynts.cache.layer import BudgetLayer, Occupancy
+from dynts.cache.step import Contents
 from dynts.decode.row_sampling import RowSampling
 from tiny import TINY_NAMES, tiny_model
 
@@ -353,7 +355,7 @@ def test_a_compressed_cache_answers_or_refuses_everything_that_a_cache_can_do() 
     unknown = {name for name in vars(Cache) if not name.startswith("_")} - ours - harmless
     assert unknown <= {"is_compileable", "is_croppable"}
     # transformers compiles, and goes back a step in, a cache that says it can
-    layer = BudgetLayer(Occupancy())
+    layer = BudgetLayer(Occupancy(Contents(torch.device("cpu"), SlotColumns(1, 1))))
     assert not layer.is_compileable
     assert not getattr(layer, "is_croppable", False)
 
@@ -514,6 +516,23 @@ def test_hooks_change_the_arguments_and_see_failures() -> None:
     with pytest.raises(ZeroDivisionError):
         model(PROMPT)
     assert outputs[1:] == [None]
+
+
+@relied_upon_by("decode/compress.py")
+def test_a_call_of_a_module_can_be_replaced_hooks_included() -> None:
+    model = tiny_model("llama")
+    expected, calls = model(PROMPT).logits, []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return model._call_impl(*args, **kwargs)
+
+    model.__dict__["_compiled_call_impl"] = call
+    assert torch.equal(model(PROMPT).logits, expected)
+    del model.__dict__["_compiled_call_impl"]
+    assert model._compiled_call_impl is None  # of the class
+    assert torch.equal(model(PROMPT).logits, expected)
+    assert len(calls) == 1
 
 
 class Attention:

@@ -113,6 +113,7 @@ def test_plain_completions_keep_the_markers_and_take_tokens(served: Served) -> N
     assert again["usage"]["prompt_tokens"] == len(ids) + 9
     begun = tokenizer.encode(f"<begin>{prompt}", add_special_tokens=False)
     same = served.post("/v1/completions", prompt=begun, temperature=0).json()
+    expected = f" {expected}"  # the text goes on with the prompt's, after whose last word a space comes
     assert same["choices"][0]["text"] == expected
     chunks = stream(served, "/v1/completions", prompt=begun, temperature=0)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == expected
@@ -139,6 +140,8 @@ BAD = [
     ({"messages": []}, 400, "messages"),
     (chat("a", foo=1), 400, "foo"),
     (chat("a", logprobs=True), 400, "logprobs"),
+    (chat("a", logprobs=0), 400, "logprobs"),
+    (chat("a", n=True), 400, "n"),
     (chat("a", tools=[{"type": "function"}]), 400, "tools"),
     (chat("a", frequency_penalty=0.5), 400, "frequency_penalty"),
     (chat("a", response_format={"type": "json_object"}), 400, "response_format"),
@@ -229,6 +232,7 @@ def test_bodies_that_are_no_request(served: Served, body: bytes) -> None:
 def test_harmless_fields_are_ignored(served: Served) -> None:
     neutral: dict[str, Any] = {"user": "u", "metadata": {"a": "b"}, "store": False, "logprobs": False, "tools": []}
     neutral |= {"frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "response_format": {"type": "text"}}
+    neutral |= {"top_logprobs": 0}
     asked = chat(question(6), max_tokens=5)
     plain = served.answer(**asked)["choices"]
     assert served.answer(**asked, **neutral)["choices"] == plain
@@ -253,8 +257,10 @@ def test_requests_that_are_too_large(served: Served) -> None:
 def test_other_paths(served: Served) -> None:
     models = served.client.get("/v1/models").json()
     assert [model["id"] for model in models["data"]] == ["tiny"]
+    assert served.client.get("/v1/models/tiny").json() == models["data"][0]
+    assert served.client.get("/v1/models/some/other").json()["error"]["code"] == "model_not_found"
     assert served.client.get("/health").json() == {"status": "ok"}
-    for path, status in (("/v1/embeddings", 404), ("/", 404), ("/docs", 404), (CHAT, 405)):
+    for path, status in (("/v1/embeddings", 404), ("/v1/models/other", 404), ("/", 404), ("/docs", 404), (CHAT, 405)):
         response = served.client.get(path)
         assert response.status_code == status
         assert response.json()["error"]["message"]

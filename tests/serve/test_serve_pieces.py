@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from dynts.config import CompressionConfig
 from dynts.decode.answer import Sampling
 from dynts.decode.compress import Session, compress
+from dynts.decode.finite import FiniteRows
 from dynts.decode.row_sampling import RowSampling
 from dynts.markers import KNOWN_FORMATS, ThinkFormat
 from dynts.prompts import chat_prompt
@@ -29,6 +30,7 @@ from dynts.serve.metrics import Metrics
 from dynts.serve.reasoning import ReasoningSplit
 from dynts.serve.row import CacheUse, Ended, Piece, Row
 from dynts.serve.running import RunningBatch
+from dynts.serve.text import Spelling
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import HELD_OUT, make_problem
 
@@ -160,7 +162,8 @@ def test_tokens_that_are_parts_of_characters_and_markers() -> None:
     ]
     cache = SimpleNamespace(lengths=[5, 6], next_positions=[5, 8])
     metrics = Metrics()
-    batch = RunningBatch(rows, cache, tokenizer, frozenset([tokenizer.eos_token_id]), metrics)  # type: ignore[arg-type]
+    spelling = Spelling(tokenizer, frozenset([tokenizer.eos_token_id]))
+    batch = RunningBatch(rows, cache, spelling, FiniteRows(2, torch.device("cpu")), metrics)  # type: ignore[arg-type]
     ended = torch.zeros(2, dtype=torch.bool)
     for step in range(max(map(len, ids)) + 1):
         column = [row[step] if step < len(row) else tokenizer.eos_token_id for row in ids]

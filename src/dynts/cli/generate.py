@@ -68,6 +68,7 @@ def generate(
     from dynts.decode.answer import Sampling, answer_questions, read_questions
     from dynts.decode.checkpoint import check_checkpoint
     from dynts.decode.compress import compress
+    from dynts.decode.finite import NOT_FINITE
     from dynts.errors import DyntsError
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.variants import configure
@@ -94,9 +95,13 @@ def generate(
         model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
     )
     check_checkpoint(loaded)
+    failed = []
     with compress(
         loaded, chosen, config, loaded_predictor, tokenizer=tokenizer, markers=chat.format(tokenizer)
     ) as session:
         answers = answer_questions(session, tokenizer, asked, sampling, chat, stream=not json)
         for answer in answers:
             answer.print_json() if json else answer.print_stats()
+            failed += [answer.id] * answer.failed
+    if failed:
+        raise DyntsError(f"{len(failed)} of {len(asked)} answers broke off ({', '.join(failed)}): {NOT_FINITE}")

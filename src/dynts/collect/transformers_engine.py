@@ -1,5 +1,6 @@
 """Collect with transformers, in batches, with any dynts method."""
 
+import logging
 import queue
 import threading
 import time
@@ -26,11 +27,14 @@ from dynts.collect.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.decode.answer import Sampling
 from dynts.decode.checkpoint import check_checkpoint, stop_criteria
 from dynts.decode.compress import Session, compress
+from dynts.decode.finite import NOT_FINITE, FiniteRows
 from dynts.decode.rows import generate_rows
 from dynts.models import end_tokens, load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.prompts import DEFAULT_CHAT, ChatOptions, Prompt, encode_question
 from dynts.written import decode_text
+
+log = logging.getLogger(__name__)
 
 _WINDOW = 16
 """Batches that are sorted by prompt length together."""
@@ -150,7 +154,8 @@ class TransformersEngine:
         """One batch, through a queue that a thread fills."""
         cache = session.new_cache()
         ends, stop = end_tokens(self.model), stop_criteria(self.model, self.tokenizer)
-        rows = _Rows(len(requests), self.sampling.max_new_tokens, ends, stop, cache)
+        finite = FiniteRows(len(requests), self.model.device)
+        rows = _Rows(finite, self.sampling.max_new_tokens, ends, stop, cache)
         batch = uuid.uuid4().hex
         thread = threading.Thread(
             target=self._generate, args=(requests, [prompt.ids for prompt in prompts], rows, cache), daemon=True
@@ -162,6 +167,9 @@ class TransformersEngine:
                 if isinstance(ended, BaseException):
                     raise ended
                 prompt = prompts[ended.row]
+                if ended.failed:
+                    name = requests[ended.row].id
+                    log.error("%s: %s after %d tokens; it counts as unfinished", name, NOT_FINITE, len(ended.ids))
                 yield Completion(
                     requests[ended.row],
                     decode_text(self.tokenizer, ended.ids, ends, self.format),
@@ -186,18 +194,29 @@ class TransformersEngine:
         samplings = [replace(self.sampling, seed=request.sampling_seed) for request in requests]
         try:
             criteria = StoppingCriteriaList([rows])
-            generate_rows(self.model, self.tokenizer, prompts, samplings, stopping_criteria=criteria, **{CACHE: cache})
+            generate_rows(
+                self.model,
+                self.tokenizer,
+                prompts,
+                samplings,
+                rows.finite,
+                stopping_criteria=criteria,
+                **{CACHE: cache},
+            )
             rows.end()
         except BaseException as error:  # it belongs to the thread that waits for rows
             rows.ended.put(error)
 
 
 class _Ended(NamedTuple):
-    """A row of a batch at its end: its number, its tokens, whether it ended its turn, and what the batch had cost by then."""
+    """A row of a batch at its end: its number, its tokens, whether it ended its turn, whether its logits failed instead, and
+    what the batch had cost by then.
+    """
 
     row: int
     ids: list[int]
     finished: bool
+    failed: bool
     seconds: float
     peak_bytes: int
 
@@ -207,17 +226,18 @@ class _Rows(StoppingCriteria):
 
     def __init__(
         self,
-        rows: int,
+        finite: FiniteRows,
         max_new_tokens: int,
         end_tokens: frozenset[int],
         stop: StopStringCriteria | None,
         cache: BudgetCache,
     ) -> None:
+        self.finite = finite
         self.max_new_tokens = max_new_tokens
         self.end_tokens = end_tokens
         self.stop = stop
         self.cache = cache
-        self.tokens: dict[int, list[int]] = {row: [] for row in range(rows)}
+        self.tokens: dict[int, list[int]] = {row: [] for row in range(len(finite.failed))}
         self.ended: queue.SimpleQueue[_Ended | BaseException] = queue.SimpleQueue()
         self.started = time.perf_counter()
         self.stopped = False
@@ -226,22 +246,25 @@ class _Rows(StoppingCriteria):
         """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
         if self.stopped:
             raise KeyboardInterrupt
-        latest = input_ids[:, -1].tolist()
+        latest, failed = torch.stack([input_ids[:, -1], self.finite.failed.long()]).tolist()
         stopped = [False] * len(latest) if self.stop is None else self.stop(input_ids, scores).tolist()
         for row in list(self.tokens):
+            if failed[row]:
+                self._end(row, failed=True)
+                continue
             self.tokens[row].append(latest[row])
             if latest[row] in self.end_tokens or stopped[row]:
                 self._end(row, finished=True)
             elif len(self.tokens[row]) >= self.max_new_tokens:
-                self._end(row, finished=False)
+                self._end(row)
         ended = [row not in self.tokens for row in range(len(latest))]
         return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]
 
     def end(self) -> None:
         """Whatever else ended the batch (the checkpoint's `max_time`) ended the rows that are left."""
         for row in list(self.tokens):
-            self._end(row, finished=False)
+            self._end(row)
 
-    def _end(self, row: int, finished: bool) -> None:
+    def _end(self, row: int, *, finished: bool = False, failed: bool = False) -> None:
         seconds = time.perf_counter() - self.started
-        self.ended.put(_Ended(row, self.tokens.pop(row), finished, seconds, self.cache.peak_bytes))
+        self.ended.put(_Ended(row, self.tokens.pop(row), finished, failed, seconds, self.cache.peak_bytes))

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList, set_seed
 
 from dynts.cells import cell_text
 from dynts.decode.checkpoint import plain_search, stop_criteria
 from dynts.decode.compress import Session
+from dynts.decode.finite import NOT_FINITE, FailedRowsEnd, FiniteRows
 from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
@@ -72,6 +73,7 @@ class Answer:
         question: its text.
         text: what the model generated, see `dynts.written`.
         finished: whether the model ended its turn before `max_new_tokens`.
+        failed: whether it was stopped because the model's logits were not finite; the text is what came before.
         seconds: wall time, prefill, scoring and eviction included.
         stats: the generation's statistics.
         method: the method's name.
@@ -81,6 +83,7 @@ class Answer:
     question: str
     text: str
     finished: bool
+    failed: bool
     seconds: float
     stats: GenerationStats
     method: str
@@ -101,6 +104,7 @@ class Answer:
         """A few lines for people."""
         stats = self.stats
         end = "ended its turn" if self.finished else "stopped at the limit of new tokens"
+        end = f"failed: {NOT_FINITE}" if self.failed else end
         print(f"\n[{self.id}] {self.method}: {end}")
         print(
             f"  {stats.prompt_tokens} prompt + {stats.generated_tokens} generated tokens "
@@ -155,6 +159,7 @@ def answer_questions(
         prompt = encode_question(tokenizer, question, chat).ids
         inputs = torch.tensor([prompt], device=input_device(model))
         streamer = TextWriter(tokenizer, ends, format) if stream else None
+        finite = FiniteRows(1, model.device)
         set_seed(sampling.seed)
         started = time.perf_counter()
         with plain_search(model):
@@ -162,12 +167,16 @@ def answer_questions(
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 **sampling.options(),
+                logits_processor=LogitsProcessorList([finite]),
+                stopping_criteria=StoppingCriteriaList([FailedRowsEnd(finite)]),
                 tokenizer=tokenizer,
                 streamer=streamer,
             )
         seconds = time.perf_counter() - started
-        generated = output[0, len(prompt) :].tolist()
-        finished = generated[-1] in ends or (stop is not None and bool(stop(output, None)))
+        generated, failed = output[0, len(prompt) :].tolist(), bool(finite.failed)
+        if failed:
+            generated.pop()
+        finished = not failed and (generated[-1] in ends or (stop is not None and bool(stop(output, None))))
         name = type(session.method).__name__
         text = decode_text(tokenizer, generated, ends, format)
-        yield Answer(identity, question, text, finished, seconds, session.stats[-1], name)
+        yield Answer(identity, question, text, finished, failed, seconds, session.stats[-1], name)

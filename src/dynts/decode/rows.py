@@ -8,6 +8,7 @@ from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokeniz
 
 from dynts.decode.answer import Sampling
 from dynts.decode.checkpoint import more_warpers, plain_search
+from dynts.decode.finite import FiniteRows
 from dynts.decode.row_sampling import RowMinLength, RowSampling
 from dynts.models import end_tokens, input_device
 
@@ -17,6 +18,7 @@ def generate_rows(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
+    finite: FiniteRows,
     **options: Any,
 ) -> None:
     """One call of `model.generate`, until the longest row ends; inside a `dynts.compress` context, under its budget.
@@ -26,6 +28,7 @@ def generate_rows(
         tokenizer: its tokenizer, for the token that pads.
         prompts: token ids of each row.
         samplings: how to draw each row's tokens. All rows may go on until the largest `max_new_tokens` of them.
+        finite: notes the rows that fail; whoever sees the tokens ends them.
         options: further arguments of `generate`: stopping criteria, to see the tokens as they come; they have to know the
             checkpoint's stop strings too (`dynts.decode.checkpoint`).
     """
@@ -43,7 +46,7 @@ def generate_rows(
         "top_k": None,
         "stop_strings": None,
     }
-    processors = LogitsProcessorList()
+    processors = LogitsProcessorList([finite])
     assert model.generation_config is not None
     if least := model.generation_config.min_length:
         plain["min_length"] = 0  # generate() would count the padding

@@ -43,16 +43,30 @@ class Admission:
     chat: ChatOptions
     watch: ClosingWatch
 
+    def model_card(self) -> dict[str, Any]:
+        """Return what /v1/models says of the model."""
+        card = {"id": self.name, "object": "model", "created": 0, "owned_by": "dynts"}
+        return card | {"max_model_len": self.positions}
+
+    def check_model(self, name: str) -> None:
+        """Refuse another model than the one that is served.
+
+        Raises:
+            ApiError: names both.
+        """
+        if name != self.name:
+            raise ApiError(
+                404, f"the model {name!r} does not exist here: use {self.name!r}", "model", "model_not_found"
+            )
+
     def prompts(self, request: GenerationRequest) -> list[Prompt]:
         """The prompts of a request, encoded.
 
         Raises:
             ApiError: another model is asked for, or a prompt is empty, too long or no prompt.
         """
-        if request.model is not None and request.model != self.name:
-            raise ApiError(
-                404, f"the model {request.model!r} does not exist here: use {self.name!r}", "model", "model_not_found"
-            )
+        if request.model is not None:
+            self.check_model(request.model)
         completions = (len(request.prompt) if isinstance(request, CompletionRequest) else 1) * (request.n or 1)
         if completions > self.max_completions:
             raise ApiError(

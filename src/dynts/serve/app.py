@@ -62,8 +62,12 @@ def create_app(
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        model = {"id": admission.name, "object": "model", "created": 0, "owned_by": "dynts"}
-        return {"object": "list", "data": [model | {"max_model_len": admission.positions}]}
+        return {"object": "list", "data": [admission.model_card()]}
+
+    @app.get("/v1/models/{name:path}")  # names of the Hub hold a slash
+    async def model(name: str) -> dict[str, Any]:
+        admission.check_model(name)
+        return admission.model_card()
 
     @app.get("/health", response_model=None)
     async def health() -> Response:

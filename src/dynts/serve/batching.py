@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 from dynts.cache.keyword import CACHE
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
+from dynts.decode.finite import FiniteRows
 from dynts.decode.rows import generate_rows
 from dynts.markers import ThinkFormat
 from dynts.models import end_tokens
@@ -17,6 +18,7 @@ from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
 from dynts.serve.row import Row
 from dynts.serve.running import RunningBatch
+from dynts.serve.text import Spelling
 
 _GATHER = 0.01
 """Seconds that the first of a batch waits for others that came with it."""
@@ -54,7 +56,7 @@ class Batcher:
         self.max_batch = max_batch
         self.max_waiting = max_waiting
         self.metrics = metrics
-        self.format = format
+        self._spelling = Spelling(tokenizer, end_tokens(session.model), format)
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
         self._stopped = False
@@ -134,14 +136,14 @@ class Batcher:
         self.metrics.running.set(len(rows))
         try:
             cache = self.session.new_cache()
-            batch = RunningBatch(
-                rows, cache, tokenizer, end_tokens(model), self.metrics, stop_strings(model), self.format
-            )
+            finite = FiniteRows(len(rows), model.device)
+            batch = RunningBatch(rows, cache, self._spelling, finite, self.metrics, stop_strings(model))
             generate_rows(
                 model,
                 tokenizer,
                 [row.prompt for row in rows],
                 [row.sampling for row in rows],
+                finite,
                 stopping_criteria=StoppingCriteriaList([batch]),
                 **{CACHE: cache},
             )

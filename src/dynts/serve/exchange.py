@@ -35,6 +35,7 @@ class Exchange:
 
     def __init__(self, request: GenerationRequest, prompts: list[Prompt], admission: Admission, batcher: Batcher):
         samples = request.n or 1
+        chat = isinstance(request, ChatRequest)
         self.request = request
         self.batcher = batcher
         self.rows = [
@@ -44,6 +45,7 @@ class Exchange:
                 sampling=admission.sampling(request, prompt, sample),
                 stop=tuple(request.stop or ()),
                 tell=self._tell,
+                continues=not chat,
             )
             for number, prompt in enumerate(prompts)
             for sample in range(samples)
@@ -53,7 +55,6 @@ class Exchange:
         tokens, schedule = sum(len(prompt.ids) for prompt in prompts), admission.schedule
         cache = CacheUsage(method=admission.method, budget=schedule.budget if schedule else None)
         self.usage = Usage(prompt_tokens=tokens, total_tokens=tokens, dynts=cache)
-        chat = isinstance(request, ChatRequest)
         identity = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
         header = {"id": identity, "created": int(time.time()), "model": admission.name}
         self.shape: ReplyShape = (

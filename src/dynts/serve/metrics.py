@@ -12,6 +12,7 @@ class Metrics:
         self.requests = Counter(
             "dynts_requests", "Requests to /v1 by HTTP status; 499: the client left", ["status"], registry=self.registry
         )
+        self.failed = self._counter("dynts_failed_completions", "Completions that ended in an error of the model's")
         self.compactions = self._counter("dynts_compactions", "Compactions of a row's KV cache")
         self.evicted_tokens = self._counter("dynts_evicted_tokens", "Tokens evicted from the KV cache")
         self.generated_tokens = self._counter("dynts_generated_tokens", "Generated tokens")

@@ -18,7 +18,10 @@ def _only(*neutral: Any) -> Any:
     """A field that may only say what this server does anyway."""
 
     def check(value: Any) -> None:
-        if value is not None and value not in neutral:
+        # 0 == False in Python, but `logprobs: 0` asks for the log-probabilities of what was chosen
+        if value is not None and not any(
+            value == item and isinstance(value, bool) == isinstance(item, bool) for item in neutral
+        ):
             raise PydanticCustomError("unsupported", "not supported by this server: leave it out")
 
     return Annotated[Any, AfterValidator(check), Field(default=None)]

@@ -62,6 +62,7 @@ class Row:
         sampling: how to draw tokens, and when to stop.
         stop: strings that end it.
         tell: takes its events, from any thread.
+        continues: whether its text goes on with the prompt's, or is a message of its own.
         cancelled: nobody waits for it any more.
     """
 
@@ -70,4 +71,5 @@ class Row:
     sampling: Sampling
     stop: tuple[str, ...]
     tell: Callable[[Event], None]
+    continues: bool = False
     cancelled: bool = field(default=False, init=False)

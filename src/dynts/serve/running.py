@@ -1,19 +1,22 @@
 """A batch that is being generated, seen token by token."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from tokenizers.decoders import DecodeStream
-from transformers import PreTrainedTokenizerBase, StoppingCriteria
+from transformers import StoppingCriteria
 
 from dynts.cache.cache import BudgetCache
-from dynts.markers import ThinkFormat
+from dynts.decode.finite import NOT_FINITE, FiniteRows
+from dynts.serve.errors import ApiError
 from dynts.serve.matching import StopStrings
 from dynts.serve.metrics import Metrics
 from dynts.serve.row import CacheUse, Ended, Piece, Row
-from dynts.written import hidden_tokens
+from dynts.serve.text import RowText, Spelling
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -22,54 +25,71 @@ class _Writing:
 
     row: Row
     stop: StopStrings
-    decoder: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=False))
+    text: RowText
     generated_tokens: int = 0
     cache: CacheUse = field(default_factory=CacheUse)
 
 
 class RunningBatch(StoppingCriteria):
-    """Hands out each row's text as it comes, and tells `generate` which rows have ended.
+    """Hands out each row's text as it comes, and tells `generate` which rows have ended. A row that fails gets an error of its
+    own and ends; the others go on.
 
     Args:
         rows: of the batch.
         cache: that of the batch.
-        tokenizer: the model's.
-        end_tokens: ids that end a turn.
+        spelling: of the model's tokens.
+        finite: tells the rows whose logits are no numbers.
         metrics: what to count in.
         stop_strings: strings that end any row, beside its own.
-        format: how the model writes its think markers; None for what the tokenizer tells.
     """
 
     def __init__(
         self,
         rows: Sequence[Row],
         cache: BudgetCache,
-        tokenizer: PreTrainedTokenizerBase,
-        end_tokens: frozenset[int],
+        spelling: Spelling,
+        finite: FiniteRows,
         metrics: Metrics,
         stop_strings: tuple[str, ...] = (),
-        format: ThinkFormat | None = None,
     ) -> None:
-        self.live = {number: _Writing(row, StopStrings((*row.stop, *stop_strings))) for number, row in enumerate(rows)}
+        self.live = {
+            number: _Writing(row, StopStrings((*row.stop, *stop_strings)), RowText(spelling, row.continues))
+            for number, row in enumerate(rows)
+        }
         self.cache = cache
-        self.backend = tokenizer.backend_tokenizer
-        self.hidden = hidden_tokens(tokenizer, end_tokens, format)
-        self.end_tokens = end_tokens
+        self.end_tokens = spelling.end_tokens
+        self.finite = finite
         self.metrics = metrics
         self.ended = [False] * len(rows)
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
-        tokens = input_ids[:, -1].tolist()
+        tokens, failed = torch.stack([input_ids[:, -1], self.finite.failed.long()]).tolist()
         for number, writing in list(self.live.items()):
-            if not writing.row.cancelled:
-                self._observe(number, writing)
-            if writing.row.cancelled or self._write(writing, tokens[number]):
+            if self._step(number, writing, tokens[number], bool(failed[number])):
                 del self.live[number]
                 self.ended[number] = True
         self.metrics.running.set(len(self.live))
         self.metrics.live_kv_tokens.set(sum(writing.cache.cached_tokens for writing in self.live.values()))
         return torch.tensor(self.ended, device=input_ids.device)  # type: ignore[return-value]
+
+    def _step(self, number: int, writing: _Writing, token: int, failed: bool) -> bool:
+        """Take a row's token; whether the row has ended."""
+        row = writing.row
+        if row.cancelled:
+            return True
+        try:
+            self._observe(number, writing)
+            if not failed:
+                return self._write(writing, token)
+            message = f"{NOT_FINITE} after {writing.generated_tokens} tokens of this completion"
+            log.error("row %d of a batch: %s", number, message)
+        except Exception:
+            log.exception("row %d of a batch failed", number)
+            message = "this completion failed; the server's log says why"
+        self.metrics.failed.inc()
+        row.tell(ApiError(500, message, code="failed"))
+        return True
 
     def _observe(self, number: int, writing: _Writing) -> None:
         compactions, evicted = writing.cache.compactions, writing.cache.evicted_tokens
@@ -83,13 +103,11 @@ class RunningBatch(StoppingCriteria):
         writing.generated_tokens += 1
         self.metrics.generated_tokens.inc()
         turn_ended = token in self.end_tokens
-        text = ""
-        if token not in self.hidden:
-            text = stop.feed(writing.decoder.step(self.backend, token) or "")
+        text = stop.feed(writing.text.feed(token))
         finished = turn_ended or stop.found
         ended = finished or writing.generated_tokens >= row.sampling.max_new_tokens
-        if ended:
-            text += stop.flush()
+        if ended and not stop.found:
+            text += stop.feed(writing.text.flush()) + stop.flush()
         if text:
             row.tell(Piece(row.index, text))
         if ended:
