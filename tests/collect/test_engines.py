@@ -312,7 +312,7 @@ def test_vllm_follows_the_checkpoint_as_far_as_it_can(
         "top_k": 7,
     }
     GenerationConfig(**settings, do_sample=True, eos_token_id=2, num_return_sequences=1).save_pretrained(tmp_path)
-    engine = VllmSpec(str(tmp_path), SAMPLING, (FULL_CACHE,), 2, False).start()
+    engine = VllmSpec(str(tmp_path), SAMPLING, (FULL_CACHE,), 2, DEFAULT_CHAT).start()
     assert "vLLM does not follow no_repeat_ngram_size, num_beams of the checkpoint's" in caplog.text
     list(engine.generate(requests(1)))
     [(_, _, parameters)] = vllm.added

@@ -82,6 +82,6 @@ class DyntsReasoningParser(ReasoningParser):
 
     def adjust_request(self, request: Any) -> Any:
         """Have markers written out that are special tokens, which vLLM would leave out of the text."""
-        if hidden_tokens(self.model_tokenizer) != hidden_tokens(self.model_tokenizer, (), self.format):
+        if set(self.model_tokenizer.all_special_ids) - hidden_tokens(self.model_tokenizer, (), self.format):
             request.skip_special_tokens = False
         return request
