@@ -139,7 +139,9 @@ def test_answers_are_protected_and_labelled_as_answers(tokenizer: PreTrainedToke
     answers = range(tokens.answer_start, budget - 2)
     assert len(answers) > 3
     assert set(answers) <= set(kept[0].tolist())
-    assert cache.history.answer()[0].nonzero()[:, 0].tolist() == list(range(tokens.answer_start, len(tokens.ids) - 1))
+    assert cache.history.answer(cache.occupancy.contents.turns)[0].nonzero()[:, 0].tolist() == list(
+        range(tokens.answer_start, len(tokens.ids) - 1)
+    )
 
 
 @pytest.mark.quick

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from dynts.errors import DyntsError
 from dynts.markers import END
 from dynts.prompts import DEFAULT_CHAT, ChatOptions
-from dynts.training.tokens import TokenizedTrace, tokenize_trace
+from dynts.training.tokens import TokenizedTrace, split_response, tokenize_trace
 from dynts.training.traces import Trace
 
 _SHOWN = 5
@@ -60,7 +60,7 @@ def tokenize_chosen(
             f"trace {trace.id!r} has no closing think marker {END}, so no token of it is an answer: choose a finished trace"
         )
     tokens = tokenize_trace(tokenizer, trace, chat)
-    if tokens.thinking_end <= tokens.question_end:
+    if not split_response(trace.response)[0].strip() or tokens.thinking_end <= tokens.question_end:
         raise DyntsError(f"trace {trace.id!r} has no thinking before {END}: choose another")
     if len(tokens.ids) <= tokens.answer_start:
         raise DyntsError(f"trace {trace.id!r} has no answer after {END}: choose another")
