@@ -2,6 +2,9 @@
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
 from dynts.models import load_model, parse_dtype
+from dynts.models.threads import NARROW, fit_threads
 from tiny import tiny_model
 
 
@@ -117,3 +121,18 @@ def test_special_tokens_without_an_embedding_are_refused(
         (saved_model / "generation_config.json").write_text(json.dumps({attribute: [2, rows]}))
     with pytest.raises(DyntsError, match=rf"the {owner}'s {attribute} of .* is {rows}, .* 0 to {rows - 1} only"):
         load_model(saved_model)
+
+
+@pytest.mark.parametrize(("settings", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
+def test_a_narrow_model_computes_with_one_thread_unless_told_otherwise(settings: dict[str, str], expected: str) -> None:
+    script = "import torch; torch.set_num_threads(2); from dynts.tiny import load_tiny_model; load_tiny_model()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    command = [sys.executable, "-c", f"{script}; print(torch.get_num_threads())"]
+    done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_a_wide_model_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("torch.set_num_threads", lambda _: pytest.fail("changed"))
+    fit_threads(NARROW + 1)

@@ -58,6 +58,7 @@ def train(
     import torch
 
     from dynts.cli.train_display import TrainDisplay
+    from dynts.models.threads import fit_threads
     from dynts.training import train as training
     from dynts.training.checkpoint import Checkpoint
     from dynts.training.processes import Processes
@@ -80,6 +81,8 @@ def train(
         bf16=bf16,
     )
     folders = [ShardFolder.open(path) for path in shards]
+    if device == "cpu":
+        fit_threads(folders[0].manifest["settings"]["fingerprint"]["hidden_size"])
     checkpoint = Checkpoint(work_folder(out) / "checkpoint.pt", checkpoint_minutes)
     processes = Processes.join(torch.device(device))
     with TrainDisplay(epochs, visible=processes.is_main) as display:

@@ -23,6 +23,7 @@ from dynts.extras import pip_install
 from dynts.models import gguf_tokenizer
 from dynts.models.checks import check_special_tokens, check_weights
 from dynts.models.gguf import GgufFile
+from dynts.models.threads import fit_threads
 
 
 def load_model(
@@ -34,7 +35,7 @@ def load_model(
     attn_implementation: str | None = None,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in evaluation mode, and its tokenizer.
+    """Load a model in evaluation mode, and its tokenizer. On a CPU a narrow model computes with one thread, see `fit_threads`.
 
     Args:
         model: a folder, or the id of a repository on the Hub.
@@ -85,6 +86,8 @@ def load_model(
     if file is not None:
         _complete(loaded, file)
     check_special_tokens(loaded, tokenizer, source)
+    if loaded.device.type == "cpu":
+        fit_threads(loaded.get_input_embeddings().weight.shape[-1])
     return loaded.eval(), tokenizer
 
 
