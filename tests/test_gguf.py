@@ -123,10 +123,12 @@ def test_incomplete_files_are_refused(tmp_path: Path, model: PreTrainedModel) ->
     whole = write_gguf(tmp_path / "whole.gguf", model, tokenizer_keys()).read_bytes()
     for size in (6, 30, 2000, len(whole) // 2, len(whole) - 64):
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
-        with pytest.raises(DyntsError, match=rf"cut\.gguf has been cut: it has {size:,} bytes, and"):
+        with pytest.raises(DyntsError, match=rf"^\S+cut\.gguf has been cut: it has {size:,} bytes, and"):
             load_model(tmp_path, gguf_file="cut.gguf")
     write_gguf(tmp_path / "first.gguf", model, tokenizer_keys(), without="layers.1.", parts=2)
-    with pytest.raises(DyntsError, match=r"first\.gguf is part 1 of 2 of a split GGUF file.*llama-gguf-split --merge"):
+    with pytest.raises(
+        DyntsError, match=r"^\S+first\.gguf is part 1 of 2 of a split GGUF file.*llama-gguf-split --merge"
+    ):
         load_model(tmp_path, gguf_file="first.gguf")
     (tmp_path / "tiny-00002-of-00003.gguf").write_bytes(whole)
     with pytest.raises(DyntsError, match="part 2 of 3"):
@@ -134,6 +136,31 @@ def test_incomplete_files_are_refused(tmp_path: Path, model: PreTrainedModel) ->
     write_gguf(tmp_path / "lacking.gguf", model, tokenizer_keys(), without="layers.1.")
     with pytest.raises(DyntsError, match=r"lacking\.gguf\) lacks model\.layers\.1\.\S+, .* more: weights of the model"):
         load_model(tmp_path, gguf_file="lacking.gguf")
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"tokens": None}, r"lacks tokenizer\.ggml\.tokens: put the model's own tokenizer\.json"),
+        ({"token_type": None}, r"lacks tokenizer\.ggml\.token_type"),
+        ({"merges": None}, r"lacks tokenizer\.ggml\.merges"),
+        (
+            {"token_type": tokenizer_keys()["token_type"][:-5]},
+            f"has {len(TOKENS)} tokens and {len(TOKENS) - 5} token types",
+        ),
+        (
+            {"token_type": [*tokenizer_keys()["token_type"], 3]},
+            f"has {len(TOKENS)} tokens and {len(TOKENS) + 1} token types",
+        ),
+    ],
+)
+def test_tokenizers_that_are_not_whole_are_refused(
+    tmp_path: Path, model: PreTrainedModel, keys: dict[str, list[int] | None], problem: str
+) -> None:
+    found = {name: value for name, value in (tokenizer_keys() | keys).items() if value is not None}
+    write_gguf(tmp_path / "tiny.gguf", model, found)
+    with pytest.raises(DyntsError, match=problem):
+        load_tokenizer(tmp_path, gguf_file="tiny.gguf")
 
 
 @pytest.mark.quick

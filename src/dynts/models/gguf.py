@@ -77,6 +77,8 @@ def _read_header(path: Path, modified: int) -> tuple[dict[str, Any], dict[str, s
             raise DyntsError(f"{path} is not a GGUF file: its first four bytes are not 'GGUF'; download it again")
         try:
             return _Header(path, stream).parse()
+        except DyntsError:
+            raise
         except (KeyError, UnicodeDecodeError, ValueError) as error:
             raise DyntsError(f"the header of {path} is damaged ({error!r}): download the file again") from error
 

@@ -23,6 +23,7 @@ _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[
 # how text is split before merging, by `tokenizer.ggml.pre` (the names are llama.cpp's): most digits in a piece
 _DIGITS = {"qwen2": 1, "deepseek-r1-qwen": 1, "llama-bpe": 3, "llama3": 3, "llama-v3": 3}
 
+_FIX = "put the model's own tokenizer.json and tokenizer_config.json beside the file"
 _SAMPLE = 2000
 _UNREACHABLE = 0.05
 """Share of a vocabulary that its own tokenizer may fail to write: 1% for Qwen's, 16% where its text is split as GPT-2's."""
@@ -40,10 +41,15 @@ def build_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
         file: for which `knows` holds.
 
     Raises:
-        DyntsError: vocabulary and merges do not belong together.
+        DyntsError: vocabulary, token types and merges do not belong together, or one of them is missing.
     """
     entries = file.metadata
-    tokens = entries["tokenizer.ggml.tokens"]
+    for name in ("tokens", "token_type", "merges"):
+        if f"tokenizer.ggml.{name}" not in entries:
+            raise DyntsError(f"{file.path} lacks tokenizer.ggml.{name}: {_FIX}")
+    tokens, kinds = entries["tokenizer.ggml.tokens"], entries["tokenizer.ggml.token_type"]
+    if len(tokens) != len(kinds):
+        raise DyntsError(f"{file.path} has {len(tokens)} tokens and {len(kinds)} token types: {_FIX}")
     llama = _DIGITS[entries["tokenizer.ggml.pre"]] == 3
     try:
         model = BPE(
@@ -64,7 +70,7 @@ def build_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
     backend.add_tokens(
         [
             AddedToken(tokens[index], normalized=False, special=kind == _CONTROL)
-            for index, kind in enumerate(entries["tokenizer.ggml.token_type"])
+            for index, kind in enumerate(kinds)
             if kind in (_CONTROL, _USER_DEFINED)
         ]
     )
@@ -100,8 +106,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> None:
     if problem:
         kind = f"{entries.get('tokenizer.ggml.model')}, {entries.get('tokenizer.ggml.pre')}"
         raise DyntsError(
-            f"the tokenizer that transformers makes of {file.path} ({kind}) is not the model's: {problem}; put the model's own "
-            "tokenizer.json and tokenizer_config.json beside the file, or try another version of transformers"
+            f"the tokenizer that transformers makes of {file.path} ({kind}) is not the model's: {problem}; "
+            f"{_FIX}, or try another version of transformers"
         )
 
 
