@@ -10,7 +10,6 @@ import pytest
 
 from dynts.cli.engine_option import read_engine_args
 from dynts.collect.importing import ImportColumns, import_traces
-from dynts.collect.normalise import Markers
 from dynts.collect.problems import survey
 from dynts.collect.source import ProblemSource
 from dynts.config import load_settings
@@ -18,6 +17,7 @@ from dynts.decode.answer import read_questions
 from dynts.errors import DyntsError
 from dynts.jsonlines import read_objects
 from dynts.manifest import read_manifest
+from dynts.markers import ThinkFormat
 from dynts.predictor.model import ImportancePredictor
 from dynts.progress import Display
 from dynts.training.traces import read_traces
@@ -37,7 +37,7 @@ FAULTS = {
 
 def import_file(path: Path) -> None:
     with Display("importing") as display:
-        import_traces([path], path.parent / "out", ImportColumns(), Markers(), display)
+        import_traces([path], path.parent / "out", ImportColumns(), ThinkFormat(), display)
 
 
 def read_problems(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Prompts as chat templates write them: thinking opened, opened with more, closed, or left to the model."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,11 +73,33 @@ def test_template_arguments() -> None:
         render_prompt(tokenizer, messages, ChatOptions(template_args={"enable_thinkin": False}))
     with pytest.raises(DyntsError, match="no chat template that could look at 'a'"):
         render_prompt(byte_level(template=""), messages, ChatOptions(template_args={"a": 1}))
+    deep = "[" * 100_000
+    assert chat_options(False, None, None, [f"a={deep}"]).template_args == {"a": deep}  # no JSON that can be read
     for wrong, message in ((["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a=1", "a=2"], "gives 'a' twice")):
         with pytest.raises(DyntsError, match=message):
             chat_options(False, None, None, wrong)
     with pytest.raises(DyntsError, match="'messages' is what dynts itself gives"):
         ChatOptions(template_args={"messages": []})
+    with pytest.raises(DyntsError, match="'' is no name"):
+        ChatOptions(template_args={"": 1})
+
+
+@pytest.mark.quick
+def test_what_is_no_text_is_refused() -> None:
+    half = "\udc80"
+    tokenizer = byte_level(template="{{ messages[0].content }}{{ extra }}")
+    for question, arguments in ((half, {}), ("1 + 1?", {"extra": half})):
+        with pytest.raises(DyntsError, match=r"the prompt: .* is half of a surrogate pair"):
+            render_prompt(tokenizer, [user_message(question)], ChatOptions(template_args=arguments))
+    with pytest.raises(DyntsError, match=r"think markers: .* is half of a surrogate pair"):
+        ChatOptions(think_start=half, think_end="b")
+
+
+@pytest.mark.quick
+def test_a_marker_given_alone_is_not_left_out() -> None:
+    for start, end in (("", None), (None, ""), (None, "(B)")):
+        with pytest.raises(DyntsError, match=r"the think marker .* is not known here"):
+            ChatOptions(think_start=start, think_end=end).format(byte_level())
 
 
 @pytest.mark.quick
@@ -161,3 +184,37 @@ def test_the_warning_comes_once_and_early(samples: list[tuple[bool, bool]], said
     watch.conclude()
     watch.conclude()
     assert len(lines) == said
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("command", ["label", "tune", "view", "analyze importance", "analyze pareto"])
+def test_arguments_are_checked_before_traces_are_read_or_a_model_is_loaded(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, traces, out = tmp_path / "model", tmp_path / "traces.jsonl", tmp_path / "out"
+    byte_level(template=CHOICE).save_pretrained(folder)  # no weights
+    traces.write_text(json.dumps({"question": "1 + 1?", "response": "so 2.</think>\\boxed{2}", "answer": "2"}))
+    options = ("--model", folder, "--traces", traces, "--out", out)
+    options += ("--method", "window") if command in ("tune", "view") else ()
+    for argument, problem in (
+        ("enable_thinking=false", "closes the thinking in the prompt"),
+        ("a=1", "never looks at 'a'"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *command.split(), *options, "--template-arg", argument)
+        assert (code, err.count("\n")) == (2, 1)
+        assert problem in err
+
+
+@pytest.mark.quick
+def test_import_knows_partners_and_says_when_nothing_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "traces.jsonl"
+    file.write_text(json.dumps({"question": "1 + 1?", "response": "[THINK]so[/THINK] two", "answer": "2"}))
+    code, out, err = run(monkeypatch, capsys, "import", file, "--out", tmp_path / "plain")
+    assert (code, "unfit: unfinished 1" in out) == (0, True)
+    assert "WARNING: no response closes its thinking by </think>" in err
+    code, out, err = run(monkeypatch, capsys, "import", file, "--out", tmp_path / "named", "--think-end", "[/THINK]")
+    assert (code, "unfit: ungradable 1" in out, err) == (0, True, "")
+    code, _, err = run(monkeypatch, capsys, "import", file, "--out", tmp_path / "alone", "--think-start", "<reasoning>")
+    assert (code, "give both --think-start and --think-end" in err) == (2, True)

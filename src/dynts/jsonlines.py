@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, check_text
 
 ParseFloat = Callable[[str], Any]
 """What becomes of a number with a point or an exponent: `float`, or `Decimal`, which keeps its digits."""
@@ -79,13 +79,10 @@ def parse_json(text: str, where: str, parse_float: ParseFloat = float) -> Any:
     """
     try:
         value = json.loads(text, parse_float=parse_float, object_pairs_hook=_object)
-        json.dumps(value, ensure_ascii=False, default=str).encode()
+        written = json.dumps(value, ensure_ascii=False, default=str)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DyntsError(f"{where}: not valid JSON ({error.msg} at {line}column {error.colno})") from error
-    except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])
-        raise DyntsError(f"{where}: {half} is half of a surrogate pair and no character: replace it") from error
     except RecursionError as error:
         raise DyntsError(f"{where}: the JSON has too many levels of lists and objects") from error
     except DyntsError as error:
@@ -93,6 +90,7 @@ def parse_json(text: str, where: str, parse_float: ParseFloat = float) -> Any:
     except (ValueError, ArithmeticError) as error:  # of int() and Decimal()
         digits = sys.get_int_max_str_digits()
         raise DyntsError(f"{where}: a number has more than {digits} digits: write it as text") from error
+    check_text(where, written)
     return value
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, check_text
 
 START = "<think>"
 END = "</think>"
@@ -28,7 +28,7 @@ class ThinkFormat:
         end: closes it.
 
     Raises:
-        DyntsError: a marker is empty, or both are the same.
+        DyntsError: a marker is empty or no text, or both are the same.
     """
 
     start: str = START
@@ -37,6 +37,7 @@ class ThinkFormat:
     def __post_init__(self) -> None:
         if not self.start.strip() or not self.end.strip() or self.start == self.end:
             raise DyntsError(f"think markers must be two different texts, got {self.start!r} and {self.end!r}")
+        check_text("think markers", self.start + self.end)
 
 
 KNOWN_FORMATS = (
@@ -75,19 +76,27 @@ def find_format(tokenizer: PreTrainedTokenizerBase, start: str | None = None, en
     Raises:
         DyntsError: one of them is given alone, and its partner is not known.
     """
-    if start is not None and end is not None:
-        return ThinkFormat(start, end)
-    known = [item for item in KNOWN_FORMATS if (start or item.start, end or item.end) == (item.start, item.end)]
-    if not known:
-        raise DyntsError(
-            f"the think marker {start or end!r} is not known here: give both --think-start and --think-end"
-        )
     template = str(tokenizer.chat_template or "")
 
     def evidence(item: ThinkFormat) -> tuple[bool, bool]:
         return item.start in template or item.end in template, _holds(tokenizer, item.start, item.end)
 
-    return max(known, key=evidence)  # the first of equals
+    return max(matching_formats(start, end), key=evidence)  # the first of equals
+
+
+def matching_formats(start: str | None, end: str | None) -> list[ThinkFormat]:
+    """The formats with these markers: of those that are known where one is None, `<think>` first.
+
+    Raises:
+        DyntsError: one of them is given alone, and its partner is not known.
+    """
+    if start is not None and end is not None:
+        return [ThinkFormat(start, end)]
+    known = [item for item in KNOWN_FORMATS if start in (None, item.start) and end in (None, item.end)]
+    if not known:
+        given = end if start is None else start
+        raise DyntsError(f"the think marker {given!r} is not known here: give both --think-start and --think-end")
+    return known
 
 
 def _holds(tokenizer: PreTrainedTokenizerBase, *markers: str) -> bool:

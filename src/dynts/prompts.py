@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, check_text
 from dynts.markers import ThinkFormat, find_format
 from dynts.thinking import think_scanner
 
@@ -28,7 +28,7 @@ class ChatOptions:
         template_args: further variables of the chat template, such as {"enable_thinking": False}.
 
     Raises:
-        DyntsError: both markers are the same or empty, or an argument has a name that is taken.
+        DyntsError: both markers are the same or empty, or an argument has a name that is taken or no name.
     """
 
     open_thinking: bool = False
@@ -40,6 +40,8 @@ class ChatOptions:
         if self.think_start is not None and self.think_end is not None:
             ThinkFormat(self.think_start, self.think_end)
         for name in self.template_args:
+            if not name.isidentifier():
+                raise DyntsError(f"{name!r} is no name that a chat template could look at: check it")
             if name in _RESERVED:
                 raise DyntsError(f"the template argument {name!r} is what dynts itself gives: leave it out")
 
@@ -154,7 +156,7 @@ def render_chat(
     """Messages in the chat template, or below one another without one.
 
     Raises:
-        DyntsError: the chat template fails, or does not know an argument.
+        DyntsError: the chat template fails, does not know an argument, or is given what is no text.
     """
     template = str(tokenizer.chat_template or "")
     for name in chat.template_args:
@@ -165,8 +167,12 @@ def render_chat(
                 else f"there is no chat template that could look at {name!r}: leave the argument out"
             )
     if not template:
-        return "".join(f"{message['content']}\n" for message in messages)
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.template_args))
-    except Exception as error:  # templates are programs of other people and raise what they like
-        raise DyntsError(f"the chat template of {tokenizer.name_or_path or 'the tokenizer'} failed: {error}") from error
+        text = "".join(f"{message['content']}\n" for message in messages)
+    else:
+        try:
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, **options, **chat.template_args))
+        except Exception as error:  # templates are programs of other people and raise what they like
+            name = tokenizer.name_or_path or "the tokenizer"
+            raise DyntsError(f"the chat template of {name} failed: {error}") from error
+    check_text("the prompt", text)
+    return text

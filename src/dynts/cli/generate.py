@@ -69,7 +69,7 @@ def generate(
     from dynts.decode.checkpoint import check_checkpoint
     from dynts.decode.compress import compress
     from dynts.decode.finite import NOT_FINITE
-    from dynts.errors import DyntsError
+    from dynts.errors import DyntsError, check_text
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.variants import configure
     from dynts.models import load_model
@@ -85,7 +85,11 @@ def generate(
     if questions is not None:
         asked = read_questions(questions)
     else:
-        text = sys.stdin.read() if question == "-" else str(question)
+        try:
+            text = sys.stdin.read() if question == "-" else str(question)
+        except UnicodeDecodeError as error:
+            raise DyntsError(f"standard input is no text: {error}; give it in UTF-8") from error
+        check_text("the question", text)
         if not text.strip():
             raise DyntsError("the question is empty")
         asked = [("question", text)]

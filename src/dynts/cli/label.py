@@ -96,7 +96,7 @@ def label(
         all_tokens=all_tokens,
         chat=chat,
     )
-    check_chat(chat, model, gguf_file, revision)
+    check_chat(chat, model, gguf_file, revision, opened=True)
     sets = as_sets(traces)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
     loading = {"gguf_file": gguf_file, "dtype": dtype, "device": this_rank().device(device), "revision": revision}

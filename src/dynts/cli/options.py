@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -121,13 +122,22 @@ def chat_options(
             raise DyntsError(f"--template-arg gives {name!r} twice: drop one")
         try:
             arguments[name] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments[name] = value
     return ChatOptions(open_thinking, think_start, think_end, arguments)
 
 
-def check_chat(chat: "ChatOptions", model: str, gguf_file: str | None, revision: str | None) -> None:
+def check_chat(
+    chat: "ChatOptions", model: str, gguf_file: str | None, revision: str | None, *, opened: bool = False
+) -> None:
     """Refuse what a model's tokenizer and chat template cannot do, before the model is loaded.
+
+    Args:
+        chat: how the model is talked to.
+        model: as in `dynts.models.load_model`, as are the next two.
+        gguf_file: see there.
+        revision: see there.
+        opened: the thinking is opened in any case, as in labelling.
 
     Raises:
         DyntsError: an argument that the template does not know, a marker that the tokenizer cannot write, and the like.
@@ -137,4 +147,5 @@ def check_chat(chat: "ChatOptions", model: str, gguf_file: str | None, revision:
 
     if chat != DEFAULT_CHAT:
         tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)
-        render_prompt(tokenizer, [user_message("question")], chat)
+        opening = replace(chat, open_thinking=chat.open_thinking or opened)
+        render_prompt(tokenizer, [user_message("question")], opening)

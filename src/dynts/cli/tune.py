@@ -17,6 +17,7 @@ from dynts.cli.options import (
     ThinkEnd,
     ThinkStart,
     chat_options,
+    check_chat,
 )
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def tune(
         chat=chat,
     )
     sets = as_sets(traces)
+    check_chat(chat, model, gguf_file, revision, opened=True)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
 
     from dynts.progress import Display

@@ -19,6 +19,7 @@ from dynts.cli.options import (
     ThinkEnd,
     ThinkStart,
     chat_options,
+    check_chat,
 )
 
 
@@ -85,6 +86,7 @@ def view(
     predictors = load_predictors(predictor or [])
     names = [name.strip() for name in method.split(",")]
     methods = choose_methods(names, predictors, native=native, protect_question=protect_question)
+    check_chat(chat, model, gguf_file, revision, opened=True)
     trace = choose_trace(as_sets(traces), id, question)
     tokens = tokenize_chosen(load_tokenizer(model, gguf_file=gguf_file, revision=revision), trace, chat)
     config.check_question(tokens.question_end)

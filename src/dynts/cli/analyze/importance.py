@@ -18,7 +18,17 @@ from dynts.cli.analyze.common import (
     prepare,
     shown_name,
 )
-from dynts.cli.options import Device, Dtype, GgufFile, Revision, TemplateArg, ThinkEnd, ThinkStart, chat_options
+from dynts.cli.options import (
+    Device,
+    Dtype,
+    GgufFile,
+    Revision,
+    TemplateArg,
+    ThinkEnd,
+    ThinkStart,
+    chat_options,
+    check_chat,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -82,6 +92,7 @@ def importance(
     )
     sets = as_sets(traces or [])
     made_by = "dynts analyze importance"
+    check_chat(chat, model, gguf_file, revision, opened=True)
     loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
     with Display("analysing") as display:
         rows, total = measure_traces(

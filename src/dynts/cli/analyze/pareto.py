@@ -28,6 +28,7 @@ from dynts.cli.options import (
     ThinkEnd,
     ThinkStart,
     chat_options,
+    check_chat,
 )
 
 
@@ -95,6 +96,7 @@ def pareto(
     fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chat=chat)
     sets = as_sets(traces)
     made_by = "dynts analyze pareto"
+    check_chat(chat, model, gguf_file, revision, opened=True)
     loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
     experiment = Pareto(loaded, tokenizer, scorer and scorer.to(loaded.device), options)
     bounds = {"batch", "chunk"}  # of memory, not of what comes out
