@@ -41,7 +41,7 @@ def import_file(path: Path) -> None:
 
 
 def read_problems(path: Path) -> None:
-    pytest.importorskip("pyarrow", reason="problems need pyarrow: pip install 'dynts[collect]'")
+    pytest.importorskip("pyarrow", reason="problems need pyarrow: pip install 'dynts-kv[collect]'")
     survey(ProblemSource(str(path)))
 
 

@@ -261,23 +261,15 @@ def test_embeddings_quantised_by_torchao(quantise: str) -> None:
 
 @pytest.mark.quick
 def test_the_tokenizer_of_a_gguf_file(tmp_path: Path) -> None:
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
-    writer.add_tokenizer_model("gpt2")
-    kinds = gguf.TokenType
-    writer.add_token_list([*"abc", "<s>", "</s>", "<think>", "</think>", "ab"])
-    writer.add_token_types([*[kinds.NORMAL] * 3, *[kinds.CONTROL] * 2, *[kinds.USER_DEFINED] * 2, kinds.NORMAL])
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(3)
-    writer.add_eos_token_id(4)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    model = tiny_model("llama")
+    pytest.importorskip("gguf")
+    from gguf_files import MARKERS, TOKENS, tokenizer_keys, write_gguf
+
+    model = tiny_model("qwen2")
+    write_gguf(tmp_path / "model.gguf", model, tokenizer_keys())
     model.name_or_path = str(tmp_path)
     session = dynts.compress(model, "window", CONFIG)
     assert session.tokenizer is not None
-    assert session.tokenizer.convert_tokens_to_ids("</think>") == 6
+    assert session.tokenizer.convert_tokens_to_ids(MARKERS[1]) == TOKENS.index(MARKERS[1])
     assert session.scanner is not None
     # which of two it is cannot be known
     (tmp_path / "other.gguf").write_bytes(b"GGUF")

@@ -306,10 +306,6 @@ def test_options_of_the_model_itself() -> None:
     model.generation_config.num_beams = 2
     with dynts.compress(model, "window", CONFIG), pytest.raises(UnsupportedError, match="beam_search"):
         model.generate(IDS, max_new_tokens=20)
-    model.generation_config.num_beams = 1
-    model.generation_config.use_cache = False
-    with dynts.compress(model, "window", CONFIG), pytest.raises(UnsupportedError, match="use_cache=False"):
-        model.generate(IDS, max_new_tokens=20)
 
 
 @pytest.mark.quick

@@ -41,7 +41,7 @@ def parquet(path: Path, answers: pyarrow.Array, **options: Any) -> Path:
 
 @pytest.fixture
 def datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = pytest.importorskip("datasets", reason="data sets need datasets: pip install 'dynts[collect]'")
+    module = pytest.importorskip("datasets", reason="data sets need datasets: pip install 'dynts-kv[collect]'")
     monkeypatch.setattr(module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     return module
 
