@@ -61,6 +61,8 @@ def write_gguf(
     kind: GGMLQuantizationType = GGMLQuantizationType.F32,
     without: str = "nothing",
     parts: int = 1,
+    rope_scaling: float | None = None,
+    rope_freqs: bool = False,
 ) -> Path:
     """Write a Qwen2 model.
 
@@ -71,6 +73,8 @@ def write_gguf(
         kind: that matrices are stored in.
         without: see model.
         parts: of which the file says it is the first.
+        rope_scaling: factor of YaRN in the metadata.
+        rope_freqs: add Llama 3.1's tensor of factors.
     """
     config = model.config
     writer = GGUFWriter(path, "qwen2")
@@ -83,6 +87,11 @@ def write_gguf(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if rope_scaling is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope_scaling)
+    if rope_freqs:
+        writer.add_tensor("rope_freqs.weight", np.ones(config.head_dim // 2, dtype=np.float32))
     if parts > 1:
         writer.add_uint16("split.no", 0)
         writer.add_uint16("split.count", parts)

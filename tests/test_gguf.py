@@ -4,6 +4,7 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,19 @@ def test_tokenizers_that_are_not_whole_are_refused(
     write_gguf(tmp_path / "tiny.gguf", model, found)
     with pytest.raises(DyntsError, match=problem):
         load_tokenizer(tmp_path, gguf_file="tiny.gguf")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("scaled", "named"), [({"rope_scaling": 4.0}, "qwen2.rope.scaling."), ({"rope_freqs": True}, "rope_freqs.weight")]
+)
+def test_scaled_positions_are_refused(
+    tmp_path: Path, model: PreTrainedModel, scaled: dict[str, Any], named: str
+) -> None:
+    """transformers would load the model, and let it write with other positions than it was trained with."""
+    write_gguf(tmp_path / "scaled.gguf", model, tokenizer_keys(), **scaled)
+    with pytest.raises(DyntsError, match=rf"scaled\.gguf scales rotary positions \({named}.*Load the checkpoint"):
+        load_model(tmp_path, gguf_file="scaled.gguf")
 
 
 @pytest.mark.quick

@@ -59,6 +59,16 @@ class GgufFile:
         kinds = [kind for kind in self.tensors.values() if kind not in _FLOATS]
         return sorted(set(kinds), key=kinds.count, reverse=True)
 
+    @property
+    def scaled_positions(self) -> str | None:
+        """Name of what says that rotary positions are scaled, as in Llama 3.1 and by YaRN; None if nothing does."""
+        tensors = [name for name in self.tensors if name.startswith(("rope_freqs.", "rope_factors_"))]
+        prefix = f"{self.metadata.get('general.architecture')}.rope.scal"
+        keys = [
+            key for key, value in self.metadata.items() if key.startswith(prefix) and value not in ("none", 0.0, 1.0)
+        ]
+        return next(iter(tensors + keys), None)
+
     def token_ids(self, *roles: str) -> list[int]:
         """Ids of the tokens that the file names, such as of "bos", "eos", "eot"; those that it does not name are left out."""
         ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in roles)

@@ -61,6 +61,7 @@ def load_model(
             raise DyntsError(f"{file.path} holds no weights, only a configuration and a tokenizer")
         # reading the configuration takes transformers as long as the weights of a small model: once is enough
         options |= {"gguf_file": gguf_file, "config": load_config(model, gguf_file=gguf_file, revision=revision)}
+        _check_positions(options["config"], file)
         if options["dtype"] == "auto":
             options["dtype"] = file.float_dtype or _half_precision(device)
         if hasattr(
@@ -98,6 +99,21 @@ def _half_precision(device: str | None) -> torch.dtype:
     else:
         has = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.bfloat16 if has else torch.float32
+
+
+def _check_positions(config: PreTrainedConfig, file: GgufFile) -> None:
+    """Refuse positions that transformers does not scale: it reads that from GGUF files of one architecture only (gpt-oss).
+
+    Raises:
+        DyntsError: names what the file says.
+    """
+    rope = config.rope_parameters or {}
+    kinds = {rope.get("rope_type"), *(part.get("rope_type") for part in rope.values() if isinstance(part, dict))}
+    if file.scaled_positions is not None and not kinds - {None, "default"}:
+        raise DyntsError(
+            f"{file.path} scales rotary positions ({file.scaled_positions}), which transformers leaves out of a GGUF file of a "
+            f"{config.model_type} model: it would lose its way in long texts. Load the checkpoint that the file was made of"
+        )
 
 
 def _complete(model: PreTrainedModel, file: GgufFile) -> None:
