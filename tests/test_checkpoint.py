@@ -164,6 +164,18 @@ def test_stop_strings_end_rows_in_every_command(model: PreTrainedModel, tokenize
     assert all(done.finished for done in found)
 
 
+def test_stop_strings_that_are_none(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    before = collected(model, tokenizer)
+    change(model, stop_strings=[])
+    assert [done.generated_ids for done in collected(model, tokenizer)] == [done.generated_ids for done in before]
+    with dynts.compress(model, "full", tokenizer=tokenizer) as session:
+        assert len(list(answer_questions(session, tokenizer, [("a", "a")], GREEDY))) == 1
+    for wrong in ([5], [""], ["a", None]):
+        change(model, stop_strings=wrong)
+        with pytest.raises(dynts.UnsupportedError, match=r"stop_strings=.*: each must be a text"):
+            checkpoint.check_checkpoint(model)
+
+
 def test_sampling_settings_without_an_option_are_followed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:

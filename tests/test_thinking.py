@@ -158,6 +158,16 @@ def test_a_marker_that_cannot_be_written_leaves_the_word_to_the_predictor() -> N
         assert session.scanner is None
 
 
+@pytest.mark.quick
+def test_markers_as_text_need_a_tokenizer() -> None:
+    model = tiny_model("llama")
+    with pytest.raises(DyntsError, match="need the tokenizer that writes them"):
+        dynts.compress(model, "dynts-random", markers=ThinkFormat())
+    assert dynts.compress(model, "dynts-random", markers=ThinkMarkers((2,), (3,))).scanner is not None
+    recorded = random_predictor(think=(2, 3))
+    assert dynts.compress(model, predictor=recorded, markers=ThinkFormat()).scanner is not None
+
+
 @pytest.mark.skipif(not REAL_HEADER.exists(), reason=f"{REAL_HEADER.name} is not there")
 @pytest.mark.parametrize("added", [(), ("<think>", "</think>")])
 def test_the_vocabulary_of_qwen_with_and_without_marker_tokens(added: tuple[str, ...]) -> None:

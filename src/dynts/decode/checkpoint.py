@@ -56,6 +56,10 @@ def check_checkpoint(model: PreTrainedModel) -> None:
     """
     config = _generation_config(model)
     check_guidance(config)
+    if not all(isinstance(text, str) and text for text in stop_strings(model)):
+        raise UnsupportedError(
+            f"the checkpoint's generation config has stop_strings={config.stop_strings!r}: each must be a text, not empty"
+        )
     if asked := _set(config, _SEARCH):
         say_once(
             f"dynts: the checkpoint's generation config asks for {_list(asked)}: overridden, each row is one sequence "
@@ -86,6 +90,7 @@ def plain_search(model: PreTrainedModel) -> Iterator[None]:
     changed = copy.deepcopy(config)
     for name in _set(config, table):
         setattr(changed, name, table[name])
+    changed.stop_strings = list(stop_strings(model)) or None  # transformers fails on an empty list
     model.generation_config = changed
     try:
         yield
@@ -95,13 +100,13 @@ def plain_search(model: PreTrainedModel) -> Iterator[None]:
 
 def stop_criteria(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> StopStringCriteria | None:
     """What ends a row at one of the checkpoint's stop strings; None without any."""
-    strings = _generation_config(model).stop_strings
-    return StopStringCriteria(tokenizer, strings) if strings else None
+    strings = stop_strings(model)
+    return StopStringCriteria(tokenizer, list(strings)) if strings else None
 
 
 def stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
     """The checkpoint's stop strings."""
-    strings = _generation_config(model).stop_strings or ()
+    strings: Any = _generation_config(model).stop_strings or ()
     return (strings,) if isinstance(strings, str) else tuple(strings)
 
 

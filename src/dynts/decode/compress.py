@@ -98,6 +98,11 @@ def compress(
     if tokenizer is None:
         tokenizer = _tokenizer_beside(model)
     scanner = scanner_of(tokenizer, markers, None if trained is None else trained.config.markers)
+    if markers is not None and scanner is None and tokenizer is None:
+        raise DyntsError(
+            f"markers={markers!r} need the tokenizer that writes them, and none lies beside the model: pass tokenizer=, or "
+            "token ids as ThinkMarkers"
+        )
     return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, scanner, record, compile)
 
 

@@ -49,9 +49,9 @@ def check_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     embedding: Any = model.get_input_embeddings()
     rows = embedding.weight.shape[0]
     for name, token in _special_tokens(model, tokenizer):
-        if not 0 <= token < rows:
+        if not isinstance(token, int) or not 0 <= token < rows:
             raise DyntsError(
-                f"{name} of {source} is {token}, but the model has embeddings for tokens 0 to {rows - 1} only: take the "
+                f"{name} of {source} is {token!r}, but the model has embeddings for tokens 0 to {rows - 1} only: take the "
                 "tokenizer that belongs to these weights, or name another token in its tokenizer_config.json"
             )
 
