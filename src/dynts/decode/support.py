@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+CHUNKS_GO_ON = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 21)
+"""Whether transformers reads on in chunks (`prefill_chunk_size`) behind what a cache holds."""
 
 
 def without_wrapper(model: Any) -> Any:
@@ -213,6 +216,7 @@ def new_columns(
     Raises:
         DyntsError: a continuation gives neither the whole conversation nor its whole attention mask, or the conversation is
             not the one in the cache.
+        UnsupportedError: the continuation is to be read in chunks, which this transformers cannot do.
     """
     fed = cache.occupancy.columns
     tokens = inputs if inputs is not None else kwargs.get("input_ids")
@@ -225,6 +229,11 @@ def new_columns(
     if mask is not None and mask.ndim != 2:
         raise UnsupportedError(f"attention_mask must be 2D (1 for tokens, 0 for padding), got {mask.ndim}D")
     covered = width if mask is None else mask.shape[1]
+    if fed and config.prefill_chunk_size is not None and not CHUNKS_GO_ON:
+        raise UnsupportedError(
+            f"transformers {transformers.__version__} begins again at the first token when it reads in chunks: continue this "
+            "cache without prefill_chunk_size, or use transformers 5.21 or newer"
+        )
     if covered == fed + width and fed:
         return width
     if covered != width:
