@@ -160,7 +160,7 @@ def render_chat(
     """
     template = str(tokenizer.chat_template or "")
     for name in chat.template_args:
-        if not re.search(rf"\b{re.escape(name)}\b", template):
+        if not _looks_at(template, name):
             raise DyntsError(
                 f"the chat template never looks at {name!r}: leave the argument out, or check its name"
                 if template
@@ -176,3 +176,13 @@ def render_chat(
             raise DyntsError(f"the chat template of {name} failed: {error}") from error
     check_text("the prompt", text)
     return text
+
+
+def known_arguments(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of template arguments those that the chat template looks at and dynts does not give itself."""
+    template = str(tokenizer.chat_template or "")
+    return {name: value for name, value in given.items() if name not in _RESERVED and _looks_at(template, name)}
+
+
+def _looks_at(template: str, name: str) -> bool:
+    return re.search(rf"\b{re.escape(name)}\b", template) is not None

@@ -15,13 +15,17 @@ CLOSED = LEFT.replace("A:", "A:{% if quick is defined %}[THINK][/THINK]{% endif 
 
 
 def parser(template: str, **arguments: Any) -> Any:
+    """As vLLM's server makes it for a request with these template arguments, to which it adds its own."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.reasoning import ReasoningParserManager
 
     from dynts.vllm.plugin import register
 
     register()
     tokenizer = byte_level(["[THINK]", "[/THINK]"], template)
-    return ReasoningParserManager.get_reasoning_parser("dynts")(tokenizer, chat_template_kwargs=arguments)
+    request = ChatCompletionRequest(messages=[], chat_template_kwargs=arguments, reasoning_effort="low")
+    given = request.build_chat_params(None, "auto").chat_template_kwargs
+    return ReasoningParserManager.get_reasoning_parser("dynts")(tokenizer, chat_template_kwargs=given)
 
 
 @pytest.mark.parametrize(

@@ -113,10 +113,13 @@ def test_one_server(server: Server) -> None:
         (expected,) = solve(model, tokenizer, [PROBLEM])
     asked: dict[str, Any] = {"model": "tiny", "messages": [user_message(PROBLEM.question)], "temperature": 0}
     whole = client.chat.completions.create(**asked)
-    assert whole.choices[0].message.content.strip() == expected.text.strip()
+    said = whole.choices[0].message
+    thinking, _, answer = expected.text.partition("</think>")
+    assert (said.reasoning.strip(), said.content.strip()) == (thinking.strip(), answer.strip())
     assert whole.choices[0].finish_reason == "stop"
-    pieces = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked, stream=True)]
-    assert "".join(pieces) == whole.choices[0].message.content
+    pieces = [chunk.choices[0].delta for chunk in client.chat.completions.create(**asked, stream=True)]
+    assert "".join(getattr(piece, "reasoning", None) or "" for piece in pieces) == said.reasoning
+    assert "".join(piece.content or "" for piece in pieces) == said.content
     assert len(pieces) > 20
     compactions = len(cache_lengths(whole.usage.prompt_tokens, whole.usage.completion_tokens, CONFIG).compactions)
     assert compactions > 0, "a text that fits into the budget tests nothing"

@@ -8,7 +8,7 @@ import torch
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser
 
-from dynts.prompts import ChatOptions, render_prompt, user_message
+from dynts.prompts import ChatOptions, known_arguments, render_prompt, user_message
 from dynts.serve.reasoning import ReasoningSplit
 from dynts.thinking import think_scanner
 from dynts.written import hidden_tokens
@@ -24,7 +24,9 @@ class DyntsReasoningParser(ReasoningParser):
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(tokenizer, *args, **kwargs)
         start, end = (os.environ.get(f"DYNTS_THINK_{name}") or None for name in ("START", "END"))
-        chat = ChatOptions(False, start, end, kwargs.get("chat_template_kwargs") or {})
+        # vLLM adds arguments of its own, and leaves it to templates which they look at
+        arguments = known_arguments(tokenizer, kwargs.get("chat_template_kwargs") or {})
+        chat = ChatOptions(False, start, end, arguments)
         self.format = chat.format(tokenizer)
         self.thinks = render_prompt(tokenizer, [user_message("question")], chat).thinks
         self.scanner = think_scanner(tokenizer, self.format)
