@@ -48,7 +48,6 @@ def by_name(folder: Path) -> dict[tuple[str, int | None], Arm]:
     return {(arm.method, arm.config and arm.config.budget): arm for arm in read_results(folder)}
 
 
-@pytest.mark.quick
 def test_methods_and_budgets(dynts: Run, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
     import dynts.collect.transformers_engine as module
@@ -108,6 +107,7 @@ def test_methods_and_budgets(dynts: Run, problems: Path, tmp_path: Path, monkeyp
     assert "sampling.seed: 0 there, 1 now" in err
 
 
+@pytest.mark.quick
 def test_two_predictors_have_folders_of_their_own(dynts: Run, problems: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
