@@ -235,3 +235,13 @@ def test_a_folder_with_all_of_it(
     assert before["text"].startswith(after["text"])
     assert after["text"].endswith(stop)
     assert after["finished"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("repetition_penalty", -1.0), ("encoder_repetition_penalty", "x"), ("min_new_tokens", -3), ("min_p", 7.0)],
+)
+def test_impossible_numbers_are_refused_at_the_start(model: PreTrainedModel, name: str, value: object) -> None:
+    change(model, **{name: value})
+    with pytest.raises(dynts.UnsupportedError, match=name):
+        checkpoint.check_checkpoint(model)

@@ -44,6 +44,9 @@ _OUTPUT = dict.fromkeys(
     ("return_dict_in_generate", "output_attentions", "output_hidden_states", "output_scores", "output_logits"), False
 )
 """Settings that change nothing of the text. (`use_cache` is overridden by `dynts.compress`.)"""
+_FACTORS = ("repetition_penalty", "encoder_repetition_penalty")
+_COUNTS = ("min_length", "min_new_tokens", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size")
+"""Settings that generate() follows, and of which it finds out in the middle of a request that they are impossible."""
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +63,33 @@ def check_checkpoint(model: PreTrainedModel) -> None:
         raise UnsupportedError(
             f"the checkpoint's generation config has stop_strings={config.stop_strings!r}: each must be a text, not empty"
         )
+    _check_numbers(model, config)
     if asked := _set(config, _SEARCH):
         say_once(
             f"dynts: the checkpoint's generation config asks for {_list(asked)}: overridden, each row is one sequence "
             "whose tokens are chosen one at a time"
         )
+
+
+def _check_numbers(model: PreTrainedModel, config: GenerationConfig) -> None:
+    for names, kinds, least in ((_FACTORS, int | float, "above 0"), (_COUNTS, int, "of 0 or more")):
+        for name in names:
+            value: Any = getattr(config, name, None)
+            if value is None:
+                continue
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, kinds)
+                or value < 0
+                or (value == 0 and names is _FACTORS)
+            ):
+                raise UnsupportedError(
+                    f"the checkpoint's generation config has {name}={value!r}: it must be a number {least}"
+                )
+    try:
+        more_warpers(model)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedError(f"the checkpoint's generation config asks for impossible sampling: {error}") from error
 
 
 def check_guidance(config: GenerationConfig) -> None:
