@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -14,6 +16,7 @@ from dynts.collect.problems import Problem
 from dynts.collect.run import grade
 from dynts.collect.transformers_engine import TransformersEngine
 from dynts.decode.answer import Sampling
+from dynts.grading.grader import Verdict
 from dynts.markers import ThinkFormat
 from dynts.prompts import INSTRUCTION
 from dynts.training.labelling import label_traces
@@ -78,10 +81,11 @@ def collect(tokenizer: PreTrainedTokenizerFast, generated: list[list[int]], out:
     requests = [Request(Problem(str(number), QUESTION, "4"), 0, 0) for number in range(len(generated))]
     engine = TransformersEngine(model, tokenizer, Sampling(200, temperature=0), batch=len(generated))
     writer = TraceFolder.create(out, {}, {"versions": {}}).writer()
+    # verdicts do not matter here, and a grader would start a process
+    grader: Any = SimpleNamespace(grade=lambda *_: Verdict.CORRECT)
     with writes(model, *generated):
         for done in engine.generate(requests):
-            # not graded here, which would start a process
-            writer.append(grade(done, None, lambda *_: (None, True)))  # type: ignore[arg-type]
+            writer.append(grade(done, grader, lambda *_: (None, True)))
     writer.close()
     return model
 

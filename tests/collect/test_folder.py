@@ -48,6 +48,7 @@ def test_every_trace_is_kept_with_all_that_is_known(sums: Path, tmp_path: Path) 
         prompt_tokens=7,
         generated_tokens=11,
         seconds=0.25,
+        math_verify=True,
         extra={"level": "0"},
     )
     assert row.response.startswith("\nlet me see ")

@@ -176,7 +176,7 @@ def test_a_model_that_does_not_think_is_graded_on_all_that_it_wrote(
         (("--paper-settings", "r1-qwen-7b"), "--paper-settings sets budget, local window and retention ratio"),
         (("--batch", 0), "batch must be at least 1"),
         (("--engine", "vllm"), "--engine vllm takes the methods full and dynts, got Window"),
-        (("--engine", "vllm", "--engine-args", "[1]"), "--engine-args must be a JSON object such as {}, got [1]"),
+        (("--engine", "vllm", "--engine-args", "[1]"), "--engine-args: expected a JSON object, got list"),
         (("--engine", "vllm", "--attention", "eager"), "--engine vllm takes no --gguf-file and no --attention"),
         (("--engine-args", '{"seed": 1}'), "--engine-args are for --engine vllm"),
         (("--predictor", "./absent"), "predictor './absent' is neither a folder nor"),
