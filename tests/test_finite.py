@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import dynts
@@ -201,3 +203,20 @@ def test_the_command_says_so_and_does_not_succeed(
 @pytest.fixture(autouse=True)
 def _heard(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
+
+
+def test_logits_are_looked_at_where_the_input_is(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    """A model whose first weights are offloaded to disk is on the device "meta" by its own word."""
+    model, tokenizer = load_tiny_model()
+    places = {name: "cpu" for name, _ in model.named_children()} | {"model.embed_tokens": "disk"}
+    places.pop("model")
+    places |= {f"model.{name}": "cpu" for name, _ in model.model.named_children() if name != "embed_tokens"}
+    offloaded = dispatch_model(model, places, main_device="cpu", offload_dir=tmp_path)
+    assert offloaded.device.type == "meta"
+    wanted = [Request(Problem("p", QUESTIONS[0], "1"), 0, 0)]
+    sampling = Sampling(TOKENS, 0.0)
+    [found] = TransformersEngine(offloaded, tokenizer, sampling).generate(wanted)
+    [expected] = TransformersEngine(*tiny, sampling).generate(wanted)
+    assert found.text == expected.text

@@ -29,7 +29,7 @@ from dynts.decode.checkpoint import check_checkpoint, stop_criteria
 from dynts.decode.compress import Session, compress
 from dynts.decode.finite import NOT_FINITE, FiniteRows
 from dynts.decode.rows import generate_rows
-from dynts.models import end_tokens, load_model
+from dynts.models import end_tokens, input_device, load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.prompts import DEFAULT_CHAT, ChatOptions, Prompt, encode_question
 from dynts.written import decode_text
@@ -154,7 +154,7 @@ class TransformersEngine:
         """One batch, through a queue that a thread fills."""
         cache = session.new_cache()
         ends, stop = end_tokens(self.model), stop_criteria(self.model, self.tokenizer)
-        finite = FiniteRows(len(requests), self.model.device)
+        finite = FiniteRows(len(requests), input_device(self.model))
         rows = _Rows(finite, self.sampling.max_new_tokens, ends, stop, cache)
         batch = uuid.uuid4().hex
         thread = threading.Thread(
@@ -246,7 +246,7 @@ class _Rows(StoppingCriteria):
         """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
         if self.stopped:
             raise KeyboardInterrupt
-        latest, failed = torch.stack([input_ids[:, -1], self.finite.failed.long()]).tolist()
+        latest, failed = self.finite.latest(input_ids)
         stopped = [False] * len(latest) if self.stop is None else self.stop(input_ids, scores).tolist()
         for row in list(self.tokens):
             if failed[row]:

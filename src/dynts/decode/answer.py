@@ -159,7 +159,7 @@ def answer_questions(
         prompt = encode_question(tokenizer, question, chat).ids
         inputs = torch.tensor([prompt], device=input_device(model))
         streamer = TextWriter(tokenizer, ends, format) if stream else None
-        finite = FiniteRows(1, model.device)
+        finite = FiniteRows(1, inputs.device)
         set_seed(sampling.seed)
         started = time.perf_counter()
         with plain_search(model):

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from dynts.errors import UnsupportedError
+from dynts.models import input_device
 
 _SEARCH: dict[str, Any] = {
     "num_beams": 1,
@@ -146,7 +147,7 @@ def more_warpers(model: PreTrainedModel) -> LogitsProcessorList:
     if config.epsilon_cutoff:
         warpers.append(EpsilonLogitsWarper(config.epsilon_cutoff))
     if config.eta_cutoff:
-        warpers.append(EtaLogitsWarper(config.eta_cutoff, device=str(model.device)))
+        warpers.append(EtaLogitsWarper(config.eta_cutoff, device=str(input_device(model))))
     return warpers
 
 

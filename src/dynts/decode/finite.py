@@ -19,6 +19,10 @@ class FiniteRows(LogitsProcessor):
     It comes before all other processors. What such a row draws means nothing: whoever reads the tokens looks at `failed`, and
     ends the row.
 
+    Args:
+        rows: of the batch.
+        device: of the input, where `generate` brings the logits.
+
     Attributes:
         failed: bool [rows].
     """
@@ -30,6 +34,15 @@ class FiniteRows(LogitsProcessor):
         """Scores [rows, vocabulary], zero in the rows that failed."""
         self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
         return scores.masked_fill(self.failed[:, None], 0.0)  # type: ignore[return-value]
+
+    def latest(self, input_ids: torch.Tensor) -> tuple[list[int], list[bool]]:
+        """Return each row's latest token and whether the row has failed, fetched from the device at once.
+
+        Args:
+            input_ids: int64 [rows, columns].
+        """
+        tokens, failed = torch.stack([input_ids[:, -1], self.failed.long()]).tolist()
+        return tokens, list(map(bool, failed))
 
 
 class FailedRowsEnd(StoppingCriteria):

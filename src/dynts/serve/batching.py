@@ -13,7 +13,7 @@ from dynts.decode.compress import Session
 from dynts.decode.finite import FiniteRows
 from dynts.decode.rows import generate_rows
 from dynts.markers import ThinkFormat
-from dynts.models import end_tokens
+from dynts.models import end_tokens, input_device
 from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
 from dynts.serve.row import Row
@@ -136,7 +136,7 @@ class Batcher:
         self.metrics.running.set(len(rows))
         try:
             cache = self.session.new_cache()
-            finite = FiniteRows(len(rows), model.device)
+            finite = FiniteRows(len(rows), input_device(model))
             batch = RunningBatch(rows, cache, self._spelling, finite, self.metrics, stop_strings(model))
             generate_rows(
                 model,

@@ -64,9 +64,9 @@ class RunningBatch(StoppingCriteria):
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
-        tokens, failed = torch.stack([input_ids[:, -1], self.finite.failed.long()]).tolist()
+        tokens, failed = self.finite.latest(input_ids)
         for number, writing in list(self.live.items()):
-            if self._step(number, writing, tokens[number], bool(failed[number])):
+            if self._step(number, writing, tokens[number], failed[number]):
                 del self.live[number]
                 self.ended[number] = True
         self.metrics.running.set(len(self.live))
