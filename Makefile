@@ -57,13 +57,13 @@ package: .venv/installed
 
 # the vLLM plugin beside vLLM's CPU build, in an environment of its own: a few minutes, two engines
 vllm: .venv-vllm/installed
-	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/vllm_plugin tests/test_relied_upon.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/vllm_plugin tests/test_relied_upon.py
 
 .venv-vllm/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet $(TORCH) setuptools==78.1.1
 	.venv-vllm/bin/pip install --quiet --no-deps $(VLLM)
-	.venv-vllm/bin/python tests/vllm_plugin/requirements.py > .venv-vllm/requirements.txt
+	.venv-vllm/bin/python tests/engines/vllm_plugin/requirements.py > .venv-vllm/requirements.txt
 	.venv-vllm/bin/pip install --quiet --requirement .venv-vllm/requirements.txt setuptools==78.1.1
 	.venv-vllm/bin/pip install --quiet --editable ".[collect]" pytest pytest-timeout hypothesis
 	touch $@
@@ -77,7 +77,7 @@ newest:
 	$(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/pip install --quiet --upgrade $(TORCH) setuptools==78.1.1
 	.venv-newest/bin/pip install --quiet --upgrade --no-deps $(VLLM)
-	.venv-newest/bin/python tests/vllm_plugin/requirements.py > .venv-newest/requirements.txt
+	.venv-newest/bin/python tests/engines/vllm_plugin/requirements.py > .venv-newest/requirements.txt
 	.venv-newest/bin/pip install --quiet --requirement .venv-newest/requirements.txt
 	.venv-newest/bin/pip install --quiet --editable ".[dev]"
 	.venv-newest/bin/pip install --quiet --upgrade $(TORCH) transformers

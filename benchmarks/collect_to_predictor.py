@@ -25,12 +25,11 @@ import torch
 
 from dynts.collect.status import read_status
 from dynts.decode.compress import compress
-from dynts.files import write_text_whole
 from dynts.predictor.model import ImportancePredictor
-from dynts.tables import markdown_table
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
-from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import MAX_NEW_TOKENS, solve
+from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, PREDICTOR, Problem, make_problem
 from dynts.training.labels import LABELS
 from dynts.training.metrics import trace_metrics

@@ -14,15 +14,14 @@ from peer_engines import GatherEngine, HeldEngine
 from rich.console import Console
 
 from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
-from dynts.bench.figure import draw_steps
 from dynts.bench.grid import Effort, measure
 from dynts.bench.machine import measure_machine
 from dynts.bench.profile import Work
-from dynts.bench.report import bench_json, bench_markdown, bench_table
 from dynts.config import CompressionConfig
-from dynts.files import write_text_whole
 from dynts.models import random_model
 from dynts.predictor.model import ImportancePredictor
+from dynts.report.bench import bench_json, bench_markdown, bench_table, draw_steps
+from dynts.store.files import write_text_whole
 
 SHAPE = Path(__file__).parent / "shapes" / "smollm2-135m"
 SCHEDULE = CompressionConfig(budget=3000, local_window=1500, retention_ratio=0.4)

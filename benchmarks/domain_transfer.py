@@ -22,16 +22,15 @@ from typing import Any
 import torch
 from resumed_rows import read_rows, write_rows
 
-from dynts.files import write_text_whole
-from dynts.tables import markdown_table
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model
 from dynts.tiny.solve import solve, write_traces
 from dynts.tiny.task import PREDICTOR, make_problem
-from dynts.training.baselines import baseline_metrics
 from dynts.training.dataset import FOLDER_COLUMN, Example, Tokens, load_examples, split_by_question
 from dynts.training.fit import evaluate, fit
 from dynts.training.labelling import label_traces
-from dynts.training.metrics import average
+from dynts.training.metrics import average, baseline_metrics
 from dynts.training.shards import ShardFolder
 from dynts.training.train import TrainConfig
 

@@ -21,8 +21,7 @@ from pathlib import Path
 from dynts.config import CompressionConfig
 from dynts.methods import METHODS
 from dynts.tiny import WEIGHTS
-from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import MAX_NEW_TOKENS
+from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, schedule
 from dynts.training.labels import LABELS
 
 SHARES = (0.4, 0.3, 0.5, 0.2, 0.7, 0.15)

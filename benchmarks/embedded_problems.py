@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from dynts.files import write_text_whole
+from dynts.store.files import write_text_whole
 from dynts.tiny.task import HELD_OUT, make_problem
 
 

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from dynts.chat.markers import END
 from dynts.grading.boxed import last_boxed
 from dynts.grading.grader import Grader, Verdict
-from dynts.markers import END
-from dynts.training.traces import read_traces
+from dynts.traces.traces import read_traces
 
 EXCERPT = 60
 

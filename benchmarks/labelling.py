@@ -23,12 +23,12 @@ import psutil
 import torch
 from transformers import DynamicCache
 
-from dynts.cache.keyword import CACHE
-from dynts.files import write_text_whole
+from dynts.cache.interface import CACHE
 from dynts.models import random_model
-from dynts.tables import markdown_table
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
+from dynts.traces.tokens import TokenizedTrace
 from dynts.training.labels import label_trace
-from dynts.training.tokens import TokenizedTrace
 
 SHAPE = Path(__file__).parent / "shapes" / "smollm2-135m"
 LONG, SHORT, CHUNK, ANSWER, QUESTION = 16_384, 2_048, 4_096, 500, 128

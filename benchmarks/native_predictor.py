@@ -27,21 +27,19 @@ from dynts.decode.contender import Contender
 from dynts.demo.compare import compare
 from dynts.evaluate.arms import configured_methods
 from dynts.evaluate.intervals import wilson
-from dynts.files import write_text_whole
 from dynts.methods import H2O, DynTSAll
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
-from dynts.tables import markdown_table
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
 from dynts.tiny.build import FUTURE_WINDOW, PREDICTOR_PROBLEMS, TRANSFORM, predictor_recipe
-from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import solve, write_traces
+from dynts.tiny.solve import budget_for, schedule, solve, write_traces
 from dynts.tiny.task import HELD_OUT, PREDICTOR, make_problem
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS, NATIVE_LABELS
-from dynts.training.saving import save_predictor
 from dynts.training.shards import ShardFolder
-from dynts.training.train import train_predictor
+from dynts.training.train import save_predictor, train_predictor
 
 EMBEDDED = "embedded"
 ALL_TOKENS = ("future", "future-native")

@@ -11,10 +11,10 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
-from dynts.attention import observed_attention
-from dynts.bench.clock import seconds
 from dynts.bench.engines import Engine, TransformersEngine
+from dynts.bench.machine import seconds
 from dynts.config import CompressionConfig
+from dynts.models.attention import observed_attention
 
 
 class GatherEngine(TransformersEngine):

@@ -23,20 +23,20 @@ from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 import dynts
-from dynts.analyze.fresh_traces import choose_traces
+from dynts.analyze.prediction import choose_traces
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.evaluate.intervals import mean_and_error
 from dynts.evaluate.replay import replay, with_full_cache
-from dynts.figures import save_figure
-from dynts.files import write_text_whole
 from dynts.models import load_model
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
-from dynts.tables import markdown_table
-from dynts.training.filters import Selected, select_traces
+from dynts.report.figures import save_figure
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
+from dynts.traces.filters import Selected, select_traces
+from dynts.traces.sets import TraceSets, as_sets
 from dynts.training.shards import ShardFolder
-from dynts.training.trace_sets import TraceSets, as_sets
 
 _FIGURES = {"kl": "KL", "loss": "answer", "thinking_loss": "thinking"}
 

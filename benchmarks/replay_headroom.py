@@ -21,20 +21,20 @@ from rich.progress import track
 from transformers import PreTrainedModel
 
 import dynts
+from dynts.cache.method import Granularity
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.evaluate.arms import configured_methods
 from dynts.evaluate.replay import replay, with_full_cache
-from dynts.files import write_text_whole
 from dynts.methods import H2O, Method
-from dynts.methods.base import Granularity
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
-from dynts.tables import markdown_table
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
+from dynts.traces.sets import as_sets
+from dynts.traces.tokens import TokenizedTrace
 from dynts.training.labels import label_trace
-from dynts.training.tokens import TokenizedTrace
-from dynts.training.trace_sets import as_sets
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynts.files import write_text_whole
+from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
 
 

@@ -28,11 +28,11 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from dynts.config import CompressionConfig
-from dynts.decode.answer import Sampling, answer_questions
+from dynts.chat.prompts import user_message
+from dynts.config import CompressionConfig, Sampling
+from dynts.decode.answers import answer_questions
 from dynts.decode.compress import compress
-from dynts.files import write_text_whole
-from dynts.prompts import user_message
+from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import HELD_OUT, make_problem
 

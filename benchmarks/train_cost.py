@@ -25,8 +25,8 @@ from typing import Any
 import psutil
 import torch
 
-from dynts.files import write_text_whole
-from dynts.tables import markdown_table
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
 from dynts.training.dataset import load_examples
 from dynts.training.fit import fit
 from dynts.training.processes import Processes

@@ -24,18 +24,17 @@ import dynts
 from dynts.decode.contender import Contender
 from dynts.demo.compare import compare
 from dynts.evaluate.replay import replay, with_full_cache
-from dynts.figures import save_figure
-from dynts.files import write_text_whole
 from dynts.methods import resolve_method
-from dynts.tables import markdown_table
+from dynts.planning.frontier import total_variation
+from dynts.planning.tune import settings_grid
+from dynts.report.figures import save_figure
+from dynts.report.tables import markdown_table
+from dynts.store.files import write_text_whole
 from dynts.tiny import load_tiny_model, load_tiny_predictor
-from dynts.tiny.schedule import budget_for
-from dynts.tiny.solve import solve
+from dynts.tiny.solve import budget_for, solve
 from dynts.tiny.task import HELD_OUT, VALIDATION, make_problem
-from dynts.training.tokens import TokenizedTrace, tokenize_trace
-from dynts.training.traces import Trace
-from dynts.tune.frontier import total_variation
-from dynts.tune.grid import settings_grid
+from dynts.traces.tokens import TokenizedTrace, tokenize_trace
+from dynts.traces.traces import Trace
 
 SHARES = (0.24, 0.28, 0.32, 0.36)
 """Budgets as shares of the mean length."""

@@ -17,11 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 import dynts
-from dynts.files import write_text_whole
-from dynts.prompts import chat_prompt
+from dynts.chat.prompts import chat_prompt
+from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
-from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import MAX_NEW_TOKENS, is_solved, solve
+from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, is_solved, schedule, solve
 from dynts.tiny.task import HELD_OUT, Problem, make_problem
 
 SHARES = (0.3, 0.4, 0.5)

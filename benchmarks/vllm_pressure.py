@@ -22,13 +22,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dynts.chat.prompts import DEFAULT_CHAT, encode_question
 from dynts.config import CompressionConfig
-from dynts.files import write_text_whole
-from dynts.jsonlines import read_objects
 from dynts.models import load_tokenizer
-from dynts.prompts import DEFAULT_CHAT, encode_question
+from dynts.store.files import write_text_whole
+from dynts.store.jsonlines import read_objects
 from dynts.tiny import WEIGHTS
-from dynts.tiny.schedule import MEAN_LENGTH, budget_for, schedule
+from dynts.tiny.solve import MEAN_LENGTH, budget_for, schedule
 from dynts.tiny.task import HELD_OUT, make_problem
 
 BLOCK = 32

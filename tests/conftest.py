@@ -11,6 +11,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dynts.training.labelling import label_traces
+from dynts.training.shards import ShardFolder
+from tiny_traces import ARCHITECTURES, build_model, build_tokenizer, make_row
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -40,3 +45,43 @@ def write_lines(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def sums(write_lines: Callable[..., Path]) -> Path:
+    """Thirty sums."""
+    rows = [{"id": f"sum-{x}", "question": f"{x} + 1 = ?", "answer": x + 1, "level": x % 3} for x in range(30)]
+    return write_lines(rows, "sums.jsonl")
+
+
+@pytest.fixture(scope="session", params=list(ARCHITECTURES))
+def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return build_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def model() -> PreTrainedModel:
+    return build_model("llama")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer()
+
+
+@pytest.fixture
+def traces(write_lines: Callable[..., Path]) -> Path:
+    return write_lines([make_row(index, steps=6 + index % 5) for index in range(12)])
+
+
+@pytest.fixture
+def shards(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path) -> ShardFolder:
+    return label_traces(model, tokenizer, traces, tmp_path / "shards", future_window=4)
+
+
+@pytest.fixture
+def saved_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -40,12 +40,10 @@ from transformers.generation import configuration_utils, streamers
 import dynts
 from decoding import random_tokens
 from dynts.cache.cache import BudgetCache
-from dynts.cache.columns import SlotColumns
-from dynts.cache.fixed_rows import FixedRowsCache
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE, FixedRowsCache
 from dynts.cache.layer import BudgetLayer, Occupancy
-from dynts.cache.step import Contents
-from dynts.decode.row_sampling import RowSampling
+from dynts.cache.step import Contents, SlotColumns
+from dynts.decode.sampling import RowSampling
 from tiny import TINY_NAMES, tiny_model
 
 pytestmark = pytest.mark.quick
@@ -54,7 +52,7 @@ PACKAGE = Path(dynts.__file__).parent
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "vllm")
 HAS_VLLM = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed: `make vllm` runs these")
-if HAS_VLLM:  # as in tests/vllm_plugin: vLLM reads them when it is imported
+if HAS_VLLM:  # as in tests/engines/vllm_plugin: vLLM reads them when it is imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -312,8 +310,8 @@ def test_overridden_methods_take_what_they_are_called_with(place: str, name: str
 
 
 def vllm_places() -> dict[str, dict[str, str]]:
-    """`dynts.vllm.compat.SIGNATURES`, which are checked when an engine starts too, by the place that relies on them."""
-    from dynts.vllm.compat import SIGNATURES
+    """`SIGNATURES` of `dynts.engines.vllm.refusals`, checked when an engine starts too, by the place that relies on them."""
+    from dynts.engines.vllm.refusals import SIGNATURES
 
     places = {".sched.": "vllm/scheduler.py", ".kv_cache_manager.": "vllm/blocks.py", ".worker.": "vllm/runner.py"}
     table: dict[str, dict[str, str]] = defaultdict(dict)
@@ -331,7 +329,7 @@ def test_signatures_that_the_plugin_was_written_for(place: str, name: str, param
 @needs_vllm
 @relied_upon_by("vllm/plugin.py", "vllm/runner.py", "vllm/scheduler.py")
 def test_vllm_chooses_classes_by_name_and_its_objects_take_notes() -> None:
-    from dynts.vllm.plugin import WORKERS
+    from dynts.engines.vllm.plugin import WORKERS
 
     for name in WORKERS:
         if "cpu" in name or torch.cuda.is_available():
@@ -760,5 +758,5 @@ def test_warpers_go_in_the_order_of_transformers() -> None:
     config = GenerationConfig(do_sample=True, temperature=0.5, top_k=5, top_p=0.9)
     made = model._get_logits_processor(config)
     names = [type(warper).__name__ for warper in made if "Warper" in type(warper).__name__]
-    ours = RowSampling([dynts.decode.answer.Sampling(4, 0.5, 0.9, 5)], torch.device("cpu")).groups[0][0]
+    ours = RowSampling([dynts.decode.answers.Sampling(4, 0.5, 0.9, 5)], torch.device("cpu")).groups[0][0]
     assert names == [type(warper).__name__ for warper in ours]

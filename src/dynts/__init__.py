@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dynts import methods
+    from dynts.chat.markers import ThinkFormat, ThinkMarkers, think_markers
     from dynts.config import CompressionConfig
     from dynts.decode.compress import Session, compress
     from dynts.decode.stats import Compaction, GenerationStats
     from dynts.errors import DyntsError, UnsupportedError
-    from dynts.markers import ThinkFormat, ThinkMarkers, think_markers
     from dynts.predictor.model import ImportancePredictor
 
 _HOMES = {
@@ -26,9 +26,9 @@ _HOMES = {
     "GenerationStats": "dynts.decode.stats",
     "DyntsError": "dynts.errors",
     "UnsupportedError": "dynts.errors",
-    "ThinkFormat": "dynts.markers",
-    "ThinkMarkers": "dynts.markers",
-    "think_markers": "dynts.markers",
+    "ThinkFormat": "dynts.chat.markers",
+    "ThinkMarkers": "dynts.chat.markers",
+    "think_markers": "dynts.chat.markers",
     "ImportancePredictor": "dynts.predictor.model",
 }
 

@@ -1,4 +1,4 @@
-"""The one configuration of a compressed decode: how large the cache may grow and what a compaction keeps; and its file."""
+"""How to decode: how large the cache may grow and what a compaction keeps, how tokens are drawn; and the file of settings."""
 
 import json
 import math
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dynts.errors import DyntsError, check_count
-from dynts.files import write_text_whole
-from dynts.jsonlines import read_object
+from dynts.store.files import write_text_whole
+from dynts.store.jsonlines import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,47 @@ _CHAT = ("think_start", "think_end", "template_arg")
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to draw tokens; the defaults are the paper's (section 4).
+
+    Args:
+        max_new_tokens: when to stop.
+        temperature: 0 decodes greedily.
+        top_p: sample from the smallest set of tokens with this probability.
+        top_k: sample from this many tokens.
+        seed: set anew for each question, so that an answer does not depend on the questions before.
+
+    Raises:
+        DyntsError: a value is outside its range.
+    """
+
+    max_new_tokens: int = 16_384
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise DyntsError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise DyntsError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise DyntsError(f"top_p must lie above 0 and be at most 1, got {self.top_p}")
+        if self.top_k < 1:
+            raise DyntsError(f"top_k must be at least 1, got {self.top_k}")
+
+    def options(self) -> dict[str, object]:
+        """Keyword arguments for generate()."""
+        if self.temperature == 0:
+            # None takes back what the model's own generation config may say about sampling
+            plain = {"temperature": None, "top_p": None, "top_k": None}
+            return {"max_new_tokens": self.max_new_tokens, "do_sample": False, **plain}
+        chosen = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+        return {"max_new_tokens": self.max_new_tokens, "do_sample": True, **chosen}
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What a settings file holds: all that a compressed decode needs besides the model.
 
@@ -85,7 +126,7 @@ class Settings:
         config: the budget and its schedule.
         method: name of a method, see `dynts.methods.METHODS`.
         predictor: folder or Hub id of the importance predictor, where the method needs one.
-        granularity: "shared" or "native", see `dynts.methods.base.Method`; None leaves the method as it is by default.
+        granularity: "shared" or "native", see `dynts.cache.method.Method`; None leaves the method as it is by default.
         think_start: opens the thinking, as text, where it has to be told.
         think_end: closes it, likewise.
         template_arg: arguments of the chat template.

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dynts.analyze.importance import EDGES, SHARES, Importance, describe_shards, describe_trace, describe_with_question
 from dynts.errors import DyntsError
+from dynts.traces.tokens import TokenizedTrace
 from dynts.training.shards import ShardFolder
-from dynts.training.tokens import TokenizedTrace
 from tiny import tiny_model
 
 values = st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=1, max_size=60)

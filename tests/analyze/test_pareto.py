@@ -11,8 +11,8 @@ from dynts.analyze.retention import keep_top
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
 from dynts.tiny import load_tiny_predictor
-from dynts.training.tokens import tokenize_trace
-from dynts.training.traces import read_traces
+from dynts.traces.tokens import tokenize_trace
+from dynts.traces.traces import read_traces
 
 SHARES = (0.0, 0.3, 1.0)
 

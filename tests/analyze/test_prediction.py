@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynts.analyze.fresh_traces import Fold, choose_traces
-from dynts.analyze.prediction import BINS, SHARES, measure_prediction
+from dynts.analyze.prediction import BINS, SHARES, Fold, choose_traces, measure_prediction
 from dynts.errors import DyntsError
 from dynts.predictor.model import ImportancePredictor
 from dynts.training.dataset import load_examples
@@ -88,7 +87,7 @@ def test_refusals(shards: ShardFolder, trained: ImportancePredictor) -> None:
 
 
 def test_the_record_is_json(shards: ShardFolder, trained: ImportancePredictor, tmp_path: Path) -> None:
-    from dynts.analyze.prediction_report import prediction_record
+    from dynts.report.prediction import prediction_record
 
     found = measure_prediction(trained, choose_traces([shards], trained.config)[0])
     assert json.loads(json.dumps(prediction_record(found, {}), allow_nan=False))["traces"] == found.traces

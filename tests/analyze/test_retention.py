@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from dynts.analyze.retention import answer_from_kept, answers_by_share, keep_top
-from dynts.training.tokens import TokenizedTrace
+from dynts.traces.tokens import TokenizedTrace
 from tiny import SLIDING_WINDOW, tiny_model
 
 NEW = 6

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts.analyze.rows import Row, measure_traces
+from dynts.analyze.measure import Row, measure_traces
 from dynts.errors import DyntsError
-from dynts.lock import hold
-from dynts.ranks import Rank
+from dynts.store.lock import hold
+from dynts.store.torchrun import Rank
+from dynts.traces.sets import as_sets
+from dynts.traces.tokens import TokenizedTrace
+from dynts.traces.traces import Trace
 from dynts.training.labeller import LabelOptions
-from dynts.training.tokens import TokenizedTrace
-from dynts.training.trace_sets import as_sets
-from dynts.training.traces import Trace
 
 
 class Job:

@@ -13,18 +13,18 @@ from transformers import PreTrainedModel
 import dynts
 from command_line import run
 from decoding import cached_tokens, random_predictor
-from dynts.bench.clock import Stopwatch
 from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
-from dynts.bench.floor import step_cost
 from dynts.bench.generation import generate
 from dynts.bench.grid import Effort, engines, measure
-from dynts.bench.machine import Machine, measure_machine
+from dynts.bench.machine import Machine, Stopwatch, measure_machine
 from dynts.bench.profile import Work, lengths_to_measure, profile, profile_once
-from dynts.bench.report import bench_markdown, summarize
-from dynts.cache.keyword import CACHE
+from dynts.bench.summary import summarize
+from dynts.cache.interface import CACHE
 from dynts.cache.lengths import attended_tokens, cache_lengths
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
+from dynts.models.costs import step_cost
+from dynts.report.bench import bench_markdown
 from tiny import COMMON, tiny_model
 
 CONFIG = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)

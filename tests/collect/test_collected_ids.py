@@ -9,22 +9,23 @@ from typing import Any
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from dynts.collect.engine import Request
-from dynts.collect.folder import TraceFolder
-from dynts.collect.normalise import normalise
-from dynts.collect.problems import Problem
-from dynts.collect.run import grade
-from dynts.collect.transformers_engine import TransformersEngine
-from dynts.decode.answer import Sampling
+from dynts.chat.markers import ThinkFormat
+from dynts.chat.prompts import INSTRUCTION
+from dynts.chat.written import normalise
+from dynts.collect.collect import grade
+from dynts.config import Sampling
+from dynts.engines.engine import Request
+from dynts.engines.transformers import TransformersEngine
 from dynts.grading.grader import Verdict
-from dynts.markers import ThinkFormat
-from dynts.prompts import INSTRUCTION
+from dynts.traces.folder import TraceFolder
+from dynts.traces.problems import Problem
+from dynts.traces.sets import as_sets
+from dynts.traces.tokens import tokenize_trace
+from dynts.traces.traces import Trace, TraceIds
 from dynts.training.labelling import label_traces
-from dynts.training.tokens import tokenize_trace
-from dynts.training.trace_sets import as_sets
-from dynts.training.traces import Trace, TraceIds
-from made_tokenizers import REAL_HEADER, byte_fallback, byte_level, real_header, real_tokenizer
+from made_tokenizers import byte_fallback, byte_level, real_header, real_tokenizer
 from scripted import writes
+from shared_data import R1_TOKENIZER
 from tiny import tiny_model
 
 TURNS = (
@@ -116,7 +117,7 @@ def test_collected_ids_are_labelled(made: str, template: str, tmp_path: Path) ->
     check(tokenizer, generated, tmp_path / "out")
 
 
-@pytest.mark.skipif(not REAL_HEADER.exists(), reason=f"{REAL_HEADER.name} is not there")
+@pytest.mark.skipif(not R1_TOKENIZER.exists(), reason=f"{R1_TOKENIZER.name} is not there")
 def test_the_real_tokenizer_of_r1(tmp_path: Path) -> None:
     header = real_header()
     kinds = zip(header["tokenizer.ggml.tokens"], header["tokenizer.ggml.token_type"], strict=True)

@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 
 from adder import rows_of
-from dynts.collect.folder import TraceFolder
+from dynts.chat.markers import ThinkFormat
+from dynts.chat.written import normalise
 from dynts.collect.importing import ImportColumns, import_traces
-from dynts.collect.normalise import normalise
 from dynts.errors import DyntsError
-from dynts.markers import ThinkFormat
-from dynts.progress import Display, Tally
-
-DATA = Path(__file__).parents[2] / "../shared/data/traces/r1-distill-qwen-1.5b-gsm8k.jsonl"
+from dynts.store.progress import Display, Tally
+from dynts.traces.folder import TraceFolder
+from shared_data import R1_TRACES
 
 
 def bring_in(files: list[Path], out: Path, markers: ThinkFormat | None = None, **columns: object) -> Tally:
@@ -119,13 +118,13 @@ def test_what_is_wrong_with_a_line_is_named(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the shared R1 traces are not beside this checkout")
+@pytest.mark.skipif(not R1_TRACES.exists(), reason="the shared R1 traces are not beside this checkout")
 def test_real_traces(tmp_path: Path) -> None:
-    tally = bring_in([DATA], tmp_path / "out", keep=("model",))
+    tally = bring_in([R1_TRACES], tmp_path / "out", keep=("model",))
     assert tally.done == 500
     assert tally.dropped["unfinished"] == 31
     assert tally.correct is not None
     assert 380 <= tally.correct <= 469
     assert tally.correct + sum(tally.dropped.values()) == 500
-    ids = [json.loads(line)["id"] for line in DATA.read_text().splitlines()]
+    ids = [json.loads(line)["id"] for line in R1_TRACES.read_text().splitlines()]
     assert [row.id for row in TraceFolder.open(tmp_path / "out").rows()] == ids

@@ -8,17 +8,17 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dynts.chat.markers import ThinkFormat
 from dynts.collect.importing import ImportColumns, import_traces
 from dynts.errors import DyntsError
-from dynts.lock import hold
-from dynts.markers import ThinkFormat
-from dynts.progress import Display
-from dynts.ranks import Rank
+from dynts.store.lock import hold
+from dynts.store.progress import Display
+from dynts.store.torchrun import Rank
 from dynts.tiny import load_tiny_model
 from dynts.tiny.task import PREDICTOR, make_problem
+from dynts.traces.sets import TraceSets, as_sets
 from dynts.training.labelling import label_traces
 from dynts.training.shards import ShardFolder
-from dynts.training.trace_sets import TraceSets, as_sets
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_names_of_sets(tmp_path: Path) -> None:
 def test_the_hash_of_a_folder_is_that_of_its_traces(sets: list[Path]) -> None:
     before = as_sets(sets[1]).sha256
     [shard] = sets[1].glob("traces-*.parquet")
-    from dynts.collect.folder import TraceFolder
+    from dynts.traces.folder import TraceFolder
 
     rows = list(TraceFolder.open(sets[1]).rows())
     shard.unlink()

@@ -9,7 +9,7 @@ from rich.console import Console
 from adder import Adder, run
 from dynts.collect.status import read_status
 from dynts.errors import DyntsError
-from dynts.progress import Display, Tally
+from dynts.store.progress import Display, Tally
 
 
 def test_a_folder_that_nobody_works_on(sums: Path, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_plain_lines_where_there_is_no_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([0.0, 1.0, 31.0, 31.0, 32.0])
-    monkeypatch.setattr("dynts.progress.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("dynts.store.progress.time.monotonic", lambda: next(clock))
     with Display("collecting", Console(file=io.StringIO())) as display:
         for done in (1, 2, 3):
             display.update(Tally(total=3, done=done, correct=done))

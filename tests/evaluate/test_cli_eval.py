@@ -12,16 +12,16 @@ import pytest
 
 from command_line import run
 from drills import run_drill
-from dynts.collect.folder import TraceFolder
+from dynts.chat.markers import END
 from dynts.errors import DyntsError
 from dynts.evaluate.results import Arm, read_arm, read_results
 from dynts.grading.boxed import last_boxed
 from dynts.grading.grader import Grader, Verdict
-from dynts.markers import END
 from dynts.predictor import ImportancePredictor, PredictorConfig
 from dynts.tiny import WEIGHTS
 from dynts.tiny.solve import is_solved
 from dynts.tiny.task import HELD_OUT, make_problem
+from dynts.traces.folder import TraceFolder
 
 pytest.importorskip("pyarrow", reason="results need pyarrow: pip install 'dynts-kv[collect]'")
 
@@ -50,7 +50,7 @@ def by_name(folder: Path) -> dict[tuple[str, int | None], Arm]:
 
 def test_methods_and_budgets(dynts: Run, problems: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    import dynts.collect.transformers_engine as module
+    import dynts.engines.transformers as module
 
     load_model = module.load_model
     monkeypatch.setattr(module, "load_model", lambda *args, **kwargs: loads.append(args) or load_model(*args, **kwargs))

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from command_line import run
-from dynts.collect.folder import TraceFolder
-from dynts.collect.row import TraceRow
-from dynts.collect.second_verdict import math_verify_says
 from dynts.evaluate.results import read_results
-from dynts.evaluate.table import graded_by
 from dynts.grading.grader import Grader
+from dynts.report.arm_tables import graded_by
+from dynts.traces.folder import TraceFolder
+from dynts.traces.record import TraceRow
+from dynts.traces.verdicts import math_verify_says
 
 ANSWERS = [
     # response, gold, reason of dynts, verdict of Math-Verify alone

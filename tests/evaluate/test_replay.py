@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 import dynts
 from decoding import TOLERANCE, ForcedTokens, cached_tokens, predictor_for, random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, ThinkMarkers
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
 from dynts.evaluate import replay as module
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import h2o
-from dynts.training.tokens import TokenizedTrace
-from test_equivalence import METHODS
+from dynts.traces.tokens import TokenizedTrace
+from methods.test_equivalence import METHODS
 from tiny import tiny_model
 
 CONFIG = CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)

@@ -11,10 +11,9 @@ from matplotlib.image import imread
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.evaluate.results import Arm
-from dynts.report.build import check_out, group_arms, write_report
-from dynts.report.group import Group, shared_config
+from dynts.report.build import arms_csv, check_out, group_arms, samples_csv, write_report
+from dynts.report.groups import Group, shared_config
 from dynts.report.page import page
-from dynts.report.rows import arms_csv, samples_csv
 from made_arms import make_arm
 
 SHAPE = str(Path(__file__).parents[2] / "benchmarks/shapes/smollm2-135m")

@@ -16,19 +16,16 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dynts.config import CompressionConfig
-from dynts.decode.answer import Sampling
+from dynts.chat.markers import KNOWN_FORMATS, ThinkFormat
+from dynts.chat.prompts import chat_prompt
+from dynts.chat.streaming import ReasoningSplit, StopStrings, undecided
+from dynts.config import CompressionConfig, Sampling
 from dynts.decode.compress import Session, compress
-from dynts.decode.finite import FiniteRows
-from dynts.decode.row_sampling import RowSampling
-from dynts.markers import KNOWN_FORMATS, ThinkFormat
-from dynts.prompts import chat_prompt
+from dynts.decode.sampling import FiniteRows, RowSampling
 from dynts.serve.batching import Batcher
+from dynts.serve.completion import CacheUse, Ended, Piece, Row
 from dynts.serve.errors import ApiError
-from dynts.serve.matching import StopStrings, undecided
 from dynts.serve.metrics import Metrics
-from dynts.serve.reasoning import ReasoningSplit
-from dynts.serve.row import CacheUse, Ended, Piece, Row
 from dynts.serve.running import RunningBatch
 from dynts.serve.text import Spelling
 from dynts.tiny import load_tiny_model, load_tiny_predictor

@@ -6,8 +6,7 @@ from dynts.decode.contender import Contender
 from dynts.demo.compare import Result, compare, contenders
 from dynts.methods.dynts import DynTS
 from dynts.tiny import load_tiny_model, load_tiny_predictor
-from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import solve
+from dynts.tiny.solve import budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, make_problem
 from dynts.training.labels import LABELS
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from command_line import run
-from dynts.collect.folder import TraceFolder
+from dynts.chat.markers import KNOWN_FORMATS, ThinkFormat
 from dynts.evaluate.results import read_results
-from dynts.markers import KNOWN_FORMATS, ThinkFormat
 from dynts.tiny import WEIGHTS
 from dynts.tiny.task import HELD_OUT, make_problem
+from dynts.traces.folder import TraceFolder
 
 pytest.importorskip("pyarrow", reason="results need pyarrow: pip install 'dynts-kv[collect]'")
 

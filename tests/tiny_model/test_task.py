@@ -6,7 +6,7 @@ from statistics import mean
 
 import pytest
 
-from dynts.prompts import chat_prompt
+from dynts.chat.prompts import chat_prompt
 from dynts.tiny import task
 from dynts.tiny.solve import MAX_NEW_TOKENS, is_solved
 from dynts.tiny.task import HELD_OUT, PREDICTOR, TRAINING, VALIDATION, make_problem

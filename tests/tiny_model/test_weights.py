@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dynts.predictor.model import ImportancePredictor
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
-from dynts.tiny.schedule import MEAN_LENGTH, QUESTION_TOKENS
+from dynts.tiny.solve import MEAN_LENGTH, QUESTION_TOKENS
 from dynts.tiny.task import make_problem
 from dynts.tiny.tokenizer import build_tokenizer
 from dynts.training.labels import LABELS

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dynts.errors import DyntsError, UnsupportedError
+from dynts.traces.tokens import TokenizedTrace
 from dynts.training.labels import label_trace
-from dynts.training.tokens import TokenizedTrace
 from tiny_traces import ARCHITECTURES, build_model
 
 QUESTION, THINKING, MARKER, ANSWER = 9, 40, 3, 14

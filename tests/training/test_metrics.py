@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from dynts.errors import DyntsError
-from dynts.training.baselines import baseline_metrics
 from dynts.training.dataset import Example, Tokens, split_by_question
-from dynts.training.metrics import METRICS, average, top_overlap, trace_metrics
+from dynts.training.metrics import METRICS, average, baseline_metrics, top_overlap, trace_metrics
 from dynts.training.shards import ShardFolder
 from dynts.training.transforms import TRANSFORMS, transform_labels
 

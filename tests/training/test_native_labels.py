@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from dynts.analyze.fresh_traces import choose_traces
 from dynts.analyze.importance import describe_shards
-from dynts.analyze.prediction import measure_prediction
+from dynts.analyze.prediction import choose_traces, measure_prediction
 from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor, PredictorConfig
-from dynts.training.baselines import BASELINES, baseline_scores
 from dynts.training.dataset import Tokens, load_examples
 from dynts.training.labelling import label_traces
-from dynts.training.metrics import METRICS, trace_metrics
-from dynts.training.saving import save_predictor
+from dynts.training.metrics import BASELINES, METRICS, baseline_scores, trace_metrics
 from dynts.training.shards import ShardFolder
-from dynts.training.train import TrainConfig, train_predictor
+from dynts.training.train import TrainConfig, save_predictor, train_predictor
 from dynts.training.transforms import TRANSFORMS, transform_labels
 from gradients import check_averaged_gradients
 from made_up import make_up

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.errors import DyntsError
 from dynts.grading.grader import Verdict
+from dynts.traces.filters import Selected, select_traces
+from dynts.traces.traces import read_traces
 from dynts.training import labeller, shards
-from dynts.training.filters import Selected, select_traces
 from dynts.training.labelling import label_traces
 from dynts.training.labels import label_trace
 from dynts.training.shards import ShardFolder
-from dynts.training.traces import read_traces
 from tiny_traces import build_model, make_row
 
 
@@ -197,7 +197,7 @@ def test_a_folder_that_is_continued_keeps_its_choice_of_traces(
     traces: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dynts.training.filters.Grader.grade", lambda *args: Verdict.UNGRADABLE)
+    monkeypatch.setattr("dynts.traces.filters.Grader.grade", lambda *args: Verdict.UNGRADABLE)
     shards.file(3).unlink()
     again = label_traces(model, tokenizer, traces, shards.path, future_window=4)
     assert again.manifest == shards.manifest

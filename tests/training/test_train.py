@@ -12,11 +12,10 @@ from transformers import PreTrainedModel
 from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor, PredictorConfig
 from dynts.training import fit as fitting
+from dynts.training.checkpoint import TrainingState, _warmup_cosine
 from dynts.training.dataset import Example, Tokens, load_examples, split_by_question
-from dynts.training.saving import save_predictor
 from dynts.training.shards import ShardFolder
-from dynts.training.state import TrainingState, _warmup_cosine
-from dynts.training.train import TrainConfig, compare_transforms, train_predictor
+from dynts.training.train import TrainConfig, compare_transforms, save_predictor, train_predictor
 from made_up import make_up
 
 QUICK = TrainConfig(epochs=2, batch_traces=4)

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from command_line import run
 from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor
+from dynts.traces.traces import read_traces
 from dynts.training.dataset import load_examples, split_by_question
 from dynts.training.labelling import label_traces
 from dynts.training.shards import ShardFolder
-from dynts.training.traces import read_traces
 from dynts.training.train import TrainConfig, train_predictor
 from made_up import make_up
 from tiny_traces import build_model, make_row

@@ -17,9 +17,8 @@ from dynts.predictor import ImportancePredictor
 from dynts.training import checkpoint as checkpoints
 from dynts.training import train as training
 from dynts.training.checkpoint import Checkpoint
-from dynts.training.saving import work_folder
 from dynts.training.shards import ShardFolder
-from dynts.training.train import TrainConfig, compare_transforms, train_predictor
+from dynts.training.train import TrainConfig, compare_transforms, train_predictor, work_folder
 from made_up import make_up
 
 CONFIG = TrainConfig(epochs=3, batch_traces=5, micro_traces=2)

@@ -16,8 +16,8 @@ from dynts.decode.contender import Contender
 from dynts.methods import resolve_method
 from dynts.methods.rkv import RKV
 from dynts.predictor.model import ImportancePredictor
-from dynts.training.traces import Trace
-from dynts.view.chosen_trace import tokenize_chosen
+from dynts.traces.traces import Trace
+from dynts.view.chosen import tokenize_chosen
 from dynts.view.data import TraceView, view_trace
 from nasty_trace import CONFIG, NASTY_TRACE
 from tiny import tiny_model

@@ -14,14 +14,12 @@ from dynts.decode.contender import Contender
 from dynts.errors import DyntsError
 from dynts.methods import H2O, RKV, SnapKV, resolve_method
 from dynts.predictor.model import ImportancePredictor
+from dynts.traces.tokens import TokenizedTrace
+from dynts.traces.traces import Trace
 from dynts.training.labels import label_trace
-from dynts.training.tokens import TokenizedTrace
-from dynts.training.traces import Trace
-from dynts.view.chosen_methods import choose_methods, load_predictors
-from dynts.view.chosen_trace import choose_trace, tokenize_chosen
-from dynts.view.data import TraceView, view_trace
+from dynts.view.chosen import choose_methods, choose_trace, load_predictors, tokenize_chosen
+from dynts.view.data import TraceView, token_texts, view_trace
 from dynts.view.forced_decode import KeptTokens, forced_decode
-from dynts.view.token_text import token_texts
 from forced_generate import forced_generate
 from nasty_trace import CONFIG
 from reference import Turn, reference_generate

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from command_line import run
 from dynts.predictor.model import ImportancePredictor
-from dynts.training.traces import Trace
+from dynts.traces.traces import Trace
 from dynts.view.data import TraceView
 from dynts.view.page import embed, page, write_page
 from long_page import long_view

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedModel
 
-from dynts.analyze.rows import Row
+from dynts.analyze.measure import Row
 from dynts.errors import DyntsError
+from dynts.traces.tokens import TokenizedTrace
 from dynts.training.dataset import load_examples
 from dynts.training.labels import label_trace
 from dynts.training.shards import ShardFolder
-from dynts.training.tokens import TokenizedTrace
 from dynts.training.transforms import transform_labels
 
 Array = npt.NDArray[np.float64]

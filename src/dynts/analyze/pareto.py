@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dynts.analyze.measure import Row
 from dynts.analyze.retention import answers_by_share
-from dynts.analyze.rows import Row
+from dynts.chat.written import decode_text
 from dynts.errors import DyntsError, check_count
 from dynts.evaluate.intervals import wilson
 from dynts.grading.grader import Grader, Verdict
 from dynts.models import end_tokens
 from dynts.predictor.model import ImportancePredictor
+from dynts.traces.tokens import TokenizedTrace
+from dynts.traces.traces import Trace
 from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, shared_label
-from dynts.training.tokens import TokenizedTrace
-from dynts.training.traces import Trace
-from dynts.written import decode_text
 
 TRUE, PREDICTED = "true label", "predicted"
 

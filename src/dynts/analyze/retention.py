@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from dynts.cache.architecture import full_attention_layers
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
 from dynts.models import input_device
-from dynts.training.tokens import TokenizedTrace
+from dynts.models.shape import full_attention_layers
+from dynts.traces.tokens import TokenizedTrace
 
 _PREFIX_CHUNK = 4096
 

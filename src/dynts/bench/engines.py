@@ -8,15 +8,15 @@ from typing import Any, cast
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
-from dynts.bench.clock import Stopwatch, seconds
-from dynts.cache.architecture import head_size, kv_heads
+from dynts.bench.machine import Stopwatch, seconds
 from dynts.cache.cache import BudgetCache
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
-from dynts.methods.full import Full
+from dynts.methods.window import Full
 from dynts.models import input_device
+from dynts.models.shape import head_size, kv_heads
 
 _OBSERVED = 32
 """Steps before a compaction that is timed, so that methods which look at the latest queries have them."""

@@ -6,11 +6,10 @@ from typing import Any, cast
 
 import torch
 
-from dynts.bench.clock import seconds
 from dynts.bench.engines import Engine
-from dynts.bench.profile import Work
-from dynts.bench.rounds import in_rounds
-from dynts.cache.keyword import CACHE
+from dynts.bench.machine import seconds
+from dynts.bench.profile import Work, in_rounds
+from dynts.cache.interface import CACHE
 from dynts.decode.checkpoint import plain_search
 
 

@@ -7,15 +7,15 @@ from typing import Literal
 from transformers import PreTrainedModel
 
 from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
-from dynts.bench.floor import step_cost
 from dynts.bench.generation import generate
 from dynts.bench.machine import Machine
 from dynts.bench.profile import Work, profile
-from dynts.bench.report import Row, summarize
+from dynts.bench.summary import Row, summarize
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor
 from dynts.methods import resolve_method
-from dynts.methods.full import Full
+from dynts.methods.window import Full
+from dynts.models.costs import step_cost
 from dynts.predictor.model import ImportancePredictor
 
 

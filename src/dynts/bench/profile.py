@@ -6,14 +6,42 @@ A step's time changes smoothly with the cache length, so the steps between the l
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import psutil
 import torch
 
 from dynts.bench.engines import Engine
-from dynts.bench.rounds import in_rounds
 from dynts.cache.lengths import attended_tokens, cache_lengths
+
+Measured = TypeVar("Measured")
+
+
+def in_rounds(
+    engines: Sequence[Engine], rounds: int, measure: Callable[[Engine, int], Measured], done: Callable[[], None]
+) -> list[list[Measured]]:
+    """Every round measures each engine once, in alternating order, so that drift hits all alike.
+
+    Args:
+        engines: what is compared.
+        rounds: how often.
+        measure: measures an engine that is running, given the number of the round.
+        done: called after each engine and round.
+
+    Returns:
+        One list a round, in the order of `engines`.
+    """
+    results = []
+    for number in range(rounds):
+        found = {}
+        for engine in list(engines) if number % 2 == 0 else list(reversed(engines)):
+            with engine.running():
+                found[engine.name] = measure(engine, number)
+            done()
+        results.append([found[engine.name] for engine in engines])
+    return results
+
 
 _WARM_UP = 1
 

@@ -8,18 +8,15 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedConfig
 
-from dynts.cache.architecture import full_attention_layers
-from dynts.cache.columns import SlotColumns
-from dynts.cache.event import CompactionEvent
-from dynts.cache.fixed_rows import FixedRowsCache
-from dynts.cache.history import History
+from dynts.cache.interface import FixedRowsCache
 from dynts.cache.layer import BudgetLayer, Occupancy, SlidingLayer
+from dynts.cache.method import Method
 from dynts.cache.selection import left_align, live_slots, survivors
-from dynts.cache.slots import Slots
-from dynts.cache.step import Contents, Kind, Step, Turn
+from dynts.cache.slots import History, Slots
+from dynts.cache.step import CompactionEvent, Contents, Kind, SlotColumns, Step, Turn
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.methods.base import Method
+from dynts.models.shape import full_attention_layers
 
 
 class BudgetCache(FixedRowsCache):

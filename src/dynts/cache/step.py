@@ -6,8 +6,51 @@ from typing import Any, Literal, Self
 
 import torch
 
-from dynts.cache.columns import SlotColumns
 from dynts.cache.selection import live_slots
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotColumns:
+    """The column (see `History`) of the token in each slot.
+
+    Every step adds one column to each row, so the columns of tokens that came after the latest move follow from the rows'
+    lengths, and a step writes nothing.
+
+    Args:
+        groups: sets of tokens: 1, or a group per full-attention layer with native granularity.
+        heads: likewise, 1 or the number of KV heads.
+        known: the table at the latest move; None before the first.
+        lengths: int64 [batch], cached tokens of each row at that time.
+    """
+
+    groups: int
+    heads: int
+    known: torch.Tensor | None = None
+    lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def table(self, lengths: torch.Tensor, slots: int, fed: int) -> torch.Tensor:
+        """int64 [groups, batch, heads, slots].
+
+        Args:
+            lengths: int64 [batch], cached tokens of each row.
+            slots: slots in use.
+            fed: columns fed so far. The table says some column below that for slots that hold no token.
+        """
+        slot = torch.arange(slots, device=lengths.device)
+        later = self.spread((slot + (fed - lengths).unsqueeze(1)).clamp(max=max(fed - 1, 0)))
+        if self.known is None:
+            return later
+        known = torch.nn.functional.pad(self.known, (0, slots - self.known.shape[-1]))
+        return torch.where(live_slots(self.lengths, slots)[:, None], known, later)
+
+    def moved(self, columns: torch.Tensor, lengths: torch.Tensor) -> Self:
+        """After slots have moved. columns: as `table` gives it; lengths: int64 [batch], afterwards."""
+        return replace(self, known=columns, lengths=lengths)
+
+    def spread(self, columns: torch.Tensor) -> torch.Tensor:
+        """[batch, n] as a view [groups, batch, heads, n]."""
+        return columns[None, :, None].expand(self.groups, columns.shape[0], self.heads, -1)
+
 
 Kind = Literal["turn", "generated", "forced"]
 """Tokens of a question or user turn; a generated token of each row; several of a finished text, read as if generated."""
@@ -147,3 +190,21 @@ class Step:
     live: torch.Tensor | None = None
     slots: tuple[torch.Tensor, torch.Tensor] | None = None
     arrangement: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionEvent:
+    """Told to the cache's listener after every compaction.
+
+    Attributes:
+        step: tokens generated and fed back since the latest question (0: room was made for a new user turn).
+        before: slots in use before.
+        after: slots in use after.
+        positions: int64, the logical positions that survived, -1 for no token: [batch, after], or
+            [layers, batch, KV heads, after] with native granularity. None unless the cache records.
+    """
+
+    step: int
+    before: int
+    after: int
+    positions: torch.Tensor | None

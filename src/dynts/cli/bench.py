@@ -82,11 +82,11 @@ def bench(
     from dynts.bench.grid import Effort, engines, measure
     from dynts.bench.machine import measure_machine
     from dynts.bench.profile import Work
-    from dynts.bench.report import bench_json, bench_markdown, bench_table
     from dynts.decode.checkpoint import check_checkpoint
-    from dynts.files import write_text_whole
     from dynts.models import load_model, random_model
     from dynts.predictor.model import ImportancePredictor
+    from dynts.report.bench import bench_json, bench_markdown, bench_table
+    from dynts.store.files import write_text_whole
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     trained = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
@@ -112,6 +112,6 @@ def bench(
     if markdown is not None:
         write_text_whole(markdown, f"{machine.describe()}\n\n{bench_markdown(found)}")
     if figure is not None:
-        from dynts.bench.figure import draw_steps
+        from dynts.report.bench import draw_steps
 
         draw_steps(found, figure)

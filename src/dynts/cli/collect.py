@@ -31,7 +31,7 @@ from dynts.cli.options import (
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
 if TYPE_CHECKING:
-    from dynts.collect.source import ProblemSource
+    from dynts.traces.source import ProblemSource
 
 
 def collect(
@@ -93,18 +93,17 @@ def collect(
     Every finished trace is on the disk within seconds. The same command again continues, whatever ended the last one;
     a higher --limit or --samples adds to the folder. Under torchrun the processes share the problems.
     """
-    from dynts.closing import ClosingWatch
-    from dynts.cluster import Cluster
-    from dynts.collect.engine import Compression
+    from dynts.chat.written import ClosingWatch
+    from dynts.collect.collect import collect, engines
     from dynts.collect.plan import Plan, collect_settings
-    from dynts.collect.run import collect, engines
-    from dynts.config import CompressionConfig
-    from dynts.decode.answer import Sampling
+    from dynts.config import CompressionConfig, Sampling
+    from dynts.engines.engine import Compression
+    from dynts.engines.ray import Cluster
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.variants import configure
-    from dynts.progress import Display, describe_counts
-    from dynts.ranks import this_rank
+    from dynts.store.progress import Display, describe_counts
+    from dynts.store.torchrun import this_rank
 
     need("pyarrow", "collect", "dynts collect")
     chosen = configure(resolve_method(method), granularity)
@@ -168,8 +167,8 @@ def _source(dataset: str, **given: Any) -> "ProblemSource":
     """The preset of that name or the data set, with the options that were given."""
     from dataclasses import replace
 
-    from dynts.collect.presets import PRESETS
-    from dynts.collect.source import ProblemSource
+    from dynts.traces.benchmarks import PRESETS
+    from dynts.traces.source import ProblemSource
 
     chosen = {name: value for name, value in given.items() if value is not None}
     return replace(PRESETS.get(dataset) or ProblemSource(dataset), **chosen)

@@ -45,7 +45,7 @@ def demo(
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from dynts.tiny.schedule import budget_for, schedule
+    from dynts.tiny.solve import budget_for, schedule
 
     disable_progress_bar()
     config = schedule(budget_for(0.4) if budget is None else budget)
@@ -89,12 +89,11 @@ def _compare(
     check_figure(figure)
     check_folder(markdown)
 
-    from dynts.demo.compare import contenders
-    from dynts.demo.run import run_contenders
-    from dynts.demo.table import results_markdown, results_table
-    from dynts.files import write_text_whole
+    from dynts.chat.prompts import chat_prompt, encode_prompt
+    from dynts.demo.compare import contenders, run_contenders
     from dynts.methods import resolve_method
-    from dynts.prompts import chat_prompt, encode_prompt
+    from dynts.report.demo import results_markdown, results_table
+    from dynts.store.files import write_text_whole
     from dynts.tiny import load_tiny_model, load_tiny_predictor
     from dynts.tiny.task import HELD_OUT, make_problem
     from dynts.training.labels import LABELS
@@ -122,7 +121,7 @@ def _compare(
             f"no picture without matplotlib: {pip_install('plot')}", soft_wrap=True, markup=False, highlight=False
         )
         return
-    from dynts.demo.figure import draw_one
+    from dynts.report.demo import draw_one
 
     longest = max(range(problems), key=lambda index: results[0].solutions[index].tokens)
     draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from dynts.collect.engine import Compression, EngineSpec
-    from dynts.decode.answer import Sampling
-    from dynts.prompts import ChatOptions
+    from dynts.chat.prompts import ChatOptions
+    from dynts.config import Sampling
+    from dynts.engines.engine import Compression, EngineSpec
 
 Engine = Annotated[Literal["transformers", "vllm"], typer.Option(help="What generates.")]
 Batch = Annotated[int | None, typer.Option(help="Samples generated at a time (default: 20, with vllm 256).")]
@@ -23,7 +23,7 @@ def read_engine_args(engine: str, text: str | None) -> dict[str, Any]:
         DyntsError: it is no JSON object, or the engine takes none.
     """
     from dynts.errors import DyntsError
-    from dynts.jsonlines import parse_object
+    from dynts.store.jsonlines import parse_object
 
     found = parse_object(text or "{}", "--engine-args")
     if found and engine != "vllm":
@@ -51,10 +51,10 @@ def engine_spec(
     Raises:
         DyntsError: an option or a method that it does not have, no batch, or vllm is not installed.
     """
-    from dynts.collect.transformers_engine import TransformersSpec
-    from dynts.collect.vllm_engine import VllmSpec
+    from dynts.engines.transformers import TransformersSpec
+    from dynts.engines.vllm.offline import VllmSpec
     from dynts.errors import DyntsError
-    from dynts.ranks import this_rank
+    from dynts.store.torchrun import this_rank
 
     if batch is not None and batch < 1:
         raise DyntsError(f"batch must be at least 1, got {batch}")

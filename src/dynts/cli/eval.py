@@ -29,8 +29,8 @@ from dynts.cli.options import (
 from dynts.cli.ray_option import Actors, GpusPerActor, Ray
 
 if TYPE_CHECKING:
+    from dynts.cache.method import Granularity
     from dynts.config import CompressionConfig
-    from dynts.methods.base import Granularity
 
 
 def eval_(
@@ -111,22 +111,22 @@ def eval_(
     """
     from rich.console import Console
 
-    from dynts.closing import ClosingWatch
-    from dynts.cluster import Cluster
+    from dynts.chat.written import ClosingWatch
+    from dynts.collect.collect import engines
     from dynts.collect.plan import Plan
-    from dynts.collect.run import engines
-    from dynts.decode.answer import Sampling
+    from dynts.config import Sampling
+    from dynts.engines.ray import Cluster
     from dynts.errors import DyntsError
     from dynts.evaluate.arms import ArmPlan, configured_methods, plan_arms
-    from dynts.evaluate.benchmarks import resolve_benchmark
+    from dynts.evaluate.evaluate import check_questions, evaluate, needed_compressions
     from dynts.evaluate.results import read_arm
-    from dynts.evaluate.run import check_questions, evaluate, needed_compressions
-    from dynts.evaluate.table import arms_table, graded_by
     from dynts.extras import need
     from dynts.models import load_tokenizer
     from dynts.predictor.model import ImportancePredictor
-    from dynts.progress import Display
-    from dynts.ranks import this_rank
+    from dynts.report.arm_tables import arms_table, graded_by
+    from dynts.store.progress import Display
+    from dynts.store.torchrun import this_rank
+    from dynts.traces.benchmarks import resolve_benchmark
 
     need("pyarrow", "collect", "dynts eval")
     rank = this_rank()
@@ -223,7 +223,7 @@ def _configs(
     """The budgets for a benchmark."""
     from dynts.config import CompressionConfig
     from dynts.errors import DyntsError
-    from dynts.evaluate.paper import paper_config
+    from dynts.evaluate.arms import paper_config
 
     given = {"local_window": local_window, "retention_ratio": retention_ratio}
     options = {name: value for name, value in given.items() if value is not None}

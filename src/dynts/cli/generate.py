@@ -64,11 +64,11 @@ def generate(
     revision: Revision = None,
 ) -> None:
     """Answer a question while the KV cache stays within a budget; print the text, then what it cost."""
-    from dynts.config import CompressionConfig
-    from dynts.decode.answer import Sampling, answer_questions, read_questions
+    from dynts.config import CompressionConfig, Sampling
+    from dynts.decode.answers import answer_questions, read_questions
     from dynts.decode.checkpoint import check_checkpoint
     from dynts.decode.compress import compress
-    from dynts.decode.finite import NOT_FINITE
+    from dynts.decode.sampling import NOT_FINITE
     from dynts.errors import DyntsError, check_text
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.variants import configure

@@ -28,10 +28,10 @@ def import_(
     Responses may start inside the thinking (DeepSeek-R1), or with the opening marker (Qwen3). Markers of other models are
     given by --think-start and --think-end, such as <thought> and </thought>; of a known pair one is enough.
     """
+    from dynts.chat.markers import matching_formats
     from dynts.collect.importing import ImportColumns, import_traces
     from dynts.extras import need
-    from dynts.markers import matching_formats
-    from dynts.progress import Display, describe_counts
+    from dynts.store.progress import Display, describe_counts
 
     need("pyarrow", "collect", "dynts import")
     markers = matching_formats(think_start, think_end)[0]

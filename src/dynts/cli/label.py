@@ -76,11 +76,11 @@ def label(
     the processes share the traces.
     """
     from dynts.models import parse_dtype
-    from dynts.progress import Display, describe_counts
-    from dynts.ranks import this_rank
+    from dynts.store.progress import Display, describe_counts
+    from dynts.store.torchrun import this_rank
+    from dynts.traces.sets import as_sets
     from dynts.training.labeller import LabellerSpec, LabelOptions
     from dynts.training.labelling import label_on_cluster, label_with
-    from dynts.training.trace_sets import as_sets
 
     chat = chat_options(False, think_start, think_end, template_arg)
     options = LabelOptions(
@@ -106,7 +106,7 @@ def label(
         if ray is None:
             folder = label_with(spec.start(), sets, out, name, display.count)
         else:
-            from dynts.cluster import Cluster
+            from dynts.engines.ray import Cluster
 
             cluster = Cluster(ray, actors, gpus_per_actor)
             folder = label_on_cluster(spec, cluster, sets, out, name, display.count, display.say)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from dynts.prompts import ChatOptions
+    from dynts.chat.prompts import ChatOptions
 
 
 def _take_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -110,8 +110,8 @@ def chat_options(
     Raises:
         DyntsError: a template argument without a name, or given twice; markers that are no markers.
     """
+    from dynts.chat.prompts import ChatOptions
     from dynts.errors import DyntsError
-    from dynts.prompts import ChatOptions
 
     arguments: dict[str, Any] = {}
     for text in template_arg or []:
@@ -142,8 +142,8 @@ def check_chat(
     Raises:
         DyntsError: an argument that the template does not know, a marker that the tokenizer cannot write, and the like.
     """
+    from dynts.chat.prompts import DEFAULT_CHAT, render_prompt, user_message
     from dynts.models import load_tokenizer
-    from dynts.prompts import DEFAULT_CHAT, render_prompt, user_message
 
     if chat != DEFAULT_CHAT:
         tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)

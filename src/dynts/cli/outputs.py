@@ -27,6 +27,6 @@ def check_figure(path: Path | None) -> None:
         return
     check_folder(path)
     need("matplotlib", "plot", "a picture")
-    from dynts.figures import check_format
+    from dynts.report.figures import check_format
 
     check_format(path)

@@ -43,8 +43,7 @@ def plan(
 
     from dynts.config import CompressionConfig
     from dynts.errors import DyntsError
-    from dynts.plan.cost import Hardware, Workload
-    from dynts.plan.units import parse_quantity
+    from dynts.planning.cost import Hardware, Workload, parse_quantity
 
     if not 0 <= reserve < 1:
         raise DyntsError(f"reserve must be at least 0 and below 1, got {reserve}: it is a share of the memory")
@@ -62,10 +61,10 @@ def plan(
     from rich.console import Console
 
     from dynts.models import load_config, parse_dtype
-    from dynts.plan.cost import Planner
-    from dynts.plan.recommend import recommend
-    from dynts.plan.report import plan_json, plan_lines, plan_markdown, plan_table
-    from dynts.shape import ModelShape
+    from dynts.models.shape import ModelShape
+    from dynts.planning.cost import Planner
+    from dynts.planning.recommend import recommend
+    from dynts.report.plan import plan_json, plan_lines, plan_markdown, plan_table
 
     config = load_config(model, gguf_file=gguf_file, revision=revision)
     name = dtype or str(config.dtype or "float32").removeprefix("torch.")

@@ -90,9 +90,9 @@ def serve(
     Sampling options are for requests that leave theirs open.
     """
     from dynts.config import CompressionConfig
+    from dynts.engines.vllm.server import exec_vllm, has_vllm
     from dynts.errors import DyntsError, check_count
     from dynts.extras import need
-    from dynts.serve.vllm import exec_vllm, has_vllm
 
     chat = chat_options(open_thinking, think_start, think_end, template_arg)
     config = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
@@ -132,7 +132,7 @@ def serve(
     if drain_seconds < 0:
         raise DyntsError(f"drain_seconds must not be negative, got {drain_seconds}")
 
-    from dynts.decode.answer import Sampling
+    from dynts.config import Sampling
     from dynts.decode.compress import compress
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.variants import configure

@@ -62,8 +62,8 @@ def train(
     from dynts.training import train as training
     from dynts.training.checkpoint import Checkpoint
     from dynts.training.processes import Processes
-    from dynts.training.saving import check_free, save_predictor, work_folder
     from dynts.training.shards import ShardFolder
+    from dynts.training.train import check_free, save_predictor, work_folder
 
     check_free(out, overwrite)
     if device == "auto":

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dynts.config import CompressionConfig, Settings
-    from dynts.tune.frontier import Point
+    from dynts.planning.frontier import Point
 
 Number = TypeVar("Number", int, float)
 
@@ -80,10 +80,10 @@ def tune(
     from dynts.errors import DyntsError
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
-    from dynts.methods.full import Full
     from dynts.methods.variants import configure
-    from dynts.training.trace_sets import as_sets
-    from dynts.tune.run import TuneSpec, tune
+    from dynts.methods.window import Full
+    from dynts.planning.tune import TuneSpec, tune
+    from dynts.traces.sets import as_sets
 
     need("matplotlib", "plot", "the picture of dynts tune")
     chosen = configure(resolve_method(method), granularity)
@@ -118,7 +118,7 @@ def tune(
     check_chat(chat, model, gguf_file, revision, opened=True)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
 
-    from dynts.progress import Display
+    from dynts.store.progress import Display
 
     with Display("tuning") as display:
         points = tune(spec, sets, out, display)
@@ -149,9 +149,9 @@ def _report(
 
     from dynts.config import save_settings
     from dynts.errors import DyntsError
-    from dynts.files import write_text_whole
-    from dynts.tune.frontier import choose
-    from dynts.tune.report import draw_frontier, frontier_markdown, frontier_table
+    from dynts.planning.frontier import choose
+    from dynts.report.tune import draw_frontier, frontier_markdown, frontier_table
+    from dynts.store.files import write_text_whole
 
     best = choose(points, *tolerances)
     write_text_whole(out / "frontier.md", frontier_markdown(points, best))

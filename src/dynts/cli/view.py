@@ -72,9 +72,8 @@ def view(
     from dynts.config import CompressionConfig
     from dynts.errors import DyntsError
     from dynts.models import load_model, load_tokenizer
-    from dynts.training.trace_sets import as_sets
-    from dynts.view.chosen_methods import choose_methods, load_predictors
-    from dynts.view.chosen_trace import choose_trace, tokenize_chosen
+    from dynts.traces.sets import as_sets
+    from dynts.view.chosen import choose_methods, choose_trace, load_predictors, tokenize_chosen
     from dynts.view.data import view_trace
     from dynts.view.page import write_page
 

@@ -9,23 +9,23 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from dynts.cells import cell_text, column_text
-from dynts.collect.folder import MADE_BY, TraceFolder
-from dynts.collect.normalise import normalise
+from dynts.chat.markers import ThinkFormat
+from dynts.chat.written import normalise
+from dynts.collect.collect import count_outcomes, store
 from dynts.collect.plan import versions
-from dynts.collect.row import FIELDS, TraceRow
-from dynts.collect.run import count_outcomes, store
-from dynts.collect.second_verdict import math_verify_says
 from dynts.errors import DyntsError
-from dynts.files import file_sha256
 from dynts.grading.grader import Grader
-from dynts.jsonlines import read_objects
-from dynts.lock import hold
-from dynts.markers import ThinkFormat
-from dynts.progress import Display, Tally
-from dynts.ranks import this_rank
-from dynts.training.filters import judge
-from dynts.training.traces import content_id, question_key
+from dynts.store.cells import cell_text, column_text
+from dynts.store.files import file_sha256
+from dynts.store.jsonlines import read_objects
+from dynts.store.lock import hold
+from dynts.store.progress import Display, Tally
+from dynts.store.torchrun import this_rank
+from dynts.traces.filters import judge
+from dynts.traces.folder import MADE_BY, TraceFolder
+from dynts.traces.record import FIELDS, TraceRow
+from dynts.traces.traces import content_id, question_key
+from dynts.traces.verdicts import math_verify_says
 
 
 @dataclass(frozen=True, slots=True)

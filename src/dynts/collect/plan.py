@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dynts import __version__
-from dynts.collect.engine import FULL_CACHE, Compression, Request
-from dynts.collect.problems import Survey, read_problems, survey
-from dynts.collect.source import ProblemSource
-from dynts.decode.answer import Sampling
+from dynts.chat.prompts import ChatOptions
+from dynts.config import Sampling
+from dynts.engines.engine import FULL_CACHE, Compression, Request
 from dynts.errors import DyntsError
-from dynts.prompts import ChatOptions
+from dynts.traces.problems import Survey, read_problems, survey
+from dynts.traces.source import ProblemSource
 
 _PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
 
@@ -47,7 +47,7 @@ class Plan:
             raise DyntsError(f"{self.samples} samples at temperature 0 would be equal: raise it, or take one sample")
 
     def survey(self) -> Survey:
-        """See `dynts.collect.problems.survey`."""
+        """See `dynts.traces.problems.survey`."""
         return survey(self.source, self.limit, self.sampling.seed)
 
     def requests(self, found: Survey) -> Iterator[Request]:

@@ -7,11 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dynts.collect.folder import TraceFolder
 from dynts.errors import DyntsError
-from dynts.lock import holders
-from dynts.manifest import read_manifest
-from dynts.progress import Tally
+from dynts.store.lock import holders
+from dynts.store.manifest import read_manifest
+from dynts.store.progress import Tally
+from dynts.traces.folder import TraceFolder
 from dynts.training.shards import ShardFolder
 
 _COMMANDS = "dynts collect`, `dynts eval`, `dynts import` or `dynts label"

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dynts.cache.cache import BudgetCache
-from dynts.cache.keyword import cache_in
+from dynts.cache.interface import cache_in
 
 _ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 """Weights as constants, packed for inductor's own kernels: BLAS reads them at a third of the speed in thin products."""

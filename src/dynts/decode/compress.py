@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from dynts.attention import observed_attention
-from dynts.cache.architecture import full_attention_layers, kv_heads
 from dynts.cache.cache import BudgetCache
-from dynts.cache.event import CompactionEvent
-from dynts.cache.history import History
-from dynts.cache.keyword import cache_in, cache_keyword
-from dynts.cache.step import Turn
+from dynts.cache.interface import cache_in, cache_keyword
+from dynts.cache.slots import History
+from dynts.cache.step import CompactionEvent, Turn
+from dynts.chat.markers import ThinkFormat, ThinkMarkers
+from dynts.chat.thinking import ThinkScanner, scanner_of
 from dynts.config import CompressionConfig
 from dynts.decode.checkpoint import say_once
 from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass, SlotMasks
-from dynts.decode.stats import Compaction, GenerationStats
-from dynts.decode.support import (
+from dynts.decode.refusals import (
     check_compile,
     check_generation,
     check_model,
@@ -35,14 +33,15 @@ from dynts.decode.support import (
     new_tokens,
     without_wrapper,
 )
+from dynts.decode.stats import Compaction, GenerationStats
 from dynts.errors import DyntsError
-from dynts.markers import ThinkFormat, ThinkMarkers
 from dynts.methods import Method, Surroundings, resolve_method
-from dynts.methods.full import Full
+from dynts.methods.window import Full
 from dynts.models import input_device, load_tokenizer
+from dynts.models.attention import observed_attention
+from dynts.models.shape import full_attention_layers, kv_heads
 from dynts.predictor.model import ImportancePredictor
-from dynts.ranks import heads_group
-from dynts.thinking import ThinkScanner, scanner_of
+from dynts.store.torchrun import heads_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

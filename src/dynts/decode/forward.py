@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 from dynts.cache.cache import BudgetCache
-from dynts.cache.keyword import CACHE
-from dynts.decode.support import check_first_pass
+from dynts.cache.interface import CACHE
+from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
 
 

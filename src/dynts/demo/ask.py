@@ -11,15 +11,15 @@ from rich.live import Live
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from dynts.chat.markers import END
+from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Session, compress
 from dynts.decode.contender import Contender
 from dynts.decode.stats import GenerationStats
 from dynts.demo.trace_view import Trace, final_view, live_view, plain_view
 from dynts.errors import DyntsError
-from dynts.markers import END
 from dynts.methods import Full
-from dynts.prompts import chat_prompt, encode_prompt
 from dynts.tiny.question import AskedProblem
 from dynts.tiny.solve import MAX_NEW_TOKENS, is_solved
 

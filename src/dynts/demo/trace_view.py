@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from dynts.markers import END
+from dynts.chat.markers import END
 
 DOT = "·"
 WIDE = 100

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynts.collect.engine import Compression
+from dynts.cache.method import Granularity
 from dynts.collect.plan import Plan, collect_settings, compression_settings
-from dynts.collect.problems import Survey
 from dynts.config import CompressionConfig
-from dynts.evaluate.benchmarks import Benchmark
+from dynts.engines.engine import Compression
+from dynts.errors import DyntsError
 from dynts.methods import Method, check_predictor, resolve_method
-from dynts.methods.base import Granularity
 from dynts.methods.variants import scored_variants
 from dynts.predictor.config import PredictorConfig
+from dynts.traces.benchmarks import Benchmark
+from dynts.traces.problems import Survey
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,3 +140,37 @@ def plan_arms(
                 compression.schedule, ArmPlan(benchmark, method, replace(plan, compression=compression), found)
             )
         yield from arms.values()
+
+
+_COMPETITIONS = ("aime24", "aime25", "amc23")
+_OTHERS = ("gk23en", "math500")
+
+PAPER_SETTINGS = {
+    "r1-qwen-7b": {
+        **dict.fromkeys(_COMPETITIONS, CompressionConfig(5000, 2000, 0.4)),
+        "gpqa-diamond": CompressionConfig(5000, 2000, 0.4),
+        **dict.fromkeys(_OTHERS, CompressionConfig(3000, 1500, 0.4)),
+    },
+    "r1-llama-8b": {
+        **dict.fromkeys(_COMPETITIONS, CompressionConfig(5000, 2000, 0.3)),
+        "gpqa-diamond": CompressionConfig(5000, 2500, 0.3),
+        **dict.fromkeys(_OTHERS, CompressionConfig(3000, 1000, 0.3)),
+    },
+}
+"""For DeepSeek-R1-Distill-Qwen-7B and DeepSeek-R1-Distill-Llama-8B."""
+
+
+def paper_config(family: str, benchmark: str) -> CompressionConfig:
+    """The paper's budget for a benchmark.
+
+    Raises:
+        DyntsError: the paper has no such model family or benchmark.
+    """
+    if family not in PAPER_SETTINGS:
+        raise DyntsError(f"unknown paper settings {family!r}: choose from {', '.join(PAPER_SETTINGS)}")
+    if benchmark not in PAPER_SETTINGS[family]:
+        raise DyntsError(
+            f"the paper has no settings for benchmark {benchmark!r}, only for {', '.join(PAPER_SETTINGS[family])}: "
+            "give --budget, --local-window and --retention-ratio instead"
+        )
+    return PAPER_SETTINGS[family][benchmark]

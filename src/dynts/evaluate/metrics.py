@@ -9,12 +9,12 @@ from statistics import fmean
 import numpy as np
 
 from dynts.errors import DyntsError
-from dynts.evaluate.flops import flops_by_length
 from dynts.evaluate.intervals import Estimate, mean_share
 from dynts.evaluate.results import Arm, Sample
 from dynts.evaluate.voting import Same, answer_groups, maj_at
 from dynts.methods import METHODS
-from dynts.shape import ModelShape
+from dynts.models.costs import flops_by_length
+from dynts.models.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import PreTrainedModel
 
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
 from dynts.decode.compress import Session, compress
 from dynts.decode.forced import forced_spans
 from dynts.errors import DyntsError
 from dynts.models import input_device
-from dynts.training.tokens import TokenizedTrace
+from dynts.traces.tokens import TokenizedTrace
 
 TOKENS_AT_ONCE = 512
 """The most tokens of a forward pass: each has a row of logits, in the model's dtype."""

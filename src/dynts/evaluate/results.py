@@ -9,15 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dynts.cache.lengths import attended_tokens
-from dynts.collect.folder import TraceFolder
-from dynts.collect.row import TraceRow
-from dynts.collect.second_verdict import math_verify_says
+from dynts.chat.markers import END
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
-from dynts.evaluate.judging import given_answer
 from dynts.grading.grader import MATH_VERIFY, Grader, GraderName
-from dynts.manifest import MANIFEST_FILE, read_manifest
-from dynts.markers import END
+from dynts.store.manifest import MANIFEST_FILE, read_manifest
+from dynts.traces.folder import TraceFolder
+from dynts.traces.record import TraceRow
+from dynts.traces.verdicts import given_answer, math_verify_says
 
 MADE_BY = "dynts eval"
 

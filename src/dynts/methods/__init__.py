@@ -1,19 +1,14 @@
 """Compression methods, one file each. A name stands for the method with its default settings."""
 
+from dynts.cache.method import Method, Surroundings
 from dynts.errors import DyntsError
-from dynts.methods.base import Method, Surroundings
-from dynts.methods.dynts import DynTS
-from dynts.methods.dynts_all import DynTSAll
-from dynts.methods.dynts_bottom import DynTSBottom
-from dynts.methods.dynts_random import DynTSRandom
-from dynts.methods.full import Full
+from dynts.methods.dynts import DynTS, DynTSAll, DynTSBottom, DynTSRandom
 from dynts.methods.h2o import H2O
-from dynts.methods.question_window import QuestionWindow
 from dynts.methods.rkv import RKV
 from dynts.methods.sepllm import SepLLM
 from dynts.methods.snapkv import SnapKV
 from dynts.methods.streaming_llm import StreamingLLM
-from dynts.methods.window import Window
+from dynts.methods.window import Full, QuestionWindow, Window
 
 METHODS: dict[str, type[Method]] = {
     "full": Full,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
 from dynts.cache.selection import live_slots, right_align
 from dynts.errors import DyntsError, check_count
-from dynts.methods.base import Granularity, Method, Surroundings, check_granularity
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots
@@ -139,7 +139,7 @@ class ObservationWindowMethod(AttentionMethod):
             key: [batch, KV heads, slots, head size].
             masks: which slots and queries count.
             scaling: factor on the dot products.
-            softcap: see `dynts.attention.attention_logits`.
+            softcap: see `dynts.models.attention.attention_logits`.
 
         Returns:
             float32 [batch, KV heads, slots]; what it says of slots that are no candidates means nothing.

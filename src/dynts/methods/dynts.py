@@ -1,4 +1,4 @@
-"""DynTS: keep the thinking tokens that the importance predictor scores highest (arXiv 2601.18383)."""
+"""DynTS: keep the thinking tokens that the importance predictor scores highest (arXiv 2601.18383), and its ablations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from dynts.errors import DyntsError
-from dynts.methods.base import Granularity, Method, Surroundings, check_granularity
+from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
+from dynts.errors import DyntsError, check_count
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots
+
 
 SCORED_AT_ONCE = 4096
 """Tokens per predictor call, which bounds the memory of its hidden layers."""
@@ -102,3 +103,74 @@ class DynTS(Method):
         else:
             self.scores.append(predicted_scores(self.predictor, hidden))
         self.unscored = []
+
+
+@dataclass
+class DynTSAll(DynTS):
+    """DynTS that scores every token and keeps none by rule but the local window.
+
+    Where the budget is small, the question and a growing answer leave little room for the thinking, though not all of their
+    tokens are needed to the end.
+
+    Args:
+        granularity: see `DynTS`.
+        protect_question: keep the question all the same.
+    """
+
+    protect_question: bool = False
+    protect_answer: ClassVar[bool] = False
+    scores_all_tokens: ClassVar[bool] = True
+
+    def begin(self, surroundings: Surroundings) -> None:
+        """Take the predictor.
+
+        Raises:
+            DyntsError: there is none, or it has seen nothing but thinking tokens.
+        """
+        super().begin(surroundings)
+        if not getattr(getattr(surroundings.predictor, "config", None), "all_tokens", False):
+            raise DyntsError(
+                "method dynts-all scores question and answer tokens, this predictor was trained on thinking tokens only: label "
+                "with `dynts label --all-tokens` and train another, or use method 'dynts'"
+            )
+
+    def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
+        """Buffer the hidden states of generated tokens; a question is scored at once."""
+        self.unscored.append(hidden)
+        if not generated:
+            self._score_buffer()
+
+
+@dataclass
+class DynTSBottom(DynTS):
+    """DynTS with the order of the scores reversed."""
+
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """The predictor's scores, negated."""
+        return -super().score(slots)
+
+
+def random_scores(seed: int, positions: int) -> torch.Tensor:
+    """float32 [positions]: one score per logical position, the same on every machine, device and batch."""
+    return torch.rand(positions, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass
+class DynTSRandom(Method):
+    """A random score per logical position, drawn once, so that it lasts like a predicted one; protection as in DynTS.
+
+    Args:
+        seed: chooses the scores. All rows of a batch share them.
+    """
+
+    seed: int = 0
+    protect_question: bool = True
+    protect_answer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("seed", self.seed)
+
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """The random scores."""
+        table = random_scores(self.seed, slots.history.positions().shape[1]).to(slots.columns.device)
+        return table[slots.positions.clamp(min=0)]

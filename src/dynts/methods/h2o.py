@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dynts.attention import attention_weights
+from dynts.cache.method import Surroundings
 from dynts.cache.selection import live_slots
 from dynts.methods.attention import AttentionMethod
-from dynts.methods.base import Surroundings
+from dynts.models.attention import attention_weights
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots

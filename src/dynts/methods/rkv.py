@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from dynts.attention import attention_logits
 from dynts.errors import DyntsError
 from dynts.methods.attention import KeyMasks, ObservationWindowMethod
+from dynts.models.attention import attention_logits
 
 SIMILAR = 0.5
 ENTRIES_AT_ONCE = 1 << 24

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dynts.cache.method import Method, Surroundings
 from dynts.errors import DyntsError, check_count
-from dynts.methods.base import Method, Surroundings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dynts.attention import attention_weights
 from dynts.methods.attention import KeyMasks, ObservationWindowMethod
+from dynts.models.attention import attention_weights
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dynts.cache.method import Method
 from dynts.errors import check_count
-from dynts.methods.base import Method
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 
+from dynts.cache.method import Granularity
 from dynts.errors import DyntsError
 from dynts.methods import Method, Window, resolve_method
-from dynts.methods.base import Granularity
 from dynts.predictor.config import PredictorConfig
 
 

@@ -1,14 +1,23 @@
-"""Window: keep the most recent tokens only."""
+"""Methods that look at positions only: the full cache, the most recent tokens, and the question beside them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from dynts.methods.base import Method
+from dynts.cache.method import Method
 
 if TYPE_CHECKING:
     from dynts.cache.slots import Slots
+
+
+@dataclass
+class Full(Method):
+    """Keep every token, in the same cache engine as the other methods, so that comparisons are fair."""
+
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """Never asked: a full cache has no budget."""
+        raise AssertionError("a full cache is never compacted")
 
 
 @dataclass
@@ -24,3 +33,10 @@ class Window(Method):
     def score(self, slots: "Slots") -> torch.Tensor:
         """The position: later is better."""
         return slots.positions.float()
+
+
+@dataclass
+class QuestionWindow(Window):
+    """The ablation "without thinking tokens" of the DynTS release."""
+
+    protect_question: bool = True

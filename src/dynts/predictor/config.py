@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from dynts.markers import ThinkMarkers
+from dynts.chat.markers import ThinkMarkers
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from dynts.cache.architecture import full_attention_layers, kv_heads
 from dynts.errors import DyntsError, check_count
-from dynts.files import write_whole
-from dynts.jsonlines import read_object
+from dynts.models.shape import full_attention_layers, kv_heads
 from dynts.predictor.card import model_card
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.fingerprint import check_fingerprint, fingerprint
+from dynts.store.files import write_whole
+from dynts.store.jsonlines import read_object
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -1,9 +1,13 @@
 """Make a report from evaluated arms."""
 
+import csv
+import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -11,18 +15,68 @@ from dynts.errors import DyntsError
 from dynts.evaluate.metrics import summarize
 from dynts.evaluate.results import Arm
 from dynts.evaluate.voting import AnswerComparison
-from dynts.figures import save_figure
-from dynts.files import write_text_whole, writing_to
 from dynts.grading.grader import Grader
-from dynts.report.budget_figure import draw_budgets
-from dynts.report.cost_figure import draw_cost
-from dynts.report.grid_figure import draw_grids
-from dynts.report.group import Entry, Group, comparable, describe_config, shared_config
-from dynts.report.model import find_model
+from dynts.report.arm_figures import draw_budgets, draw_cost, draw_grids, draw_summary
+from dynts.report.figures import Look, looks, save_figure
+from dynts.report.groups import Entry, Group, comparable, describe_config, find_model, missing_samples, shared_config
 from dynts.report.page import Picture, page
-from dynts.report.rows import arms_csv, samples_csv
-from dynts.report.style import Look, looks
-from dynts.report.summary_figure import draw_summary
+from dynts.store.files import write_text_whole, writing_to
+
+
+def arms_csv(groups: Sequence[Group]) -> str:
+    """One row an arm, with all metrics."""
+    return _csv([_arm_row(group, entry) for group in groups for entry in group.entries])
+
+
+def samples_csv(groups: Sequence[Group]) -> str:
+    """One row a sample."""
+    return _csv(
+        [
+            _of_arm(entry.arm) | asdict(sample)
+            for group in groups
+            for entry in group.entries
+            for sample in sorted(entry.arm.samples, key=lambda each: (each.problem_id, each.sample))
+        ]
+    )
+
+
+def _of_arm(arm: Arm) -> dict[str, Any]:
+    settings, config = arm.manifest["settings"], arm.config
+    return {
+        "benchmark": arm.benchmark,
+        "model": settings.get("model"),
+        "revision": settings.get("revision"),
+        "method": arm.method,
+        "budget": config and config.budget,
+        "local_window": config and config.local_window,
+        "retention_ratio": config and config.retention_ratio,
+    }
+
+
+def _arm_row(group: Group, entry: Entry) -> dict[str, Any]:
+    row = _of_arm(entry.arm)
+    row |= {f"sampling_{name}": value for name, value in entry.arm.manifest["settings"].get("sampling", {}).items()}
+    row |= {"group": group.slug, "missing_samples": missing_samples(entry.arm)}
+    for name, value in asdict(entry.metrics).items():
+        if name == "pass_at_1":
+            row |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+        elif isinstance(value, Mapping):
+            row |= {f"{name.removesuffix('_at')}@{k}": share for k, share in value.items()}
+        else:
+            row[name] = value
+    return row
+
+
+def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    rows = list(rows)
+    # arms with more samples have more columns
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
 
 PAGE_FILE = "report.md"
 _FORMATS = ("png", "svg")

@@ -6,13 +6,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.closing import ClosingWatch
-from dynts.config import CompressionConfig
-from dynts.decode.answer import Sampling
+from dynts.chat.prompts import ChatOptions, Prompt, encode_prompt, render_prompt
+from dynts.chat.written import ClosingWatch
+from dynts.config import CompressionConfig, Sampling
 from dynts.errors import DyntsError
-from dynts.prompts import ChatOptions, Prompt, encode_prompt, render_prompt
 from dynts.serve.errors import ApiError
-from dynts.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
+from dynts.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)

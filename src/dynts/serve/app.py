@@ -16,7 +16,7 @@ from dynts.serve.errors import ApiError
 from dynts.serve.exchange import Exchange, begin
 from dynts.serve.guard import OUTCOME, Guard, error_response
 from dynts.serve.metrics import Metrics
-from dynts.serve.requests import ChatRequest, CompletionRequest, GenerationRequest
+from dynts.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
 
 _CLIENT_LEFT = 499
 

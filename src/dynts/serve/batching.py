@@ -7,16 +7,15 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase, StoppingCriteriaList
 
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
+from dynts.chat.markers import ThinkFormat
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
-from dynts.decode.finite import FiniteRows
-from dynts.decode.rows import generate_rows
-from dynts.markers import ThinkFormat
+from dynts.decode.sampling import FiniteRows, generate_rows
 from dynts.models import end_tokens, input_device
+from dynts.serve.completion import Row
 from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
-from dynts.serve.row import Row
 from dynts.serve.running import RunningBatch
 from dynts.serve.text import Spelling
 

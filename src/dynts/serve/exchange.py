@@ -7,14 +7,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
-from dynts.prompts import Prompt
+from dynts.chat.prompts import Prompt
 from dynts.serve.admission import Admission
 from dynts.serve.batching import Batcher
+from dynts.serve.completion import Ended, Event, Piece, Row
 from dynts.serve.errors import ApiError
+from dynts.serve.protocol import CacheUsage, ChatRequest, FinishReason, GenerationRequest, Reply, Usage
 from dynts.serve.replies import ChatShape, CompletionShape, ReplyShape
-from dynts.serve.requests import ChatRequest, GenerationRequest
-from dynts.serve.responses import CacheUsage, FinishReason, Reply, Usage
-from dynts.serve.row import Ended, Event, Piece, Row
 
 
 class Exchange:

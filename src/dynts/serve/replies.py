@@ -4,10 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dynts.closing import ClosingWatch
-from dynts.markers import ThinkFormat
-from dynts.serve.reasoning import Parts, ReasoningSplit
-from dynts.serve.responses import (
+from dynts.chat.markers import ThinkFormat
+from dynts.chat.streaming import Parts, ReasoningSplit
+from dynts.chat.written import ClosingWatch
+from dynts.serve.protocol import (
     ChatChoice,
     ChatChunkChoice,
     CompletionChoice,
@@ -90,7 +90,7 @@ class ChatShape(ReplyShape):
     """/v1/chat/completions: thinking and answer apart.
 
     Args:
-        thinks: whether the prompt ends within the thinking, see `dynts.prompts.ChatPrompt`.
+        thinks: whether the prompt ends within the thinking, see `dynts.chat.prompts.ChatPrompt`.
         format: how the model writes its think markers.
         watch: told of every answer.
     """

@@ -9,11 +9,11 @@ import torch
 from transformers import StoppingCriteria
 
 from dynts.cache.cache import BudgetCache
-from dynts.decode.finite import NOT_FINITE, FiniteRows
+from dynts.chat.streaming import StopStrings
+from dynts.decode.sampling import NOT_FINITE, FiniteRows
+from dynts.serve.completion import CacheUse, Ended, Piece, Row
 from dynts.serve.errors import ApiError
-from dynts.serve.matching import StopStrings
 from dynts.serve.metrics import Metrics
-from dynts.serve.row import CacheUse, Ended, Piece, Row
 from dynts.serve.text import RowText, Spelling
 
 log = logging.getLogger(__name__)

@@ -11,13 +11,13 @@ import uvicorn
 from fastapi import FastAPI
 from transformers import PreTrainedTokenizerBase
 
-from dynts.closing import ClosingWatch
-from dynts.decode.answer import Sampling
+from dynts.chat.prompts import ChatOptions
+from dynts.chat.written import ClosingWatch
+from dynts.config import Sampling
 from dynts.decode.checkpoint import check_checkpoint
 from dynts.decode.compress import Session
 from dynts.errors import DyntsError
-from dynts.methods.full import Full
-from dynts.prompts import ChatOptions
+from dynts.methods.window import Full
 from dynts.serve.admission import Admission
 from dynts.serve.app import create_app
 from dynts.serve.batching import Batcher

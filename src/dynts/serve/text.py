@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.markers import ThinkFormat
-from dynts.thinking import spellings
-from dynts.written import hidden_tokens
+from dynts.chat.markers import ThinkFormat
+from dynts.chat.thinking import spellings
+from dynts.chat.written import hidden_tokens
 
 
 class Spelling:

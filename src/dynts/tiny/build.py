@@ -23,17 +23,15 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerF
 
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
-from dynts.files import write_text_whole
-from dynts.jsonlines import read_object
+from dynts.store.files import write_text_whole
+from dynts.store.jsonlines import read_object
 from dynts.tiny.pretrain import Recipe, pretrain
-from dynts.tiny.schedule import budget_for, schedule
-from dynts.tiny.solve import Solution, mean_length, solve, write_traces
+from dynts.tiny.solve import Solution, budget_for, mean_length, schedule, solve, write_traces
 from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, Problem, make_problem
 from dynts.tiny.tokenizer import build_tokenizer
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS
-from dynts.training.saving import save_predictor
-from dynts.training.train import TrainConfig, train_predictor
+from dynts.training.train import TrainConfig, save_predictor, train_predictor
 from dynts.training.transforms import TRANSFORMS
 
 _HELD_OUT_PROBLEMS = 500

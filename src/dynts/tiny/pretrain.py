@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dynts.prompts import chat_prompt, encode_prompt
+from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.tiny.muon import Muon
 from dynts.tiny.task import TRAINING, make_problem
 from dynts.tiny.tokenizer import STOP

@@ -1,4 +1,4 @@
-"""Let a model solve problems of the task, in batches, greedily."""
+"""Let a model solve problems of the task, in batches, greedily; and the budget schedule it is used with."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,12 +11,35 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
-from dynts.files import write_text_whole
+from dynts.chat.markers import END
+from dynts.chat.prompts import chat_prompt
+from dynts.chat.written import decode_text
+from dynts.config import CompressionConfig
 from dynts.grading.compare import is_response_correct
-from dynts.markers import END
-from dynts.prompts import chat_prompt
+from dynts.store.files import write_text_whole
 from dynts.tiny.task import Problem
-from dynts.written import decode_text
+
+QUESTION_TOKENS = 59
+"""Mean prompt of the embedded model's task."""
+MEAN_LENGTH = 614
+"""Mean tokens of a whole solved problem, question and answer included, with the full cache."""
+
+
+def schedule(budget: int) -> CompressionConfig:
+    """Of the room that a question of mean length leaves, 40% are the local window and 40% go to selected tokens.
+
+    Raises:
+        DyntsError: the budget is too small.
+    """
+    return CompressionConfig(
+        budget, local_window=max(1, round(0.4 * (budget - QUESTION_TOKENS))), retention_ratio=2 / 3
+    )
+
+
+def budget_for(share: float) -> int:
+    """The budget that is this share of the mean length."""
+    return round(share * MEAN_LENGTH)
+
 
 MAX_NEW_TOKENS = 1000
 """More than any right solution has: the longest of 5,000 has 866."""

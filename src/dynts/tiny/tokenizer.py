@@ -3,8 +3,8 @@
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dynts.markers import END, START
-from dynts.prompts import INSTRUCTION
+from dynts.chat.markers import END, START
+from dynts.chat.prompts import INSTRUCTION
 from dynts.tiny.task import VARIABLES
 
 PAD, BEGIN, STOP, USER, ASSISTANT, UNKNOWN = "<pad>", "<begin>", "<stop>", "<user>", "<assistant>", "<unknown>"
@@ -26,7 +26,7 @@ _TEMPLATE = (
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer: words, variables (`a`, `a=`, `a:=`, `a?`), digits and signs, the think markers and the chat template.
 
-    The instruction that dynts adds to every question (`dynts.prompts`) is one token, so that it costs one cache slot.
+    The instruction that dynts adds to every question (`dynts.chat.prompts`) is one token, so that it costs one cache slot.
     Other text becomes `<unknown>`.
     """
     # the think markers and the instruction are text that may be decoded, the others are special

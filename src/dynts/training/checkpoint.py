@@ -1,5 +1,6 @@
 """Continue an interrupted training exactly where it was."""
 
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +8,101 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dynts.errors import DyntsError
-from dynts.files import write_whole
-from dynts.manifest import differences
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.model import ImportancePredictor
+from dynts.store.files import write_whole
+from dynts.store.manifest import differences
+from dynts.training.config import TrainConfig
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """All that the rest of a training depends on.
+
+    Args:
+        predictor: float32, like the state of the optimizer.
+        optimizer: of its parameters.
+        schedule: of the learning rate.
+        generator: draws the order of the traces, epoch by epoch.
+        order: state of the generator at the start of the epoch.
+        epoch: from 1.
+        batches: done in this epoch.
+        loss: sum over them.
+    """
+
+    predictor: ImportancePredictor
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    generator: torch.Generator
+    order: torch.Tensor
+    epoch: int = 1
+    batches: int = 0
+    loss: float = 0.0
+
+    @classmethod
+    def start(cls, shape: PredictorConfig, config: TrainConfig, steps: int, device: torch.device) -> "TrainingState":
+        """Before the first of so many steps; the weights depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            predictor = ImportancePredictor(shape).to(device)
+        optimizer = torch.optim.AdamW(
+            predictor.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, steps))
+        generator = torch.Generator().manual_seed(config.seed)
+        return cls(predictor, optimizer, schedule, generator, generator.get_state())
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the epoch so far."""
+        return self.loss / self.batches
+
+    def begin(self, epoch: int, traces: int) -> list[int]:
+        """The order of the traces in this epoch; what was done of it stays done."""
+        if epoch != self.epoch:
+            self.epoch, self.batches, self.loss = epoch, 0, 0.0
+            self.order = self.generator.get_state()
+        return torch.randperm(traces, generator=self.generator).tolist()
+
+    def step(self, loss: float) -> None:
+        """Use the gradients of a batch with this loss."""
+        nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.batches += 1
+        self.loss += loss
+
+    def dump(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {
+            "predictor": self.predictor.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "order": self.order,
+            "epoch": self.epoch,
+            "batches": self.batches,
+            "loss": self.loss,
+        }
+
+    def load(self, found: Mapping[str, Any]) -> None:
+        """Continue from what `dump` gave."""
+        self.predictor.load_state_dict(found["predictor"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.schedule.load_state_dict(found["schedule"])
+        self.order = found["order"]
+        self.generator.set_state(self.order)
+        self.epoch, self.batches, self.loss = found["epoch"], found["batches"], found["loss"]
+
+
+def _warmup_cosine(step: int, steps: int) -> float:
+    warmup = max(1, round(0.1 * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,11 @@ from torch.nn.functional import mse_loss
 from dynts.errors import DyntsError
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
-from dynts.training.checkpoint import Checkpoint
+from dynts.training.checkpoint import Checkpoint, TrainingState
 from dynts.training.config import TrainConfig
 from dynts.training.dataset import Example
 from dynts.training.metrics import average, trace_metrics
 from dynts.training.processes import Processes, without_exchange
-from dynts.training.state import TrainingState
 from dynts.training.transforms import labelled
 
 Report = Callable[[int, float, dict[str, float]], None]

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts.cache.architecture import full_attention_layers
+from dynts.chat.markers import think_markers
+from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.errors import DyntsError
-from dynts.markers import think_markers
 from dynts.models import load_model, load_tokenizer
+from dynts.models.shape import full_attention_layers
 from dynts.predictor.fingerprint import fingerprint
-from dynts.prompts import DEFAULT_CHAT, ChatOptions
-from dynts.training.filters import MAX_TOKENS
+from dynts.traces.filters import MAX_TOKENS
+from dynts.traces.tokens import TokenizedTrace
+from dynts.traces.traces import Trace, question_key
 from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, labelled_span
 from dynts.training.shards import Shard
-from dynts.training.tokens import TokenizedTrace
-from dynts.training.traces import Trace, question_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,20 +10,20 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts import __version__
-from dynts.cluster import ActorPool, Cluster, Work
+from dynts.chat.prompts import DEFAULT_CHAT
+from dynts.engines.ray import ActorPool, Cluster, Work
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
-from dynts.lock import hold
-from dynts.manifest import warn_versions
-from dynts.progress import describe_counts
-from dynts.prompts import DEFAULT_CHAT
-from dynts.ranks import this_rank
-from dynts.training.filters import REASONS, judge, select_traces
+from dynts.store.lock import hold
+from dynts.store.manifest import warn_versions
+from dynts.store.progress import describe_counts
+from dynts.store.torchrun import this_rank
+from dynts.traces.filters import REASONS, judge, select_traces
+from dynts.traces.sets import TraceSets, as_sets
+from dynts.traces.tokens import tokenize_trace
 from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
 from dynts.training.labels import looks_ahead
 from dynts.training.shards import MADE_BY, Shard, ShardFolder
-from dynts.training.tokens import tokenize_trace
-from dynts.training.trace_sets import TraceSets, as_sets
 
 Progress = Callable[[int, int], None]
 """Called with the number of traces done and their total."""
@@ -47,7 +47,7 @@ def label_traces(
     Args:
         model: the base model of the predictor, on any device or several.
         tokenizer: its tokenizer.
-        traces: JSON Lines, see `dynts.training.traces`, or folders written by `dynts collect` and `dynts import`.
+        traces: JSON Lines, see `dynts.traces.traces`, or folders written by `dynts collect` and `dynts import`.
         out: the folder of shards.
         name: the model's name in the manifest; its `name_or_path` if empty.
         progress: called after each trace.
@@ -183,7 +183,7 @@ def _fill(
 
 
 def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions) -> dict[str, Any]:
-    """Find the traces to train on, see `dynts.training.filters.select_traces`; of each only its place is kept.
+    """Find the traces to train on, see `dynts.traces.filters.select_traces`; of each only its place is kept.
 
     Returns:
         Facts for the manifest: "traces", how many there are; "indices" of the chosen ones; "dropped", counts by reason.

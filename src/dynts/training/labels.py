@@ -7,12 +7,12 @@ from itertools import pairwise
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from dynts.attention import attention_logits, check_shown, observed_attention
-from dynts.cache.architecture import full_attention_layers
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
 from dynts.errors import DyntsError
 from dynts.models import input_device
-from dynts.training.tokens import TokenizedTrace
+from dynts.models.attention import attention_logits, check_shown, observed_attention
+from dynts.models.shape import full_attention_layers
+from dynts.traces.tokens import TokenizedTrace
 
 LABELS = ("answer", "future")
 NATIVE_LABELS = ("answer-native", "future-native")

@@ -10,7 +10,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.ranks import this_rank
+from dynts.store.torchrun import this_rank
 
 T = TypeVar("T")
 

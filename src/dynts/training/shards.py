@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from dynts.errors import DyntsError
-from dynts.files import write_whole, writing_to
-from dynts.manifest import MANIFEST_FILE, read_manifest, settled_manifest, write_manifest
+from dynts.store.files import write_whole, writing_to
+from dynts.store.manifest import MANIFEST_FILE, read_manifest, settled_manifest, write_manifest
 
 MADE_BY = "dynts label"
 

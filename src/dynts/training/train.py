@@ -1,21 +1,73 @@
 """From labelled traces to a predictor with its held-out metrics (arXiv 2601.18383, section 4.1)."""
 
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from dynts import __version__
+from dynts.errors import DyntsError
 from dynts.predictor.config import PredictorConfig
-from dynts.predictor.model import ImportancePredictor
-from dynts.training.baselines import baseline_metrics
+from dynts.predictor.model import CONFIG_FILE, WEIGHTS_FILE, ImportancePredictor
 from dynts.training.checkpoint import Checkpoint
 from dynts.training.config import TrainConfig
 from dynts.training.dataset import Example, load_examples, split_by_question
 from dynts.training.fit import Progress, Report, batch_size, evaluate, fit
 from dynts.training.labels import looks_ahead
-from dynts.training.metrics import average, by_group
+from dynts.training.metrics import average, baseline_metrics, by_group
 from dynts.training.processes import Processes
 from dynts.training.shards import ShardFolder
 from dynts.training.transforms import TRANSFORMS
+
+
+def work_folder(out: Path) -> Path:
+    """Where a predictor is made, checkpoints included, before it moves to `out`; removed when it is saved."""
+    out = out.absolute()
+    return out.with_name(f".{out.name}.partial")
+
+
+def save_predictor(predictor: ImportancePredictor, out: str | Path, *, overwrite: bool = False) -> None:
+    """Save as a folder, all or nothing, and remove the work folder.
+
+    Raises:
+        DyntsError: `out` exists and `overwrite` is not set, or it cannot be written.
+    """
+    out = Path(out)
+    check_free(out, overwrite)
+    work = work_folder(out)
+    new, old = work / "predictor", work / "replaced"
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        predictor.save_pretrained(new)
+        if out.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        new.rename(out)
+    except OSError as error:
+        raise DyntsError(f"cannot save the predictor to {out} ({error}): make room or choose another folder") from error
+    else:
+        shutil.rmtree(work, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        # what a checkpoint needs stays
+        with suppress(OSError):
+            work.rmdir()
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Refuse to overwrite a folder unasked, and to delete one that is no predictor.
+
+    Raises:
+        DyntsError: names the way out.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / CONFIG_FILE).is_file() or not (out / WEIGHTS_FILE).is_file():
+        raise DyntsError(f"{out} exists and holds something else than a predictor: choose a new folder")
+    if not overwrite:
+        raise DyntsError(f"{out} already holds a predictor: choose a new folder, or pass --overwrite")
+
 
 __all__ = ["TrainConfig", "TrainResult", "compare_transforms", "train_predictor"]
 

@@ -3,21 +3,43 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.model import ImportancePredictor
-from dynts.prompts import DEFAULT_CHAT, ChatOptions
+from dynts.traces.tokens import TokenizedTrace
+from dynts.traces.traces import Trace
 from dynts.training.labels import FUTURE_WINDOW, LABELS, label_trace
-from dynts.training.tokens import TokenizedTrace
-from dynts.training.traces import Trace
 from dynts.view.forced_decode import KeptTokens, forced_decode
-from dynts.view.token_text import token_texts
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Texts that, put together, are the decoded sequence, special tokens included.
+
+    A character may take several tokens of a byte-level tokenizer. The token that completes it has the text, and those before
+    it have none, so that nobody sees half a character. What is still incomplete at the end goes to the last token.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        ids: token ids [N].
+
+    Returns:
+        A text for each token [N].
+    """
+    stream, backend = DecodeStream(skip_special_tokens=False), cast(Any, tokenizer).backend_tokenizer
+    texts = [stream.step(backend, token) or "" for token in ids]
+    complete = max((index + 1 for index, text in enumerate(texts) if text), default=0)
+    if complete < len(texts):
+        texts[-1] = str(tokenizer.decode(list(ids[complete:]), clean_up_tokenization_spaces=False))
+    return texts
+
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, and how many of how many steps are."""

@@ -7,15 +7,15 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts.cache.event import CompactionEvent
-from dynts.cache.keyword import CACHE
+from dynts.cache.interface import CACHE
+from dynts.cache.step import CompactionEvent
+from dynts.chat.markers import ThinkFormat
 from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
 from dynts.decode.forced import forced_spans
-from dynts.markers import ThinkFormat
 from dynts.models import input_device
-from dynts.training.tokens import TokenizedTrace
+from dynts.traces.tokens import TokenizedTrace
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynts.files import write_text_whole
+from dynts.store.files import write_text_whole
 from dynts.training.metrics import trace_metrics
 from dynts.training.transforms import transform_labels
 from dynts.view.data import Importance, TraceView

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from dynts.training.trace_sets import TraceSets
+    from dynts.traces.sets import TraceSets
 
 Out = Annotated[Path, typer.Option(help="Folder for page, numbers and picture (.md, .json, .png, .svg).")]
 WorkOut = Annotated[
@@ -28,7 +28,7 @@ def prepare(out: Path) -> None:
     from dynts.extras import need
 
     need("matplotlib", "plot", "the picture of an analysis")
-    from dynts.analyze.report import check_out
+    from dynts.report.folder import check_out
 
     check_out(out)
 
@@ -44,9 +44,9 @@ def load(
     revision: str | None,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Model and tokenizer, after the checks of traces and folder that need neither."""
-    from dynts.manifest import make_folder
     from dynts.models import load_model
-    from dynts.ranks import this_rank
+    from dynts.store.manifest import make_folder
+    from dynts.store.torchrun import this_rank
 
     _ = sets.sha256
     make_folder(out, made_by)

@@ -81,10 +81,10 @@ def importance(
         raise DyntsError(f"question tokens have the answer label only: leave out --label {label}, or give --shards")
 
     from dynts.analyze.importance import Importance, describe_with_question
-    from dynts.analyze.rows import measure_traces
-    from dynts.progress import Display
+    from dynts.analyze.measure import measure_traces
+    from dynts.store.progress import Display
+    from dynts.traces.sets import as_sets
     from dynts.training.labeller import LabelOptions
-    from dynts.training.trace_sets import as_sets
 
     chat = chat_options(False, think_start, think_end, template_arg)
     options = LabelOptions(
@@ -126,8 +126,8 @@ def _importance_of_shards(
 def _write_importance(
     out: Path, found: "Importance", source: dict[str, Any], tokenizer: "PreTrainedTokenizerBase | None"
 ) -> None:
-    from dynts.analyze.importance_report import draw_importance, importance_page, importance_record
-    from dynts.analyze.report import write_report
+    from dynts.report.folder import write_report
+    from dynts.report.importance import draw_importance, importance_page, importance_record
 
     def spell(token: int) -> str:
         return f"#{token}" if tokenizer is None else str(tokenizer.decode([token]))

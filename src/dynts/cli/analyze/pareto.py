@@ -71,16 +71,16 @@ def pareto(
 
     prepare(out)
 
+    from dynts.analyze.measure import measure_traces
     from dynts.analyze.pareto import Pareto, ParetoOptions, curves, parse_shares, weights_sha256
-    from dynts.analyze.pareto_report import draw_pareto, pareto_page, pareto_record
-    from dynts.analyze.report import write_report
-    from dynts.analyze.rows import measure_traces
     from dynts.grading.grader import Grader
     from dynts.predictor.model import ImportancePredictor
-    from dynts.progress import Display
+    from dynts.report.folder import write_report
+    from dynts.report.pareto import draw_pareto, pareto_page, pareto_record
+    from dynts.store.progress import Display
+    from dynts.traces.sets import as_sets
     from dynts.training.labeller import LabelOptions
     from dynts.training.labels import FUTURE_WINDOW, shared_label
-    from dynts.training.trace_sets import as_sets
 
     scorer = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
     options = ParetoOptions(

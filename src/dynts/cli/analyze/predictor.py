@@ -25,11 +25,10 @@ def predictor(
     """How well a predictor orders tokens: MSE, Kendall tau, overlap of top tokens, calibration; beside trivial predictors."""
     prepare(out)
 
-    from dynts.analyze.fresh_traces import choose_traces
-    from dynts.analyze.prediction import measure_prediction
-    from dynts.analyze.prediction_report import draw_prediction, prediction_page, prediction_record
-    from dynts.analyze.report import write_report
+    from dynts.analyze.prediction import choose_traces, measure_prediction
     from dynts.predictor.model import ImportancePredictor
+    from dynts.report.folder import write_report
+    from dynts.report.prediction import draw_prediction, prediction_page, prediction_record
     from dynts.training.shards import ShardFolder
 
     loaded = ImportancePredictor.from_pretrained(predictor).to(device)

@@ -1,0 +1,111 @@
+"""Measure traces one by one into a folder, resumably: a manifest, and a journal with one line a trace.
+
+A trace is done when its line is on the disk. The same command continues after an interruption; under `torchrun` the processes
+share the traces, each with journals of its own.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from dynts import __version__
+from dynts.chat.prompts import DEFAULT_CHAT
+from dynts.store.files import writing_to
+from dynts.store.lock import hold
+from dynts.store.manifest import settled_manifest, warn_versions, write_manifest
+from dynts.store.torchrun import this_rank
+from dynts.traces.journal import Journal, read_rows
+from dynts.traces.sets import TraceSets
+from dynts.traces.tokens import TokenizedTrace, tokenize_trace
+from dynts.traces.traces import Trace
+from dynts.training.labeller import LabelOptions
+from dynts.training.labelling import select
+
+Row = dict[str, Any]
+"""What was measured on one trace, for JSON."""
+Measure = Callable[[int, Trace, TokenizedTrace], Row]
+"""Called with the trace's place among all traces, the trace and its tokens."""
+Progress = Callable[[int, int], None]
+"""Called with the number of traces done and their total."""
+
+_PLACE = "place"
+
+
+def measure_traces(
+    out: Path,
+    made_by: str,
+    settings: Mapping[str, Any],
+    sets: TraceSets,
+    tokenizer: PreTrainedTokenizerBase,
+    options: LabelOptions,
+    measure: Measure,
+    progress: Progress | None = None,
+) -> tuple[list[Row], int]:
+    """Measure the fit traces (see `dynts.traces.filters`) that a folder lacks.
+
+    Args:
+        out: the folder; made if it does not exist.
+        made_by: the command, for messages.
+        settings: what determines the rows besides traces and `options`; must match on resuming.
+        sets: the traces.
+        tokenizer: the model's.
+        options: which traces are fit, and how many to take.
+        measure: makes the row of a trace.
+        progress: called after each trace.
+
+    Returns:
+        The rows that the folder now holds, in the order of the traces, and how many there will be: more only while other
+        processes are still at work.
+
+    Raises:
+        DyntsError: no trace is fit, the folder holds other things or other settings or is in use, a full disk.
+    """
+    rank = this_rank()
+    settings = {
+        "analysis": made_by,
+        **settings,
+        "traces_sha256": sets.sha256,
+        "max_tokens": options.max_tokens,
+        "keep_incorrect": options.keep_incorrect,
+        "limit": options.limit,
+        **({"chat": options.chat.settings()} if options.chat != DEFAULT_CHAT else {}),
+    }
+    versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    with hold(out, rank, made_by) as held:
+        with writing_to(out), settled_manifest(out, settings, made_by) as old:
+            manifest = old or write_manifest(out, settings, {**select(sets, tokenizer, options), "versions": versions})
+        warn_versions(manifest["versions"], versions)
+        wanted: list[int] = manifest["indices"]
+        places = [place for place in wanted if rank.owns(str(place))]
+        missing = set(places) - _read(out).keys()
+        done = started_with = len(places) - len(missing)
+
+        def note(force: bool = False) -> None:
+            held.note(force, done=done, total=len(places), started_with=started_with)
+            if progress is not None:
+                progress(done, len(places))
+
+        note(force=True)
+        if missing:
+            number = len(list(out.glob(f"rows-{rank.rank:05d}-*.jsonl")))
+            with writing_to(out):
+                journal = Journal(out / f"rows-{rank.rank:05d}-{number:05d}.jsonl")
+            for place, trace in enumerate(sets):
+                if place in missing:
+                    row = measure(place, trace, tokenize_trace(tokenizer, trace, options.chat))
+                    with writing_to(out):
+                        journal.append_object({_PLACE: place, "id": trace.id, **row})
+                    done += 1
+                    note()
+            journal.close()
+        rows = _read(out)
+    return [rows[place] for place in wanted if place in rows], len(wanted)
+
+
+def _read(folder: Path) -> dict[int, Row]:
+    """Rows by the trace's place."""
+    return {row[_PLACE]: row for path in sorted(folder.glob("rows-*.jsonl")) for row in read_rows(path)}

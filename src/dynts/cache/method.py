@@ -1,0 +1,142 @@
+"""The interface of a compression method: score the cached tokens, the best-scored ones stay."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+
+from dynts.errors import DyntsError
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from transformers import PreTrainedTokenizerBase
+
+    from dynts.cache.slots import Slots
+
+Granularity = Literal["shared", "native"]
+
+
+def check_granularity(granularity: object) -> None:
+    """Refuse another granularity.
+
+    Raises:
+        DyntsError: names the two.
+    """
+    if granularity not in ("shared", "native"):
+        raise DyntsError(f"granularity must be 'shared' or 'native', got {granularity!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a method may need to know before it starts.
+
+    Attributes:
+        layers: indices of the full-attention layers, the only ones that are compacted.
+        kv_heads: KV heads of a layer, those that this process holds.
+        heads_group: the processes that hold the heads of each layer among them (tensor parallelism); None for one that has all.
+        local_window: tokens that every compaction keeps anyway.
+        predictor: maps hidden states [..., hidden size] to scores [...], or None.
+        tokenizer: the model's tokenizer, or None.
+    """
+
+    layers: list[int]
+    kv_heads: int
+    local_window: int
+    predictor: Callable[[torch.Tensor], torch.Tensor] | None = None
+    tokenizer: "PreTrainedTokenizerBase | None" = None
+    heads_group: "ProcessGroup | None" = None
+
+
+class Method(ABC):
+    """Scores cached tokens. A subclass is a dataclass of settings; `start` gives a copy with the memory for one cache.
+
+    What a method remembers are its attributes. When a forward pass fails they go back to what they were before it: a method may
+    set attributes and change lists, but no tensor in place.
+
+    Attributes:
+        granularity: "shared": one set of kept tokens for all layers and heads; "native": one per layer and KV head.
+        protect_question: whether tokens of questions are kept whatever their score.
+        protect_answer: whether tokens after the end of the thinking rank above all others.
+        observes_attention: whether `observe_attention` must see every layer's queries and keys.
+        reads_keys: whether `score` looks at cached keys (`Slots.keys`), and takes them for those that attention sees.
+        needs_predictor: whether the method cannot work without an importance predictor.
+        scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
+    """
+
+    granularity: Granularity = "shared"
+    protect_question: bool = False
+    protect_answer: ClassVar[bool] = False
+    observes_attention: ClassVar[bool] = False
+    reads_keys: ClassVar[bool] = False
+    needs_predictor: ClassVar[bool] = False
+    scores_all_tokens: ClassVar[bool] = False
+
+    kv_heads: int
+    layers: list[int]
+    heads_group: "ProcessGroup | None"
+
+    def start(self, surroundings: Surroundings) -> Self:
+        """A copy of this method for one cache, remembering nothing.
+
+        Raises:
+            DyntsError: something that the method needs is missing.
+        """
+        started = copy.copy(self)
+        started.layers = surroundings.layers
+        started.kv_heads = surroundings.kv_heads
+        started.heads_group = surroundings.heads_group
+        started.begin(surroundings)
+        return started
+
+    def begin(self, surroundings: Surroundings) -> None:
+        """Set up the memory of a started method."""
+
+    def memory(self) -> dict[str, Any]:
+        """What this method remembers: its attributes, of lists a copy."""
+        return {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Go back to what `memory` gave earlier."""
+        vars(self).update({name: list(value) if isinstance(value, list) else value for name, value in memory.items()})
+
+    def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
+        """See the last hidden states of the tokens just fed, when the forward pass has succeeded.
+
+        Args:
+            hidden: [batch, new tokens, hidden size].
+            generated: False for tokens of a question or a user turn.
+        """
+
+    def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
+        """See a layer's queries and keys during a forward pass, if `observes_attention`.
+
+        Args:
+            layer: index into the full-attention layers.
+            query: [batch, query heads, new tokens, head size].
+            key: [batch, KV heads, cached + new tokens, head size].
+            how: `scaling` and `softcap` for `dynts.models.attention.attention_logits`; `live`, bool
+                [batch, cached + new tokens]
+                or None if all keys are tokens; `generated`, False for tokens of a question or a user turn.
+        """
+
+    @abstractmethod
+    def score(self, slots: "Slots") -> torch.Tensor:
+        """Score the cached tokens; higher stays longer, and among equals the later token does.
+
+        Returns:
+            float32, broadcastable to [groups, batch, heads, slots] (see `Slots`). NaN ranks lowest.
+        """
+
+    def compact(self, index: torch.Tensor, rows: torch.Tensor | None, before: int, live: torch.Tensor) -> None:
+        """Follow the slots when they move, if the method remembers something per slot.
+
+        Args:
+            index: int64 [groups, rows, heads, slots afterwards]: where each slot comes from. With shared granularity,
+                or when all heads move alike, there is one group and one head.
+            rows: int64 [rows], the rows that move; None for all.
+            before: slots before.
+            live: bool [rows, slots afterwards], False for slots that hold no token.
+        """

@@ -1,0 +1,189 @@
+"""How tokens are drawn: for one question, or for rows of a batch with settings and ends of their own."""
+
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from dynts.config import Sampling
+from dynts.decode.checkpoint import more_warpers, plain_search
+from dynts.models import end_tokens, input_device
+
+_LARGEST = 1 - 2**-20
+"""Below 1 by more than a sum of float32 probabilities can be off."""
+
+
+class RowSampling(LogitsProcessor):
+    """Chooses each row's next token and leaves no other possible, for greedy search to pick.
+
+    Args:
+        samplings: of the rows: seed, temperature (0 is greedy), top-k and top-p, applied in that order, as in transformers.
+        device: of the logits.
+        more: further warpers, applied after those.
+    """
+
+    def __init__(
+        self, samplings: Sequence[Sampling], device: torch.device, more: Sequence[LogitsProcessor] = ()
+    ) -> None:
+        rows_of: dict[tuple[float, int, float], list[int]] = {}
+        for row, sampling in enumerate(samplings):
+            if sampling.temperature:
+                rows_of.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
+        self.groups = [
+            (
+                LogitsProcessorList(
+                    [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p), *more]
+                ),
+                slice(None) if len(rows) == len(samplings) else torch.tensor(rows, device=device),
+            )
+            for (temperature, top_k, top_p), rows in rows_of.items()
+        ]
+        # drawn at once and on the CPU: the same on every device, and no transfer at each step
+        steps = max(sampling.max_new_tokens for sampling in samplings)
+        draws = [
+            torch.rand(steps, generator=torch.Generator().manual_seed(sampling.seed)).clamp(max=_LARGEST)
+            for sampling in samplings
+        ]
+        self.draws = torch.stack(draws, dim=1).to(device)
+        self.step = 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores [rows, vocabulary] that are -inf but for the chosen token."""
+        chosen = scores.argmax(dim=-1, keepdim=True)
+        for warpers, rows in self.groups:
+            mass = warpers(input_ids, scores[rows].float()).softmax(dim=-1).cumsum(dim=-1)
+            point = self.draws[self.step][rows][:, None] * mass[:, -1:]
+            chosen[rows] = torch.searchsorted(mass, point, right=True)
+        self.step += 1
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)  # type: ignore[return-value]
+
+
+class RowMinLength(LogitsProcessor):
+    """Lets no row end before it has a length, prompt included and padding not.
+
+    Args:
+        length: in tokens.
+        padding: int64 [rows, 1], tokens before each prompt.
+        end_tokens: what ends a row.
+    """
+
+    def __init__(self, length: int, padding: torch.Tensor, end_tokens: Collection[int]) -> None:
+        self.length = length
+        self.padding = padding
+        self.ends = sorted(end_tokens)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores [rows, vocabulary] in which rows that are too short have -inf for what would end them."""
+        short = input_ids.shape[1] - self.padding < self.length
+        scores = scores.clone()  # type: ignore[assignment]
+        scores[:, self.ends] = scores[:, self.ends].masked_fill(short, -torch.inf)
+        return scores
+
+
+NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
+"""What is said of such a row; why is not known: weights or a dtype that overflow, as float16 does."""
+
+
+class FiniteRows(LogitsProcessor):
+    """Notes the rows without a finite largest logit, for good, and gives them logits that can be drawn from.
+
+    It comes before all other processors. What such a row draws means nothing: whoever reads the tokens looks at `failed`, and
+    ends the row.
+
+    Args:
+        rows: of the batch.
+        device: of the input, where `generate` brings the logits.
+
+    Attributes:
+        failed: bool [rows].
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores [rows, vocabulary], zero in the rows that failed."""
+        self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
+        return scores.masked_fill(self.failed[:, None], 0.0)  # type: ignore[return-value]
+
+    def latest(self, input_ids: torch.Tensor) -> tuple[list[int], list[bool]]:
+        """Return each row's latest token and whether the row has failed, fetched from the device at once.
+
+        Args:
+            input_ids: int64 [rows, columns].
+        """
+        tokens, failed = torch.stack([input_ids[:, -1], self.failed.long()]).tolist()
+        return tokens, list(map(bool, failed))
+
+
+class FailedRowsEnd(StoppingCriteria):
+    """Ends the rows that `FiniteRows` has noted."""
+
+    def __init__(self, finite: FiniteRows) -> None:
+        self.finite = finite
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """Which rows have ended."""
+        return self.finite.failed  # type: ignore[return-value]
+
+
+def generate_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    finite: FiniteRows,
+    **options: Any,
+) -> None:
+    """One call of `model.generate`, until the longest row ends; inside a `dynts.compress` context, under its budget.
+
+    Args:
+        model: a loaded model.
+        tokenizer: its tokenizer, for the token that pads.
+        prompts: token ids of each row.
+        samplings: how to draw each row's tokens. All rows may go on until the largest `max_new_tokens` of them.
+        finite: notes the rows that fail; whoever sees the tokens ends them.
+        options: further arguments of `generate`: stopping criteria, to see the tokens as they come; they have to know the
+            checkpoint's stop strings too (`dynts.decode.checkpoint`).
+    """
+    width, device = max(map(len, prompts)), input_device(model)
+    pad = tokenizer.pad_token_id
+    pad = pad if pad is not None else next(iter(end_tokens(model)), 0)
+    # what pads is masked, but penalties look at it: a row's own first token adds nothing to what they see
+    ids = torch.tensor([[prompt[0]] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    # the sampling is a logits processor of ours: to generate() the search is greedy
+    plain: dict[str, Any] = {
+        "do_sample": False,
+        "temperature": None,
+        "top_p": None,
+        "top_k": None,
+        "stop_strings": None,
+    }
+    processors = LogitsProcessorList([finite])
+    assert model.generation_config is not None
+    if least := model.generation_config.min_length:
+        plain["min_length"] = 0  # generate() would count the padding
+        processors.append(RowMinLength(least, (mask == 0).sum(dim=1, keepdim=True), end_tokens(model)))
+    if any(sampling.temperature for sampling in samplings):
+        processors.append(RowSampling(samplings, device, more_warpers(model)))
+    with plain_search(model):
+        cast(Any, model).generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max(sampling.max_new_tokens for sampling in samplings),
+            pad_token_id=pad,
+            logits_processor=processors,
+            **plain,
+            **options,
+        )

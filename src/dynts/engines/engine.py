@@ -1,0 +1,153 @@
+"""What every engine does: take requests, give back completions as they finish."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dynts.cache.lengths import CacheLengths
+from dynts.chat.markers import ThinkFormat
+from dynts.config import CompressionConfig
+from dynts.methods import Full, Method
+from dynts.traces.problems import Problem
+
+
+def trace_id(problem_id: str, sample: int) -> str:
+    """The id of a sample's trace, unique where the problems' ids are."""
+    return f"{problem_id}#{sample}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """What becomes of the KV cache while a model generates.
+
+    Args:
+        method: what to keep; the default keeps everything.
+        config: the budget, which the full cache ignores.
+        predictor: folder or id of an importance predictor, for methods that need one.
+    """
+
+    method: Method = field(default_factory=Full)
+    config: CompressionConfig = field(default_factory=CompressionConfig)
+    predictor: str | None = None
+
+    @property
+    def schedule(self) -> CompressionConfig | None:
+        """The budget; None for the full cache."""
+        return None if isinstance(self.method, Full) else self.config
+
+
+FULL_CACHE = Compression()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample of one problem.
+
+    Args:
+        problem: what to solve.
+        sample: which of its samples, from 0.
+        seed: of the run.
+        compression: under which to generate; it does not change what is drawn.
+    """
+
+    problem: Problem
+    sample: int
+    seed: int
+    compression: Compression = FULL_CACHE
+
+    @property
+    def id(self) -> str:
+        """Of the trace that it becomes."""
+        return trace_id(self.problem.id, self.sample)
+
+    @property
+    def sampling_seed(self) -> int:
+        """Depends on run, problem and sample alone, so that it is the same after an interruption."""
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {self.id}".encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model wrote on a request.
+
+    Args:
+        request: the request.
+        text: with the think markers where it wrote them, as `format` says, without other special tokens.
+        finished: whether it ended its turn before the limit of new tokens.
+        prompt_ids: what it read.
+        generated_ids: what it wrote, the token that ends its turn included.
+        seconds: from the start of its batch to its end, scoring and eviction included.
+        batch: tells the batch that it was in from all others.
+        lengths: its cached tokens at each step.
+        peak_bytes: of keys and values, allocated for its batch up to its end, divided by the rows.
+        format: how the model writes its think markers.
+        thinks: see `dynts.chat.prompts.ChatPrompt`.
+    """
+
+    request: Request
+    text: str
+    finished: bool
+    prompt_ids: Sequence[int]
+    generated_ids: Sequence[int]
+    seconds: float
+    batch: str | None = None
+    lengths: CacheLengths | None = None
+    peak_bytes: int | None = None
+    format: ThinkFormat = field(default_factory=ThinkFormat)
+    thinks: bool | None = None
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many it read."""
+        return len(self.prompt_ids)
+
+    @property
+    def generated_tokens(self) -> int:
+        """How many it wrote."""
+        return len(self.generated_ids)
+
+    def measurements(self) -> dict[str, Any]:
+        """What the engine read, wrote and measured, as fields of a `TraceRow`."""
+        found: dict[str, Any] = {
+            "prompt_ids": tuple(self.prompt_ids),
+            "generated_ids": tuple(self.generated_ids),
+            "prompt_tokens": self.prompt_tokens,
+            "generated_tokens": self.generated_tokens,
+            "seconds": round(self.seconds, 3),
+            "batch": self.batch,
+            "peak_bytes": self.peak_bytes,
+        }
+        if self.lengths is not None:
+            found |= {
+                "compactions": len(self.lengths.compactions),
+                "peak_tokens": self.lengths.peak,
+                "mean_tokens": self.lengths.mean,
+                "cache_lengths": self.lengths.compactions,
+            }
+        return found
+
+
+class Engine(Protocol):
+    """Generates text. A model is loaded once, in the engine's constructor."""
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Work through requests, taking them as there is room.
+
+        Yields:
+            Completions as they finish, so that nothing waits for the slowest of a batch to be stored.
+        """
+        ...
+
+
+class EngineSpec(Protocol):
+    """How to start an engine: what is sent to another process, where the model is then loaded."""
+
+    @property
+    def batch(self) -> int:
+        """How many traces are under way at a time."""
+        ...
+
+    def start(self) -> Engine:
+        """Load the model."""
+        ...

@@ -1,0 +1,34 @@
+"""The worker on CPUs."""
+
+from vllm.v1.worker.cpu_worker import CPUWorker  # isort: skip  (must come before vLLM's CPU model runner)
+
+from typing import Any
+
+import numpy as np
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from dynts.engines.vllm.runner import BudgetRunner
+
+
+class BudgetCPUModelRunner(BudgetRunner, CPUModelRunner):
+    """vLLM's model runner for CPUs, under the budget."""
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """Sample, but not from the seeds of requests whose prompt goes on: vLLM turns those back, which CPUs cannot do."""
+        generators = self.input_batch.generators
+        unfinished = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs]).tolist()
+        kept_back = {row: generators.pop(row) for row in unfinished if row in generators}
+        try:
+            return super().sample_tokens(grammar_output)
+        finally:
+            generators.update(kept_back)
+
+
+class BudgetCPUWorker(CPUWorker):
+    """vLLM's worker for CPUs, under the budget."""
+
+    def init_device(self) -> None:
+        """Build the model runner."""
+        super().init_device()
+        # vLLM builds its own one in the middle of a long method
+        self.model_runner.__class__ = BudgetCPUModelRunner

@@ -1,0 +1,128 @@
+"""Where the plugin enters vLLM: it chooses scheduler and worker when an engine is configured with dynts settings."""
+
+import functools
+import logging
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dynts.chat.markers import find_format
+from dynts.chat.thinking import ThinkScanner, scanner_of
+from dynts.engines.vllm.refusals import check_config, check_request, check_vllm
+from dynts.engines.vllm.settings import KEY, PARSER, PluginSettings, read_settings
+from dynts.errors import DyntsError, UnsupportedError
+from dynts.predictor.model import ImportancePredictor
+
+logger = logging.getLogger(__name__)
+
+WORKERS = {
+    "vllm.v1.worker.gpu_worker.Worker": "dynts.engines.vllm.gpu.BudgetGPUWorker",
+    "vllm.v1.worker.cpu_worker.CPUWorker": "dynts.engines.vllm.cpu.BudgetCPUWorker",
+}
+
+
+def register() -> None:
+    """vLLM's entry point, called in every process; without dynts settings it only makes the reasoning parser known."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.reasoning import ReasoningParserManager
+
+    ReasoningParserManager.register_lazy_module(PARSER, "dynts.engines.vllm.reasoning", "DyntsReasoningParser")
+    create = EngineArgs.create_engine_config
+    if hasattr(create, "__wrapped__") and create.__module__ == __name__:
+        return
+
+    @functools.wraps(create)
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = create(self, *args, **kwargs)
+        settings = read_settings(config.additional_config)
+        if settings is not None:
+            activate(config, settings)
+        return config
+
+    create_engine_config.__module__ = __name__
+    EngineArgs.create_engine_config = create_engine_config
+
+
+def activate(config: Any, settings: PluginSettings) -> None:
+    """Let an engine decode under the budget.
+
+    Args:
+        config: the engine's `VllmConfig`; it is changed.
+        settings: as the user gave them.
+
+    Raises:
+        DyntsError: the predictor cannot be read, or is for another model.
+        UnsupportedError: this vLLM, or the engine's configuration, is not supported.
+    """
+    import vllm
+
+    check_vllm(vllm.__version__)
+    check_config(config)
+    worker = config.parallel_config.worker_cls
+    if worker not in WORKERS:
+        raise UnsupportedError(f"dynts knows the workers {', '.join(WORKERS)}, not {worker}: drop --worker-cls")
+    settings = _resolve(config, settings)
+    config.additional_config = {**config.additional_config, KEY: asdict(settings)}
+    config.parallel_config.worker_cls = WORKERS[worker]
+    kind = "BudgetAsyncScheduler" if config.scheduler_config.async_scheduling else "BudgetScheduler"
+    config.scheduler_config.scheduler_cls = f"dynts.engines.vllm.scheduler.{kind}"
+    _guard_requests()
+    logger.info("dynts: KV cache budget of %d tokens a request, predictor %s", settings.budget, settings.predictor)
+
+
+def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
+    """The settings as other processes need them: an absolute path."""
+    folder = Path(settings.predictor)
+    name = str(folder.resolve()) if folder.is_dir() else settings.predictor
+    predictor = ImportancePredictor.from_pretrained(name)
+    size = config.model_config.get_hidden_size()
+    if predictor.config.hidden_size != size:
+        raise DyntsError(
+            f"the predictor reads hidden states of size {predictor.config.hidden_size}, this model's have size {size}: "
+            f"use a predictor trained for this model (this one is for {predictor.config.base_model or 'another'})"
+        )
+    scanner = engine_scanner(config.model_config, settings, predictor)
+    if scanner is None:
+        logger.warning("dynts: no think markers known, all generated tokens are treated as thinking")
+    return replace(settings, predictor=name)
+
+
+def engine_scanner(model_config: Any, settings: PluginSettings, predictor: ImportancePredictor) -> ThinkScanner | None:
+    """What finds where thinking ends, as for `dynts.compress`.
+
+    Raises:
+        DyntsError: markers are given that are not known, or of which the tokenizer would have to tell the tokens.
+    """
+    from vllm.tokenizers import cached_tokenizer_from_config
+
+    recorded = predictor.config.markers
+    if model_config.skip_tokenizer_init:
+        if settings.think_start or settings.think_end:
+            raise DyntsError("think_start and think_end are texts, which need the tokenizer: drop skip_tokenizer_init")
+        return scanner_of(None, None, recorded)
+    tokenizer = cached_tokenizer_from_config(model_config)
+    return scanner_of(tokenizer, find_format(tokenizer, settings.think_start, settings.think_end), recorded)
+
+
+def _guard_requests() -> None:
+    """Let the front end refuse requests that do not fit, as it refuses prompts that are longer than the model's context."""
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    process = InputProcessor.process_inputs
+    if process.__module__ == __name__:
+        return
+
+    @functools.wraps(process)
+    def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        request = process(self, *args, **kwargs)
+        given = self.vllm_config.additional_config.get(KEY)
+        if given is not None:
+            try:
+                check_request(request, PluginSettings.from_dict(given).schedule)
+            except DyntsError as error:
+                raise VLLMValidationError(str(error)) from error
+        return request
+
+    process_inputs.__module__ = __name__
+    InputProcessor.process_inputs = process_inputs

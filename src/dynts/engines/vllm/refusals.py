@@ -1,0 +1,142 @@
+"""What the plugin cannot do exactly, or with this vLLM: refused before a model loads or a request starts."""
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from dynts.config import CompressionConfig
+from dynts.errors import UnsupportedError
+
+TESTED = "0.32."
+_SCHEDULER = "vllm.v1.core.sched.scheduler.Scheduler"
+_MANAGER = "vllm.v1.core.kv_cache_manager.KVCacheManager"
+_RUNNER = "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
+SIGNATURES = {
+    f"{_SCHEDULER}._reserve_prefill_lookahead": "self request num_computed_tokens num_new_tokens",
+    f"{_SCHEDULER}._update_after_schedule": "self scheduler_output",
+    f"{_SCHEDULER}._preempt_request": "self request timestamp drop_stale_output",
+    f"{_SCHEDULER}.update_from_output": "self scheduler_output model_runner_output",
+    f"{_MANAGER}.allocate_slots": "self request num_new_tokens num_new_computed_tokens new_computed_blocks "
+    "num_lookahead_tokens num_external_computed_tokens delay_cache_blocks num_encoder_tokens full_sequence_must_fit "
+    "reserved_blocks has_scheduled_reqs skip_zeroing_group_ids",
+    f"{_MANAGER}.cache_blocks": "self request num_computed_tokens",
+    f"{_MANAGER}.get_computed_blocks": "self request",
+    f"{_MANAGER}.truncate_computed_blocks": "self blocks num_computed_tokens",
+    f"{_MANAGER}.free": "self request",
+    f"{_RUNNER}._update_states": "self scheduler_output",
+    f"{_RUNNER}._prepare_inputs": "self scheduler_output num_scheduled_tokens",
+    f"{_RUNNER}.execute_model": "self scheduler_output intermediate_tensors",
+    f"{_RUNNER}.sample_tokens": "self grammar_output",
+    "vllm.v1.worker.block_table.MultiGroupBlockTable.compute_slot_mapping": "self num_reqs query_start_loc positions",
+}
+"""The methods that the plugin overrides or relies on, with their parameters."""
+
+
+def check_vllm(version: str) -> None:
+    """Refuse a vLLM that the plugin was not tested with.
+
+    Raises:
+        UnsupportedError: names the version, or the method that has changed.
+    """
+    if not version.startswith(TESTED):
+        raise UnsupportedError(
+            f"the dynts plugin was tested with vLLM {TESTED}x, this is {version}: install vllm=={TESTED}*, "
+            "or unset the plugin's settings"
+        )
+    for name, expected in SIGNATURES.items():
+        module, owner, method = name.rsplit(".", 2)
+        found = getattr(getattr(import_module(module), owner), method, None)
+        parameters = " ".join(inspect.signature(found).parameters) if found else "no such method"
+        if parameters != expected:
+            raise UnsupportedError(
+                f"{name} of vLLM {version} takes ({parameters}), the dynts plugin expects ({expected}): "
+                f"install an unmodified vllm=={TESTED}*"
+            )
+
+
+V1_ONLY = "dynts works with vLLM's V1 model runner only: set VLLM_USE_V2_MODEL_RUNNER=0"
+
+
+def check_config(config: Any) -> None:
+    """Refuse engine settings that the plugin does not support.
+
+    Args:
+        config: a `VllmConfig`.
+
+    Raises:
+        UnsupportedError: names the setting and what to do instead.
+    """
+    from vllm.v1.kv_cache_interface import is_quantized_kv_cache
+
+    parallel, cache, model = config.parallel_config, config.cache_config, config.model_config
+    refused = {
+        V1_ONLY: config.use_v2_model_runner,
+        "pipeline parallelism: use --pipeline-parallel-size 1": parallel.pipeline_parallel_size > 1,
+        "context parallelism: use --decode-context-parallel-size 1 and --prefill-context-parallel-size 1": (
+            parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1
+        ),
+        "dual batch overlap: drop --enable-dbo": parallel.use_ubatching,
+        "speculative decoding: drop --speculative-config": config.speculative_config is not None,
+        "KV connectors: drop --kv-transfer-config": config.kv_transfer_config is not None,
+        "EC connectors: drop --ec-transfer-config": config.ec_transfer_config is not None,
+        f"a quantised KV cache ({cache.cache_dtype}): use --kv-cache-dtype auto": is_quantized_kv_cache(
+            cache.cache_dtype
+        ),
+        "layers that share keys and values: drop --kv-sharing-fast-prefill": cache.kv_sharing_fast_prefill,
+        "prompts as embeddings: drop --enable-prompt-embeds": model.enable_prompt_embeds,
+        "MLA: use a model with ordinary attention": model.use_mla,
+        "layers without attention: use a model of full attention layers": model.is_hybrid or model.is_attention_free,
+        "encoder-decoder models: use a decoder-only one": model.is_encoder_decoder,
+        "multimodal models: use a language model": model.is_multimodal_model,
+        f"runner type {model.runner_type}: use --runner generate": model.runner_type != "generate",
+        f"another scheduler ({config.scheduler_config.scheduler_cls}): drop --scheduler-cls": (
+            config.scheduler_config.scheduler_cls is not None
+        ),
+    }
+    for message, holds in refused.items():
+        if holds:
+            reason = message if message is V1_ONLY else f"dynts does not support {message}"
+            raise UnsupportedError(f"{reason}; or unset the plugin's settings")
+
+
+def check_kv_cache(kv_cache_config: Any) -> None:
+    """Refuse models whose layers do not all have plain full attention.
+
+    Args:
+        kv_cache_config: vLLM's `KVCacheConfig`.
+
+    Raises:
+        UnsupportedError: names what is there instead.
+    """
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    plain = [
+        spec
+        for spec in specs
+        if type(spec) is FullAttentionSpec and spec.sliding_window is None and spec.attention_chunk_size is None
+    ]
+    if len(specs) != 1 or not plain:
+        kinds = ", ".join(sorted({type(spec).__name__ for spec in specs})) or "none"
+        raise UnsupportedError(
+            f"dynts compacts models whose layers all have full attention, this one has {len(specs)} kinds of KV cache "
+            f"({kinds}): use another model, or unset the plugin's settings"
+        )
+
+
+def check_request(request: Any, schedule: CompressionConfig) -> None:
+    """Refuse a request that cannot be decoded under the budget.
+
+    Args:
+        request: vLLM's `EngineCoreRequest`.
+        schedule: the budget.
+
+    Raises:
+        DyntsError: the prompt is too long for the budget; names the smallest budget that would do.
+        UnsupportedError: the request's prompt is no list of tokens, or comes in parts.
+    """
+    if request.prompt_token_ids is None or request.prompt_embeds is not None:
+        raise UnsupportedError("dynts needs prompts of tokens, not of embeddings")
+    if request.resumable:
+        raise UnsupportedError("dynts does not support prompts that are streamed in: send the whole prompt")
+    schedule.check_question(len(request.prompt_token_ids))

@@ -1,0 +1,64 @@
+"""Start vLLM's OpenAI-compatible server with dynts' plugin switched on."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import NoReturn
+
+from dynts.chat.prompts import ChatOptions
+from dynts.config import CompressionConfig
+from dynts.engines.vllm.settings import PARSER
+from dynts.extras import need
+
+
+def has_vllm() -> bool:
+    """Whether vLLM is installed where dynts is; one in another environment lacks the plugin, and would never evict."""
+    return find_spec("vllm") is not None
+
+
+def exec_vllm(
+    model: str,
+    options: Mapping[str, object],
+    more: Sequence[str],
+    config: CompressionConfig,
+    predictor: str,
+    chat: ChatOptions,
+    api_key: str | None,
+) -> NoReturn:
+    """Become vLLM's server, so that signals and the exit code are its own.
+
+    Args:
+        model: a folder, or the id of a repository on the Hub.
+        options: of the server by their names, None for its default.
+        more: further words of its command line.
+        config: the budget.
+        predictor: folder or id of an importance predictor.
+        chat: how the model is talked to.
+        api_key: what clients must send; not in the arguments, which every process of the machine can read.
+
+    Raises:
+        DyntsError: vllm is not installed, or the predictor cannot be read.
+    """
+    from dynts.predictor.model import ImportancePredictor
+
+    need("vllm", "vllm", "--engine vllm")
+    # the plugin reads it too, but refuses it with the server's stack trace
+    ImportancePredictor.from_pretrained(predictor)
+    arguments = json.dumps(dict(chat.template_args)) if chat.template_args else None
+    options = {"reasoning-parser": PARSER, "default-chat-template-kwargs": arguments, **options}
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    settings = {
+        "DYNTS_PREDICTOR": predictor,
+        "DYNTS_BUDGET": str(config.budget),
+        "DYNTS_LOCAL_WINDOW": str(config.local_window),
+        "DYNTS_RETENTION_RATIO": str(config.retention_ratio),
+    }
+    markers = {"DYNTS_THINK_START": chat.think_start, "DYNTS_THINK_END": chat.think_end}
+    settings |= {name: text for name, text in markers.items() if text is not None}
+    key = {} if api_key is None else {"VLLM_API_KEY": api_key}
+    # not the command `vllm`, which does not start in the CPU build
+    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    sys.stdout.flush()
+    os.execve(sys.executable, [*server, "--model", model, *given, *more], {**os.environ, **settings, **key})

@@ -1,0 +1,88 @@
+"""Evaluate: take the samples that the arms lack, each arm into a folder of traces of its own."""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from dynts.chat.prompts import ChatOptions, encode_question
+from dynts.chat.written import ClosingWatch
+from dynts.collect.collect import Generate, collect
+from dynts.engines.engine import Compression
+from dynts.errors import DyntsError
+from dynts.evaluate.arms import ArmPlan
+from dynts.store.progress import Display
+from dynts.traces.folder import TraceFolder
+from dynts.traces.problems import read_problems
+from dynts.traces.verdicts import judge_answer
+
+
+def evaluate(
+    arms: Sequence[ArmPlan],
+    out: Path,
+    generate: Generate,
+    display: Display,
+    *,
+    thinking: bool,
+    watch: ClosingWatch,
+    model: Mapping[str, Any],
+) -> None:
+    """Take the samples that the arms lack. The same call continues an interrupted one.
+
+    Args:
+        arms: what to evaluate, one after another.
+        out: the folder of all results.
+        generate: makes the completions.
+        display: shows how far the work is.
+        thinking: whether the answer is what follows the thinking; else it is all of the response.
+        watch: told of every new sample of a model that thinks.
+        model: arguments of `collect_settings` that tell which model answers, and how.
+
+    Raises:
+        DyntsError: other settings than those of an arm's folder, a folder in use, a full disk.
+    """
+    judge = functools.partial(judge_answer, thinking=thinking)
+    settings = [arm.settings(thinking, **model) for arm in arms]
+    # all folders are looked at before hours are spent on the first
+    for arm, own in zip(arms, settings, strict=True):
+        TraceFolder.check(out / arm.folder, own)
+    for name, left_out in {arm.benchmark.name: arm.found.without_gold for arm in arms}.items():
+        if left_out:
+            display.say(f"{name}: {left_out} problems without a gold answer are left out")
+    for number, (arm, own) in enumerate(zip(arms, settings, strict=True), start=1):
+        display.say(f"arm {number} of {len(arms)}: {arm.folder}")
+        collect(arm.plan, arm.found, out / arm.folder, own, generate, display, judge, watch if thinking else None)
+
+
+def needed_compressions(arms: Iterable[ArmPlan]) -> tuple[Compression, ...]:
+    """What an engine has to be able to do for the arms, each once."""
+    found: list[Compression] = []
+    for arm in arms:
+        if arm.plan.compression not in found:
+            found.append(arm.plan.compression)
+    return tuple(found)
+
+
+def check_questions(arms: Iterable[ArmPlan], tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> None:
+    """Refuse a budget that is too small for one of the questions, before any is answered.
+
+    Raises:
+        DyntsError: names the longest question and the smallest budget that would do.
+    """
+    longest: dict[str, tuple[int, str]] = {}
+    for arm in arms:
+        schedule, name = arm.plan.compression.schedule, arm.benchmark.name
+        if schedule is None:
+            continue
+        if name not in longest:
+            problems = read_problems(arm.plan.source, arm.found.chosen)
+            longest[name] = max(
+                (len(encode_question(tokenizer, item.question, chat).ids), item.id) for item in problems
+            )
+        tokens, identity = longest[name]
+        try:
+            schedule.check_question(tokens)
+        except DyntsError as error:
+            raise DyntsError(f"benchmark {name}, question {identity}: {error}") from error

@@ -1,0 +1,144 @@
+"""The shape of a model, read from its configuration: what a cached token takes, what a generated one costs."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from dynts.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of a causal language model.
+
+    Args:
+        layers: decoder layers.
+        full_attention_layers: those whose cache grows with the sequence.
+        sliding_window: most tokens that the other layers attend to; None if there are none.
+        hidden_size: d.
+        query_heads: of a layer.
+        kv_heads: of a layer.
+        head_size: size of a head's keys.
+        intermediate_size: of the MLP.
+        vocabulary: tokens.
+        parameters: all of them; tied embeddings count once.
+        matrix_parameters: those of the matrices that a generated token is multiplied with, the output head included and
+            the looked-up embedding not; None for a mixture of experts, where it depends on the token.
+    """
+
+    layers: int
+    full_attention_layers: int
+    sliding_window: int | None
+    hidden_size: int
+    query_heads: int
+    kv_heads: int
+    head_size: int
+    intermediate_size: int
+    vocabulary: int
+    parameters: int
+    matrix_parameters: int | None
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig) -> Self:
+        """The shape that a configuration describes; no weights are made or read.
+
+        Raises:
+            UnsupportedError: there is nothing in it that dynts can compress, or it names its sizes otherwise.
+        """
+        config = config.get_text_config()
+        full = len(full_attention_layers(config))
+        try:
+            with torch.device("meta"):
+                model: Any = AutoModelForCausalLM.from_config(config)
+            return cls(
+                layers=config.num_hidden_layers,
+                full_attention_layers=full,
+                sliding_window=config.sliding_window if full < config.num_hidden_layers else None,
+                hidden_size=config.hidden_size,
+                query_heads=config.num_attention_heads,
+                kv_heads=kv_heads(config),
+                head_size=head_size(config),
+                intermediate_size=config.intermediate_size,
+                vocabulary=config.vocab_size,
+                parameters=model.num_parameters(),
+                matrix_parameters=None if _has_experts(config) else _matrix_parameters(model),
+            )
+        except (AttributeError, ValueError) as error:
+            raise UnsupportedError(
+                f"the sizes of a model of type {config.model_type} cannot be read: {error}"
+            ) from error
+
+    def kv_bytes_per_token(self, dtype_bytes: int) -> int:
+        """Bytes that the keys and values of one more cached token take in one sequence.
+
+        Sliding-window layers are left out: their cache is bounded, whatever the length.
+
+        Args:
+            dtype_bytes: of a number in the cache, such as 2 for bfloat16.
+        """
+        return 2 * self.full_attention_layers * self.kv_heads * self.head_size * dtype_bytes
+
+    def flops_per_token(self, cached_tokens: int) -> int:
+        """Floating-point operations of the matrix products of one decode step of one sequence; a multiply-add counts two.
+
+        Norms, softmax and activations are left out, as is usual: they are far below 1% of a large model's step.
+
+        Args:
+            cached_tokens: that the step attends to, its own included.
+
+        Raises:
+            UnsupportedError: the model is a mixture of experts.
+        """
+        if self.matrix_parameters is None:
+            raise UnsupportedError(
+                "the FLOPs of a mixture of experts depend on the experts that each token takes: dynts counts dense models only"
+            )
+        attended = self.full_attention_layers * cached_tokens
+        if self.sliding_window is not None:
+            attended += (self.layers - self.full_attention_layers) * min(cached_tokens, self.sliding_window)
+        # scores and weighted values
+        return 2 * self.matrix_parameters + 4 * self.query_heads * self.head_size * attended
+
+
+def _has_experts(config: PreTrainedConfig) -> bool:
+    names = ("num_experts_per_tok", "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any(getattr(config, name, None) for name in names)
+
+
+def _matrix_parameters(model: nn.Module) -> int:
+    return sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+
+
+def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
+    """Indices of the layers whose cache grows with the sequence.
+
+    Raises:
+        UnsupportedError: the model has layers of another type than full and sliding-window attention, or only the latter.
+    """
+    layers = DynamicCache(config=model_config).layers
+    types = set(getattr(model_config, "layer_types", None) or ())
+    unknown = types - {"full_attention", "sliding_attention"}
+    if unknown or not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        kinds = sorted(unknown) or sorted({type(layer).__name__ for layer in layers})
+        raise UnsupportedError(f"layers of type {', '.join(kinds)} have no KV cache that dynts can compact")
+    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    if not full:
+        raise UnsupportedError(
+            "every layer of this model uses sliding-window attention: its cache is bounded already, "
+            "there is nothing to compress"
+        )
+    return full
+
+
+def kv_heads(model_config: PreTrainedConfig) -> int:
+    """KV heads of a layer."""
+    return getattr(model_config, "num_key_value_heads", None) or model_config.num_attention_heads
+
+
+def head_size(model_config: PreTrainedConfig) -> int:
+    """Size of a head's keys."""
+    return getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads

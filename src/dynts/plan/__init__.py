@@ -1,1 +1,0 @@
-"""What a model costs under a budget, from its configuration alone."""

@@ -1,0 +1,85 @@
+"""What was measured of decoding speed: as a table, as JSON, and as a picture."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from dynts.bench.machine import Machine
+from dynts.bench.summary import Row
+from dynts.report.figures import save_figure
+from dynts.report.tables import markdown_table, terminal_table
+
+_COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
+_STEP_COLUMNS = ("first\nms", "last\nms", "over\nfloor", "evict-\ning")
+
+
+def bench_table(rows: Sequence[Row]) -> Table:
+    """A table for the terminal."""
+    return terminal_table(_columns(rows), map(_cells, rows))
+
+
+def bench_markdown(rows: Sequence[Row]) -> str:
+    """The same table in Markdown."""
+    return markdown_table([name.replace("-\n", "").replace("\n", " ") for name in _columns(rows)], map(_cells, rows))
+
+
+def bench_json(rows: Sequence[Row], machine: Machine, prompt: int) -> str:
+    """Everything that was measured. prompt: tokens of each question."""
+    record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in rows]}
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    return (*_COLUMNS, *_STEP_COLUMNS) if rows[0].details else _COLUMNS
+
+
+def _cells(row: Row) -> list[str]:
+    cells = [
+        row.engine,
+        "" if row.budget is None else f"{row.budget}",
+        f"{row.batch}",
+        f"{row.generated}",
+        f"{row.tokens_per_second.median:.1f}",
+        f"{row.speedup.median:.2f} ({row.speedup.least:.1f}-{row.speedup.most:.1f})",
+        f"{row.kv_bytes / 2**20:.0f}",
+    ]
+    if row.details:
+        first, last = row.details["steps"][0], row.details["steps"][-1]
+        cells += [
+            f"{1000 * first['seconds']['median']:.1f}",
+            f"{1000 * last['seconds']['median']:.1f}",
+            f"{last['over_floor']:.1f}",
+            f"{row.details['compaction_share']['median']:.1%}",
+        ]
+    return cells
+
+
+def draw_steps(rows: Sequence[Row], path: Path) -> None:
+    """Draw the rows of profile mode, one panel a batch size; the ending of `path` chooses the format."""
+    batches = sorted({row.batch for row in rows})
+    figure = Figure(figsize=(5 * max(len(batches), 1.4), 4), layout="constrained")
+    panels = figure.subplots(1, len(batches), squeeze=False)[0]
+    for batch, axes in zip(batches, panels, strict=True):
+        floor: dict[int, float] = {}
+        shown = [row for row in rows if row.batch == batch]
+        several = len({row.budget for row in shown} - {None}) > 1
+        for row in shown:
+            steps = row.details["steps"]
+            floor |= {step["tokens"]: 1000 * step["floor"] for step in steps}
+            label = f"{row.engine}, budget {row.budget}" if several and row.budget else row.engine
+            tokens = [step["tokens"] for step in steps]
+            axes.plot(tokens, [1000 * step["seconds"]["median"] for step in steps], marker=".", label=label)
+        lengths = sorted(floor)
+        axes.plot(lengths, [floor[length] for length in lengths], color="grey", linestyle="--", label="floor")
+        axes.set_title(f"batch {batch}")
+        axes.set_xlabel("cached tokens a row")
+        axes.set_ylabel("ms a step")
+        axes.set_yscale("log")
+    # all panels show the same engines
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    save_figure(figure, path)

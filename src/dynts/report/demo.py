@@ -1,0 +1,96 @@
+"""The demo's results: as a table, and cached tokens while generating as a picture."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dynts.config import CompressionConfig
+from dynts.decode.contender import Contender
+from dynts.decode.stats import GenerationStats
+from dynts.demo.compare import Result, compare
+from dynts.report.figures import save_figure
+from dynts.report.tables import markdown_table, terminal_table
+from dynts.tiny.task import Problem
+
+_COLUMNS = ("method", "Pass@1", "mean length", "truncated", "peak KV tokens", "peak KV MiB", "compactions", "tokens/s")
+_NARROW = (
+    "method",
+    "Pass@1",
+    "mean\nlength",
+    "trun-\ncated",
+    "peak\ntokens",
+    "peak\nMiB",
+    "comp-\nactions",
+    "tokens\n/s",
+)
+
+
+def results_table(results: Iterable[Result], title: str) -> Table:
+    """A table for the terminal."""
+    return terminal_table(_NARROW, map(_cells, results), title)
+
+
+def results_markdown(results: Iterable[Result]) -> str:
+    """The same table in Markdown."""
+    return markdown_table(_COLUMNS, map(_cells, results))
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    return (
+        result.name,
+        f"{result.pass_at_1:.2f}",
+        f"{result.mean_length:.0f}",
+        f"{result.truncated}",
+        f"{result.peak_tokens}",
+        f"{result.peak_bytes / 2**20:.1f}",
+        f"{result.compactions}",
+        f"{result.tokens_per_second:.0f}",
+    )
+
+
+def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path) -> None:
+    """Draw cached tokens against generated tokens; the ending of `path` chooses the format.
+
+    Args:
+        runs: one generate() call of a single sequence each, by name.
+        budget: drawn as a line.
+        path: written whole or not at all.
+    """
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for name, stats in runs.items():
+        axes.plot(*cache_lengths(stats), label=f"{name}: {stats.peak_tokens} tokens at most")
+    axes.axhline(budget, color="grey", linewidth=0.8, linestyle="--", label=f"budget {budget}")
+    axes.set_xlabel("generated tokens")
+    axes.set_ylabel("cached tokens")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:
+    """Steps and cached tokens at the corners of the curve of a single sequence."""
+    steps, lengths = [0], [stats.prompt_tokens]
+    for step, before, after in stats.compactions:
+        steps += [step, step]
+        lengths += [before, after]
+    last = stats.generated_tokens - 1  # the last token is not fed back
+    return [*steps, last], [*lengths, lengths[-1] + last - steps[-1]]
+
+
+def draw_one(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    contenders: Sequence[Contender],
+    config: CompressionConfig,
+    path: Path,
+) -> None:
+    """Draw the cache length of each method while it solves one problem."""
+    runs = {
+        contender.name: compare(model, tokenizer, [problem], contender, config).stats[0] for contender in contenders
+    }
+    draw_cache_lengths(runs, config.budget, path)

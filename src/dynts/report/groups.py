@@ -1,0 +1,158 @@
+"""Arms that may be compared: the same model, sampling and problems."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+
+from dynts.config import CompressionConfig
+from dynts.errors import DyntsError
+from dynts.evaluate.metrics import Metrics, base_name
+from dynts.evaluate.results import Arm
+from dynts.methods import METHODS
+from dynts.models import load_config, parse_dtype
+from dynts.models.shape import ModelShape
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model's shape and the type of the numbers in its cache."""
+
+    shape: ModelShape
+    dtype: torch.dtype
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values that grow with every cached token."""
+        return self.shape.kv_bytes_per_token(self.dtype.itemsize)
+
+
+def find_model(settings: Mapping[str, Any]) -> Model | None:
+    """The model that a manifest's settings name; None if its configuration cannot be read here, or FLOPs not counted."""
+    try:
+        config = load_config(settings["model"], gguf_file=settings.get("gguf_file"), revision=settings.get("revision"))
+        shape = ModelShape.of(config)
+        shape.flops_per_token(1)
+    except DyntsError:
+        return None
+    named = settings.get("dtype")
+    dtype = parse_dtype(named) if named not in (None, "auto") else config.get_text_config().dtype
+    return Model(shape, dtype if isinstance(dtype, torch.dtype) else torch.float32)
+
+
+_OF_AN_ARM = ("method", "label", "config", "predictor", "predictor_files")
+"""Settings in which the arms of a comparison may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An arm with its figures."""
+
+    arm: Arm
+    metrics: Metrics
+
+    @property
+    def method(self) -> str:
+        """As shown."""
+        return self.arm.method
+
+    @property
+    def config(self) -> CompressionConfig | None:
+        """The budget; None for the full cache."""
+        return self.arm.config
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Entries that may be compared, the full cache first.
+
+    Attributes:
+        benchmark: what was asked.
+        slug: for file names; no other group of the report has it.
+        model: what is known of the model; None if it cannot be read here.
+        entries: at least one.
+    """
+
+    benchmark: str
+    slug: str
+    model: Model | None
+    entries: list[Entry]
+
+    @property
+    def full(self) -> Entry | None:
+        """The full cache, if it was evaluated."""
+        return next((entry for entry in self.entries if entry.config is None), None)
+
+    @property
+    def compressed(self) -> list[Entry]:
+        """The entries with a budget."""
+        return [entry for entry in self.entries if entry.config is not None]
+
+    @property
+    def methods(self) -> list[str]:
+        """Their names, in order."""
+        return list(dict.fromkeys(entry.method for entry in self.entries))
+
+
+def comparable(arms: Iterable[Arm]) -> list[list[Arm]]:
+    """The arms by benchmark, problems and all settings but the method's own, each set in the order of the tables.
+
+    Raises:
+        DyntsError: an arm is there twice.
+    """
+    found: dict[str, list[Arm]] = {}
+    for arm in sorted(arms, key=_order):
+        settings = {name: value for name, value in arm.manifest["settings"].items() if name not in _OF_AN_ARM}
+        # as many problems of the same data, drawn with the same seed, are the same problems
+        key = json.dumps([arm.benchmark, settings, arm.manifest.get("problems")], sort_keys=True)
+        group = found.setdefault(key, [])
+        if twin := next((other for other in group if (other.method, other.config) == (arm.method, arm.config)), None):
+            raise DyntsError(
+                f"{arm.method}, {describe_config(arm.config)}, on {arm.benchmark} is there twice, in {twin.folder} and in "
+                f"{arm.folder}: leave one of them out"
+            )
+        group.append(arm)
+    return [found[key] for key in sorted(found)]
+
+
+def shared_config(entries: Sequence[Entry]) -> CompressionConfig:
+    """The budget, window and ratio that most entries have; of several the one with the largest budget.
+
+    Args:
+        entries: with a budget, at least one.
+    """
+    configs = Counter(entry.config for entry in entries if entry.config is not None)
+    return max(configs, key=lambda config: (configs[config], astuple(config)))
+
+
+def describe_config(config: CompressionConfig | None) -> str:
+    """For people."""
+    return "no budget" if config is None else config.describe()
+
+
+def plain_first(method: str) -> tuple[int, str]:
+    """Sorts a method's variants: those with fewer options first."""
+    return method.count(","), method
+
+
+def missing_samples(arm: Arm) -> int:
+    """How many samples its evaluation still lacks."""
+    return max(0, int(arm.manifest.get("total", 0)) - len(arm.samples))
+
+
+def _order(arm: Arm) -> tuple[Any, ...]:
+    kinds = list(METHODS)
+    base = base_name(arm.method)
+    config = (0, 0, 0.0) if arm.config is None else astuple(arm.config)
+    rank = kinds.index(base) if base in kinds else len(kinds)
+    return (
+        arm.benchmark,
+        arm.config is not None,
+        [-value for value in config],
+        rank,
+        plain_first(arm.method),
+        str(arm.folder),
+    )

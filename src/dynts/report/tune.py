@@ -1,0 +1,79 @@
+"""The frontier as a table and as a picture."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from dynts.planning.frontier import Point
+from dynts.report.tables import markdown_table, terminal_table
+
+_COLUMNS = (
+    *("budget", "W_l", "r", "answer\nKL, nats", "+-", "thinking\nloss, nats", "+-"),
+    *("total\nvariation", "cached\ntokens", "compacted\ntraces"),
+)
+
+
+def frontier_table(points: Sequence[Point], chosen: Point | None) -> Table:
+    """A table for the terminal; the chosen setting has a star."""
+    return terminal_table(_COLUMNS, (_cells(point, point is chosen) for point in points))
+
+
+def frontier_markdown(points: Sequence[Point], chosen: Point | None) -> str:
+    """The same in Markdown."""
+    return markdown_table(
+        [name.replace("\n", " ") for name in _COLUMNS], (_cells(point, point is chosen) for point in points)
+    )
+
+
+def draw_frontier(
+    points: Sequence[Point], chosen: Point | None, tolerance: float, thinking_tolerance: float, path: Path
+) -> None:
+    """Draw both losses against the budget and the tokens that a step attends to; the ending of `path` chooses the format."""
+    from matplotlib.figure import Figure
+
+    from dynts.report.figures import save_figure
+
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    panels = figure.subplots(2, 2, sharex="col", sharey="row")
+    sizes = ("budget", "cached tokens of a step")
+    ratios = sorted({point.setting.retention_ratio for point in points})
+    losses: tuple[tuple[str, Callable[[Point], float], float], ...] = (
+        ("KL of an answer token, nats", lambda point: point.kl, tolerance),
+        ("loss of a thinking token, nats", lambda point: point.thinking_loss, thinking_tolerance),
+    )
+    for row, (title, loss, limit) in zip(panels, losses, strict=True):
+        for axes, name in zip(row, sizes, strict=True):
+            for ratio in ratios:
+                shown = [point for point in points if point.setting.retention_ratio == ratio]
+                axes.plot([_size(point, name) for point in shown], list(map(loss, shown)), ".", label=f"r {ratio:g}")
+            if chosen is not None:
+                style = {"markersize": 10, "fillstyle": "none", "color": "black", "label": "chosen"}
+                axes.plot(_size(chosen, name), loss(chosen), "o", **style)
+            axes.axhline(limit, color="grey", linewidth=0.8, linestyle="--", label="tolerance")
+            axes.set_yscale("symlog", linthresh=1e-4)  # 0 where nothing was evicted
+        row[0].set_ylabel(title)
+    for axes, name in zip(panels[-1], sizes, strict=True):
+        axes.set_xlabel(name)
+    panels[0][0].legend(frameon=False, fontsize="small")
+    save_figure(figure, path)
+
+
+def _size(point: Point, name: str) -> float:
+    return point.setting.budget if name == "budget" else point.mean_tokens
+
+
+def _cells(point: Point, chosen: bool) -> list[str]:
+    setting = point.setting
+    return [
+        f"{setting.budget}{' *' if chosen else ''}",
+        f"{setting.local_window}",
+        f"{setting.retention_ratio:g}",
+        f"{point.kl:z.4f}",
+        f"{point.kl_error:.4f}",
+        f"{point.thinking_loss:z.4f}",
+        f"{point.thinking_error:.4f}",
+        f"{point.total_variation:.3f}",
+        f"{point.mean_tokens:.0f}",
+        f"{point.compacted} / {point.traces}",
+    ]

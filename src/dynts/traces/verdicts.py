@@ -1,0 +1,46 @@
+"""What counts as the answer of a response, and whether it is right."""
+
+from dynts.chat.markers import END
+from dynts.grading.boxed import last_boxed
+from dynts.grading.grader import MATH_VERIFY, Grader, Verdict
+from dynts.traces.record import TraceRow
+
+
+def answer_text(response: str, thinking: bool) -> str | None:
+    """What follows the last closing think marker, None without one; all of the response of a model that does not think."""
+    if not thinking:
+        return response
+    _, closed, text = response.rpartition(END)
+    return text if closed else None
+
+
+def given_answer(response: str, thinking: bool) -> str | None:
+    """The last boxed answer, as the model wrote it; None if there is none."""
+    text = answer_text(response, thinking)
+    return None if text is None else last_boxed(text)
+
+
+def judge_answer(response: str, gold: str, grader: Grader, thinking: bool) -> tuple[str | None, bool]:
+    """Judge the answer alone: unlike a trace to train on, a response may have odd think markers.
+
+    Returns:
+        Why it is not right, "unfinished" or a `Verdict`, and None where it is; and whether it is right.
+    """
+    text = answer_text(response, thinking)
+    if text is None:
+        return "unfinished", False
+    verdict = grader.grade(text, gold)
+    return (None, True) if verdict is Verdict.CORRECT else (verdict.value, False)
+
+
+def math_verify_says(row: TraceRow, grader: Grader) -> bool:
+    """Whether Math-Verify alone calls the answer right; of a response without an answer, False, as by dynts.
+
+    The answer is what follows the thinking. A verdict that the row holds is not computed again; rows of earlier versions
+    hold none.
+    """
+    if row.math_verify is not None:
+        return row.math_verify
+    if row.reason is not None and row.reason not in set(Verdict):
+        return False
+    return grader.grade(row.response.rpartition(END)[2], row.answer, MATH_VERIFY) is Verdict.CORRECT

@@ -1,0 +1,128 @@
+"""Starting vLLM's server, with a stand-in for the package vllm that writes down what it is given."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from command_line import run
+from dynts.extras import pip_install
+from dynts.tiny import WEIGHTS
+
+PREDICTOR = str(WEIGHTS / "answer")
+STAND_IN = """
+import json, os, signal, sys, time
+from pathlib import Path
+wanted = {name: value for name, value in os.environ.items() if name.startswith(("DYNTS_", "VLLM_"))}
+out = Path(os.environ["STAND_IN_OUT"])
+out.with_suffix(".part").write_text(json.dumps({"arguments": sys.argv[1:], "environment": wanted}))
+out.with_suffix(".part").rename(out)
+def end(*_):
+    print("drained")
+    sys.exit(7)
+signal.signal(signal.SIGTERM, end)
+if "--stay" in sys.argv:
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    package = tmp_path / "packages" / "vllm"
+    module = package / "entrypoints" / "openai" / "api_server.py"
+    module.parent.mkdir(parents=True)
+    module.write_text(STAND_IN)
+    (package / "__init__.py").write_text("import sys\nassert 'dynts' not in sys.modules, 'dynts must not import it'\n")
+    paths = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
+    given = {name: value for name, value in os.environ.items() if not name.startswith(("DYNTS_", "VLLM_"))}
+    return {**given, "PYTHONPATH": paths, "STAND_IN_OUT": str(tmp_path / "given.json")}
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-m", "dynts", "serve", "some/model", "--predictor", PREDICTOR, *options]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "auto"])
+def test_what_vllm_is_given(environment: dict[str, str], tmp_path: Path, engine: str) -> None:
+    options = ["--budget", "3000", "--local-window", "1500", "--retention-ratio", "0.3", "--engine", engine]
+    options += ["--port", "9000", "--api-key", "sesame", "--dtype", "float32", "--", "--max-model-len", "4096"]
+    done = subprocess.run(command(*options), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    given = json.loads((tmp_path / "given.json").read_text())
+    assert given["arguments"] == [
+        "--model",
+        "some/model",
+        "--reasoning-parser=dynts",
+        "--host=127.0.0.1",
+        "--port=9000",
+        "--dtype=float32",
+        "--max-model-len",
+        "4096",
+    ]
+    assert given["environment"] == {
+        "DYNTS_PREDICTOR": PREDICTOR,
+        "DYNTS_BUDGET": "3000",
+        "DYNTS_LOCAL_WINDOW": "1500",
+        "DYNTS_RETENTION_RATIO": "0.3",
+        "VLLM_API_KEY": "sesame",
+    }
+
+
+def test_signals_and_the_exit_code_are_vllms(environment: dict[str, str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("--engine", "vllm", "--", "--stay"), env=environment, stdout=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "given.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.2)  # its handler comes a moment after the file
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 7
+    assert "drained" in out
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed in this environment")
+def test_a_vllm_of_another_environment_is_not_taken(environment: dict[str, str], tmp_path: Path) -> None:
+    other = tmp_path / "bin" / "vllm"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\nexit 0\n")
+    other.chmod(0o755)
+    paths = os.pathsep.join([str(other.parent), os.environ["PATH"]])
+    without = {**environment, "PATH": paths, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    done = subprocess.run(command("--engine", "vllm"), env=without, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert pip_install("vllm") in done.stderr
+
+
+def test_a_predictor_that_is_not_there_is_refused_before_vllm_starts(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = command("--engine", "vllm", "--predictor", "./absent")
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "predictor './absent' is neither a folder nor" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "given.json").exists()
+
+
+def test_what_does_not_fit_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("dynts.engines.vllm.server.os.execve", lambda *_: pytest.fail("vLLM was started"))
+
+    def refusal(*options: object) -> str:
+        code, _, err = run(monkeypatch, capsys, "serve", "m", "--engine", "vllm", *options)
+        assert code == 2
+        return err
+
+    with_predictor = ("--predictor", "p")
+    assert "--max-batch is for --engine transformers" in refusal(*with_predictor, "--max-batch", 4)
+    assert "--open-thinking is for --engine transformers" in refusal(*with_predictor, "--open-thinking")
+    assert "method dynts only, got 'full'" in refusal("--method", "full")
+    assert "one set of tokens for all heads" in refusal(*with_predictor, "--granularity", "native")
+    assert "needs --predictor" in refusal()

@@ -1,0 +1,23 @@
+"""Models that vLLM's CPU attention can run (head size 32), saved with a predictor beside."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from vllm_engines import MARKERS
+
+from decoding import random_predictor
+from tiny import tiny_model
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Saves a random model of an architecture, and its predictor in the sub-folder `predictor`."""
+
+    def save(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        tiny_model(name, hidden_size=128, head_dim=32, initializer_range=0.1).save_pretrained(folder)
+        random_predictor(128, think=MARKERS).save_pretrained(folder / "predictor")
+        return folder
+
+    return save

@@ -1,0 +1,54 @@
+"""The transformers path on the tokens that vLLM generated: one batch, teacher-forced."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LogitsProcessor
+
+import dynts
+from dynts.chat.markers import ThinkMarkers
+
+
+class _Forced(LogitsProcessor):
+    """Lets every row generate given tokens, and keeps the model's own logits."""
+
+    def __init__(self, outputs: Sequence[Sequence[int]], steps: int) -> None:
+        self.outputs = torch.tensor([[*tokens, *[0] * (steps - len(tokens))] for tokens in outputs])
+        self.step = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        forced = torch.full_like(scores, float("-inf"))
+        forced.scatter_(1, self.outputs[:, self.step, None], 0.0)
+        self.step += 1
+        return forced
+
+
+def forced_logprobs(
+    model: str | Path,
+    prompts: Sequence[Sequence[int]],
+    outputs: Sequence[Sequence[int]],
+    config: dynts.CompressionConfig,
+    predictor: dynts.ImportancePredictor,
+    markers: ThinkMarkers | None,
+) -> tuple[list[torch.Tensor], int]:
+    """Log-probabilities [tokens, vocabulary] of each row, and how many compactions there were (rows not told apart)."""
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    loaded.generation_config.eos_token_id = None
+    width, steps = max(map(len, prompts)), max(map(len, outputs))
+    ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with dynts.compress(loaded, "dynts", config, predictor, markers=markers) as session, torch.no_grad():
+        out = loaded.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=steps,
+            do_sample=False,
+            logits_processor=[_Forced(outputs, steps)],
+            return_dict_in_generate=True,
+            output_logits=True,
+            pad_token_id=0,
+        )
+    logits = torch.stack(out.logits, dim=1)
+    rows = [row[: len(tokens)].log_softmax(-1) for row, tokens in zip(logits, outputs, strict=True)]
+    return rows, len(session.stats[0].compactions)

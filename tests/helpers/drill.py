@@ -1,0 +1,72 @@
+"""Run dynts commands in child processes, some of which are killed with -9 at random moments and then run to their end.
+
+    python drill.py SEED < jobs.json
+
+A job is {"arguments": [...], "out": folder, "entries": glob, "kills": n, "spacing": n}. The parent imports everything first,
+so that each start costs a fork and not ten seconds. A moment is a number of new entries, up to `spacing`, and a fraction
+of a second. Prints for each job how many children were really killed.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dynts.cli
+import dynts.engines.transformers
+import dynts.training.labelling
+
+
+def entries(job: dict[str, Any]) -> int:
+    """Lines of the files that match, or for shards the files."""
+    found = list(Path(job["out"]).glob(job["entries"]))
+    try:
+        return sum(path.read_bytes().count(b"\n") for path in found) if "jsonl" in job["entries"] else len(found)
+    except FileNotFoundError:  # rolled up this moment
+        return sys.maxsize
+
+
+def start(job: dict[str, Any]) -> int:
+    """A child that runs the command."""
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        sys.stdout = sys.stderr
+        sys.argv = ["dynts", *job["arguments"], "--out", job["out"]]
+        dynts.cli.main()
+        os._exit(70)  # main always exits by itself
+    return child
+
+
+def has_ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def run(job: dict[str, Any], pick: random.Random) -> int:
+    killed = 0
+    for left in range(job["kills"], -1, -1):
+        # journals that a kill left are rolled up first, shards stay
+        before = 0 if "jsonl" in job["entries"] else entries(job)
+        child = start(job)
+        if left:
+            wanted, pause = pick.randint(0, job["spacing"]), pick.random() * 0.3
+            while not has_ended(child) and entries(job) - before < wanted:
+                time.sleep(0.005)
+            time.sleep(pause)
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        killed += os.WIFSIGNALED(status)
+        if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
+            sys.exit(f"{job['arguments']} ended with {os.waitstatus_to_exitcode(status)}")
+    return killed
+
+
+if __name__ == "__main__":
+    moments = random.Random(int(sys.argv[1]))
+    print(json.dumps([run(job, moments) for job in json.load(sys.stdin)]))
