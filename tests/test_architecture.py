@@ -1,0 +1,61 @@
+"""Imports point down: the levels below are the architecture (docs/architecture.md)."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dynts
+
+pytestmark = pytest.mark.quick
+
+ROOT = Path(dynts.__file__).parent
+
+LEVELS = [
+    {"errors"},
+    {"extras"},
+    {"store"},
+    {"config"},
+    {"chat", "models"},
+    {"grading", "predictor"},
+    {"cache"},
+    {"methods"},
+    {"decode"},
+    {"traces"},
+    {"engines", "tiny"},
+    {"training", "bench", "serve"},
+    {"collect"},
+    {"evaluate"},
+    {"planning", "analyze", "view", "demo"},
+    {"report"},
+    {"cli"},
+]
+"""From the bottom: a package, or a module beside the packages, imports from levels below its own, and from itself."""
+
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+
+def arrows() -> Iterator[tuple[str, str]]:
+    """The modules of dynts that each file imports, wherever in the file, those for annotations included."""
+    for path in sorted(ROOT.rglob("*.py")):
+        place = path.relative_to(ROOT).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dynts."):
+                yield place, node.module.removeprefix("dynts.")
+
+
+def room(place: str) -> str:
+    """The package of a file or module, or its name where it lies beside the packages."""
+    return place.removesuffix(".py").replace("/", ".").split(".")[0]
+
+
+def test_imports_point_down() -> None:
+    up = {
+        f"{place} -> {module}"
+        for place, module in arrows()
+        if room(place) not in ("__init__", "__main__")
+        and room(place) != room(module)
+        and LEVEL[room(module)] >= LEVEL[room(place)]
+    }
+    assert not up, "these imports point up, or sideways: " + ", ".join(sorted(up))
