@@ -14,7 +14,6 @@ from dynts.cache.interface import CACHE
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
-from dynts.methods.window import Full
 from dynts.models import input_device
 from dynts.models.shape import head_size, kv_heads
 
@@ -152,7 +151,7 @@ class DynTSEngine(Engine):
         compile: bool = False,
     ) -> None:
         self.method = resolve_method(method)
-        super().__init__(name, model, None if isinstance(self.method, Full) else schedule)
+        super().__init__(name, model, schedule if self.method.evicts else None)
         self.predictor = predictor
         self.compile = compile
         self.session: Session | None = None

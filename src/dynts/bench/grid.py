@@ -14,7 +14,6 @@ from dynts.bench.summary import Row, summarize
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor
 from dynts.methods import resolve_method
-from dynts.methods.window import Full
 from dynts.models.costs import step_cost
 from dynts.predictor.model import ImportancePredictor
 
@@ -63,7 +62,7 @@ def engines(
         if method.needs_predictor:
             needed = predictor or ImportancePredictor.for_model(model).to(model.device, model.dtype).eval()
         compared.append(DynTSEngine(name, model, schedule, method, needed))
-        if compiled and not isinstance(method, Full) and not method.observes_attention:
+        if compiled and method.evicts and not method.observes_attention:
             compared.append(DynTSEngine(f"{name}, compiled", model, schedule, method, needed, compile=True))
     return compared
 

@@ -57,6 +57,8 @@ class Method(ABC):
     set attributes and change lists, but no tensor in place.
 
     Attributes:
+        name: what commands, `dynts.compress` and tables call the method; only those in `dynts.methods.METHODS` need one.
+        evicts: whether the cache has a budget under this method.
         granularity: "shared": one set of kept tokens for all layers and heads; "native": one per layer and KV head.
         protect_question: whether tokens of questions are kept whatever their score.
         protect_answer: whether tokens after the end of the thinking rank above all others.
@@ -64,8 +66,11 @@ class Method(ABC):
         reads_keys: whether `score` looks at cached keys (`Slots.keys`), and takes them for those that attention sees.
         needs_predictor: whether the method cannot work without an importance predictor.
         scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
+        keeping_question: name of the method that is this one with the question protected, where that has a name of its own.
     """
 
+    name: ClassVar[str]
+    evicts: ClassVar[bool] = True
     granularity: Granularity = "shared"
     protect_question: bool = False
     protect_answer: ClassVar[bool] = False
@@ -73,6 +78,7 @@ class Method(ABC):
     reads_keys: ClassVar[bool] = False
     needs_predictor: ClassVar[bool] = False
     scores_all_tokens: ClassVar[bool] = False
+    keeping_question: ClassVar[str | None] = None
 
     kv_heads: int
     layers: list[int]

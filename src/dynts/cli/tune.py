@@ -81,13 +81,12 @@ def tune(
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
     from dynts.methods.variants import configure
-    from dynts.methods.window import Full
     from dynts.planning.tune import TuneSpec, tune
     from dynts.traces.sets import as_sets
 
     need("matplotlib", "plot", "the picture of dynts tune")
     chosen = configure(resolve_method(method), granularity)
-    if isinstance(chosen, Full):
+    if not chosen.evicts:
         raise DyntsError("method 'full' evicts nothing, so it has no settings to find: choose another one")
     check_predictor(method, chosen, predictor)
     for name, value in (("tolerance", tolerance), ("thinking-tolerance", thinking_tolerance)):

@@ -36,7 +36,6 @@ from dynts.decode.refusals import (
 from dynts.decode.stats import Compaction, GenerationStats
 from dynts.errors import DyntsError
 from dynts.methods import Method, Surroundings, resolve_method
-from dynts.methods.window import Full
 from dynts.models import input_device, load_tokenizer
 from dynts.models.attention import observed_attention
 from dynts.models.shape import full_attention_layers, kv_heads
@@ -197,7 +196,7 @@ class Session:
         Pass it to the model as `cache`, before transformers 5.24 as `past_key_values`.
         """
         method = self._started.start(self._surroundings)
-        schedule = None if isinstance(method, Full) else self.config
+        schedule = self.config if method.evicts else None
         history, device = History(self.scanner), input_device(self.model)
         cache = BudgetCache(self.model.config, method, schedule, history, device, self.record, self.compile)
         cache.listener = self._note_positions

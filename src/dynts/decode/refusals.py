@@ -15,7 +15,6 @@ from dynts.cache.interface import CACHE, cache_in, cache_keyword
 from dynts.decode.checkpoint import check_guidance
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods import METHODS, Method
-from dynts.methods.window import Full
 from dynts.models.attention import OBSERVABLE, check_shown, implementation_of
 from dynts.models.shape import full_attention_layers
 
@@ -133,7 +132,7 @@ def check_compile(model: PreTrainedModel, method: Method) -> None:
     Raises:
         UnsupportedError: names the reason.
     """
-    if isinstance(method, Full):
+    if not method.evicts:
         raise UnsupportedError("without a budget the cache has no fixed size: method 'full' cannot be compiled")
     if method.observes_attention:
         raise UnsupportedError(

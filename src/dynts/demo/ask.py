@@ -52,7 +52,7 @@ def ask(
     Raises:
         DyntsError: a method that evicts nothing, a missing predictor, a budget too small for the question.
     """
-    if isinstance(contender.method, Full):
+    if not contender.method.evicts:
         raise DyntsError("method 'full' is what the other methods are compared with here: choose one that evicts")
     prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))
     words = [str(word) for word in tokenizer.convert_ids_to_tokens(prompt)]

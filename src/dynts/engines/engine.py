@@ -33,8 +33,8 @@ class Compression:
 
     @property
     def schedule(self) -> CompressionConfig | None:
-        """The budget; None for the full cache."""
-        return None if isinstance(self.method, Full) else self.config
+        """The budget; None where nothing is evicted."""
+        return self.config if self.method.evicts else None
 
 
 FULL_CACHE = Compression()

@@ -11,18 +11,21 @@ from dynts.methods.streaming_llm import StreamingLLM
 from dynts.methods.window import Full, QuestionWindow, Window
 
 METHODS: dict[str, type[Method]] = {
-    "full": Full,
-    "dynts": DynTS,
-    "dynts-all": DynTSAll,
-    "dynts-random": DynTSRandom,
-    "dynts-bottom": DynTSBottom,
-    "window": Window,
-    "streaming-llm": StreamingLLM,
-    "question-window": QuestionWindow,
-    "sepllm": SepLLM,
-    "h2o": H2O,
-    "snapkv": SnapKV,
-    "rkv": RKV,
+    kind.name: kind
+    for kind in (
+        Full,
+        DynTS,
+        DynTSAll,
+        DynTSRandom,
+        DynTSBottom,
+        Window,
+        StreamingLLM,
+        QuestionWindow,
+        SepLLM,
+        H2O,
+        SnapKV,
+        RKV,
+    )
 }
 
 

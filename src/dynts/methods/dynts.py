@@ -44,6 +44,7 @@ class DynTS(Method):
         protect_question: keep the question too.
     """
 
+    name: ClassVar[str] = "dynts"
     granularity: Granularity = "shared"
     protect_question: bool = True
     protect_answer: ClassVar[bool] = True
@@ -117,6 +118,7 @@ class DynTSAll(DynTS):
         protect_question: keep the question all the same.
     """
 
+    name: ClassVar[str] = "dynts-all"
     protect_question: bool = False
     protect_answer: ClassVar[bool] = False
     scores_all_tokens: ClassVar[bool] = True
@@ -145,6 +147,8 @@ class DynTSAll(DynTS):
 class DynTSBottom(DynTS):
     """DynTS with the order of the scores reversed."""
 
+    name: ClassVar[str] = "dynts-bottom"
+
     def score(self, slots: "Slots") -> torch.Tensor:
         """The predictor's scores, negated."""
         return -super().score(slots)
@@ -163,6 +167,7 @@ class DynTSRandom(Method):
         seed: chooses the scores. All rows of a batch share them.
     """
 
+    name: ClassVar[str] = "dynts-random"
     seed: int = 0
     protect_question: bool = True
     protect_answer: ClassVar[bool] = True

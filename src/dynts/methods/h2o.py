@@ -1,7 +1,7 @@
 """H2O: heavy hitters, the tokens that received most attention so far (arXiv 2306.14048)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -24,6 +24,8 @@ class H2O(AttentionMethod):
     Each step's row is computed from that step's query. An evicted token's sum goes with it. Reading a question or a user
     turn adds nothing.
     """
+
+    name: ClassVar[str] = "h2o"
 
     def begin(self, surroundings: Surroundings) -> None:
         """Start the sums, [batch, KV heads, slots] per layer: those of later slots are zero."""

@@ -1,6 +1,7 @@
 """R-KV: attention from the last queries, less the redundancy among keys (arXiv 2505.24133)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,7 @@ class RKV(ObservationWindowMethod):
         mix: the paper's lambda.
     """
 
+    name: ClassVar[str] = "rkv"
     window: int = 8
     mix: float = 0.1
 

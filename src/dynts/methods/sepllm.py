@@ -1,7 +1,7 @@
 """SepLLM: keep separators, whose keys and values sum up the segment before them (arXiv 2412.12094)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -37,6 +37,7 @@ class SepLLM(Method):
         protect_question: keep the question too.
     """
 
+    name: ClassVar[str] = "sepllm"
     separators: tuple[int, ...] | None = None
     n_initial: int = 4
     protect_question: bool = False

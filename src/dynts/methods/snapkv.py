@@ -1,6 +1,7 @@
 """SnapKV at decode time: attention from the last queries, pooled along the keys (arXiv 2404.14469)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -15,6 +16,8 @@ class SnapKV(ObservationWindowMethod):
     SnapKV itself compresses prompts. This is the decode-time form used in R-KV's comparison: the softmax runs over the
     keys before the window, and query heads of a KV group are averaged.
     """
+
+    name: ClassVar[str] = "snapkv"
 
     def score_keys(
         self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None

@@ -1,7 +1,7 @@
 """StreamingLLM: keep the first tokens, the attention sinks, and the most recent ones (arXiv 2309.17453)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -21,6 +21,7 @@ class StreamingLLM(Method):
         protect_question: keep the question too.
     """
 
+    name: ClassVar[str] = "streaming-llm"
     n_sink: int = 4
     protect_question: bool = False
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 from dynts.cache.method import Granularity
 from dynts.errors import DyntsError
-from dynts.methods import Method, Window, resolve_method
+from dynts.methods import Method, resolve_method
 from dynts.predictor.config import PredictorConfig
 
 
@@ -40,14 +40,14 @@ def variants(name: str, granularities: Collection[Granularity], *, protect_quest
     Args:
         name: of the method.
         granularities: "shared", "native" or both.
-        protect_question: keep the question where the method would not by itself. `window` stays as it is: with the
-            question it is `question-window`.
+        protect_question: keep the question where the method would not by itself. One that has another name when it does,
+            such as `window`, stays as it is.
 
     Raises:
         DyntsError: there is no method of that name.
     """
     method = resolve_method(name)
-    if protect_question and has_option(method, "protect_question") and type(method) is not Window:
+    if protect_question and has_option(method, "protect_question") and method.keeping_question is None:
         method = configure(method, protect_question=True)
     if not has_option(method, "granularity"):
         return [method]

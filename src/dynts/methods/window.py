@@ -1,7 +1,7 @@
 """Methods that look at positions only: the full cache, the most recent tokens, and the question beside them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 @dataclass
 class Full(Method):
     """Keep every token, in the same cache engine as the other methods, so that comparisons are fair."""
+
+    name: ClassVar[str] = "full"
+    evicts: ClassVar[bool] = False
 
     def score(self, slots: "Slots") -> torch.Tensor:
         """Never asked: a full cache has no budget."""
@@ -28,6 +31,8 @@ class Window(Method):
         protect_question: keep the question too.
     """
 
+    name: ClassVar[str] = "window"
+    keeping_question: ClassVar[str | None] = "question-window"
     protect_question: bool = False
 
     def score(self, slots: "Slots") -> torch.Tensor:
@@ -39,4 +44,6 @@ class Window(Method):
 class QuestionWindow(Window):
     """The ablation "without thinking tokens" of the DynTS release."""
 
+    name: ClassVar[str] = "question-window"
+    keeping_question: ClassVar[str | None] = None
     protect_question: bool = True

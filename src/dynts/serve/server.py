@@ -17,7 +17,6 @@ from dynts.config import Sampling
 from dynts.decode.checkpoint import check_checkpoint
 from dynts.decode.compress import Session
 from dynts.errors import DyntsError
-from dynts.methods.window import Full
 from dynts.serve.admission import Admission
 from dynts.serve.app import create_app
 from dynts.serve.batching import Batcher
@@ -85,7 +84,7 @@ def serve_session(
         vocabulary=len(cast(Any, model.get_input_embeddings().weight)),
         positions=getattr(model.config, "max_position_embeddings", None),
         method=type(session.method).__name__,
-        schedule=None if isinstance(session.method, Full) else session.config,
+        schedule=session.config if session.method.evicts else None,
         defaults=sampling,
         max_completions=min(max_batch, max_waiting),
         chat=chat,
