@@ -30,7 +30,7 @@ from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, schedule, solve
-from dynts.tiny.task import HELD_OUT, PREDICTOR, Problem, make_problem
+from dynts.tiny.task import HELD_OUT, PREDICTOR, ChainProblem, make_problem
 from dynts.training.labels import LABELS
 from dynts.training.metrics import trace_metrics
 from dynts.training.shards import ShardFolder
@@ -112,7 +112,7 @@ def _save(path: Path, record: dict[str, Any]) -> None:
     write_text_whole(path, json.dumps(record, indent=1) + "\n")
 
 
-def _write_problems(path: Path, problems: Sequence[Problem]) -> None:
+def _write_problems(path: Path, problems: Sequence[ChainProblem]) -> None:
     rows = [json.dumps({"question": problem.question, "answer": problem.answer}) for problem in problems]
     write_text_whole(path, "\n".join(rows) + "\n")
 
@@ -145,7 +145,7 @@ def _metrics(predictor: ImportancePredictor, folder: ShardFolder, label: str) ->
     return {name: mean(row[name] for row in rows) for name in METRICS}
 
 
-def _accuracy(predictor: ImportancePredictor, problems: Sequence[Problem], batch: int) -> float:
+def _accuracy(predictor: ImportancePredictor, problems: Sequence[ChainProblem], batch: int) -> float:
     """Of the model at a budget of 40% of the mean length."""
     model, tokenizer = load_tiny_model()
     with compress(model, "dynts", schedule(budget_for(0.4)), predictor, tokenizer=tokenizer):

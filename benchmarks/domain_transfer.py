@@ -1,7 +1,7 @@
 """What training on one kind of trace does to another: a predictor trained on each domain and on the mix, tested on each.
 
-    python benchmarks/domain_transfer.py --work domains --out docs/results
-    python benchmarks/domain_transfer.py --shards gsm8k --shards code --out results --transform rank --learning-rate 1e-3 ...
+    PYTHONPATH=. python benchmarks/domain_transfer.py --work domains --out docs/results
+    PYTHONPATH=. python benchmarks/domain_transfer.py --shards gsm8k --shards code --out results --transform rank ...
 
 Without --shards, the domains are short and long chains of the embedded model's task: it solves problems of 4 to 6 and of 10 to
 12 definitions and labels its right traces, in --work (the same command continues). With --shards, each folder written by
@@ -25,7 +25,7 @@ from resumed_rows import read_rows, write_rows
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model
-from dynts.tiny.solve import solve, write_traces
+from dynts.tiny.solve import solve
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.training.dataset import FOLDER_COLUMN, Example, Tokens, load_examples, split_by_question
 from dynts.training.fit import evaluate, fit
@@ -33,6 +33,7 @@ from dynts.training.labelling import label_traces
 from dynts.training.metrics import average, baseline_metrics
 from dynts.training.shards import ShardFolder
 from dynts.training.train import TrainConfig
+from recipes.embedded_model.solution import write_traces
 
 CHAINS = {"short": range(4, 7), "long": range(10, 13)}
 """Definitions of a problem."""

@@ -3,7 +3,7 @@
     python benchmarks/embedded_model.py --out docs/results
 
 Writes embedded_model.json (raw numbers, after each run: the same command continues) and embedded_model.md (the tables). One
-process a core, one thread each. The training tables come from the training.json that `python -m dynts.tiny.build` wrote: the
+process a core, one thread each. The training tables come from the training.json that `recipes/embedded_model` wrote: the
 shipped one, and those of other seeds if they lie there as embedded_model_seed1.json and so on.
 """
 
@@ -31,7 +31,7 @@ from dynts.models import end_tokens
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import budget_for, is_solved, schedule, solve
-from dynts.tiny.task import HELD_OUT, Problem, make_problem
+from dynts.tiny.task import HELD_OUT, ChainProblem, make_problem
 from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import Trace
 from dynts.training.labels import LABELS, label_trace
@@ -81,7 +81,7 @@ def _contenders() -> dict[str, Contender]:
     return every_contender({label: load_tiny_predictor(label) for label in LABELS})
 
 
-def _problems(count: int) -> list[Problem]:
+def _problems(count: int) -> list[ChainProblem]:
     return [make_problem(seed) for seed in HELD_OUT[:count]]
 
 

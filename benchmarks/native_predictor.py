@@ -1,10 +1,10 @@
 """One set of tokens for all heads against a set for each, question and answer kept or not, as trained predictors choose.
 
-    python benchmarks/native_predictor.py --work FOLDER --out docs/results --model seed2=FOLDER
+    PYTHONPATH=. python benchmarks/native_predictor.py --work FOLDER --out docs/results --model seed2=FOLDER
 
 Each model solves problems, and its right traces are labelled both ways; a predictor is trained for every label as the embedded
 ones are, and tried on held-out problems, greedily, beside the best method without a predictor. The embedded model comes
-first; --model adds others that `python -m dynts.tiny.build` made. A predictor of a native label can serve both ways: its mean
+first; --model adds others that `recipes/embedded_model` made. A predictor of a native label can serve both ways: its mean
 over layers and heads chooses one set for all. For dynts-all, predictors are trained on question and answer tokens too. Writes
 native_predictor.json (after each run: the same command continues) and native_predictor.md.
 """
@@ -33,13 +33,14 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
-from dynts.tiny.build import FUTURE_WINDOW, PREDICTOR_PROBLEMS, TRANSFORM, predictor_recipe
-from dynts.tiny.solve import budget_for, schedule, solve, write_traces
+from dynts.tiny.solve import budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, PREDICTOR, make_problem
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS, NATIVE_LABELS
 from dynts.training.shards import ShardFolder
 from dynts.training.train import save_predictor, train_predictor
+from recipes.embedded_model.build import FUTURE_WINDOW, PREDICTOR_PROBLEMS, TRANSFORM, predictor_recipe
+from recipes.embedded_model.solution import write_traces
 
 EMBEDDED = "embedded"
 ALL_TOKENS = ("future", "future-native")

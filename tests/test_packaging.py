@@ -34,3 +34,9 @@ def test_every_extra_that_is_named_exists() -> None:
 
 def test_the_command_to_install_names_the_distribution_and_the_clone() -> None:
     assert pip_install("plot") == "pip install 'dynts-kv[plot]' (in a clone of dynts: pip install '.[plot]')"
+
+
+def test_the_package_needs_nothing_that_stays_in_the_repository() -> None:
+    for path in ROOT.glob("src/**/*.py"):
+        imported = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not {"recipes", "benchmarks", "tests"} & set(imported), path

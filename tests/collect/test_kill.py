@@ -11,6 +11,7 @@ from drills import run_drill
 from dynts.tiny import WEIGHTS
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.training.shards import ShardFolder
+from recipes.embedded_model.solution import write_response
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the drill forks")
 KILLS = 5
@@ -29,7 +30,7 @@ def drilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps(
             {
                 "question": item.question,
-                "response": f"{item.thinking} </think> {item.conclusion}",
+                "response": write_response(item),
                 "answer": item.answer,
             }
         )

@@ -19,6 +19,7 @@ from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.traces.sets import TraceSets, as_sets
 from dynts.training.labelling import label_traces
 from dynts.training.shards import ShardFolder
+from recipes.embedded_model.solution import write_response
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def lines(start: int, count: int) -> list[dict[str, str]]:
         {
             "id": str(index),
             "question": item.question,
-            "response": f"<think> {item.thinking} </think> {item.conclusion}",
+            "response": f"<think> {write_response(item)}",
             "answer": item.answer if index % 4 else "( 99 )",
             "subject": f"s{index % 2}",
         }

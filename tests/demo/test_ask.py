@@ -19,9 +19,9 @@ from dynts.demo import ask as asking
 from dynts.demo.trace_view import DOT, Trace
 from dynts.errors import DyntsError
 from dynts.methods import Method, SnapKV, resolve_method
-from dynts.tiny.pretrain import build_model
 from dynts.tiny.question import parse_question
-from dynts.tiny.tokenizer import build_tokenizer
+from recipes.embedded_model.pretrain import build_model
+from recipes.embedded_model.tokenizer import build_tokenizer
 
 PROBLEM = parse_question("a=3, b=5, c:=a+b, d:=c-a find c, d.")
 CONFIG = CompressionConfig(budget=60, local_window=8, retention_ratio=0.5)

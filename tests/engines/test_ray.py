@@ -20,6 +20,7 @@ from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.traces.sets import as_sets
 from dynts.training.labeller import LabellerSpec, LabelOptions
 from dynts.training.labelling import label_on_cluster, label_traces
+from recipes.embedded_model.solution import write_response
 from summer import SlowAdderSpec
 
 ray = pytest.importorskip("ray", reason="actors need ray: pip install 'dynts-kv[ray]'")
@@ -110,7 +111,7 @@ def test_labels_made_by_actors_are_those_made_here(tmp_path: Path) -> None:
     lines = []
     for seed in PREDICTOR[:8]:
         item = make_problem(seed, steps=range(4, 6))
-        row = {"question": item.question, "response": f"{item.thinking} </think> {item.conclusion}"}
+        row = {"question": item.question, "response": write_response(item)}
         lines.append(json.dumps({**row, "answer": item.answer}))
     traces = tmp_path / "traces.jsonl"
     traces.write_text("\n".join(lines))

@@ -23,6 +23,7 @@ from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import read_traces
+from recipes.embedded_model.solution import write_response
 from tiny import tiny_model
 
 GRID = ("--budgets", "150,200", "--windows", "0.3", "--ratios", "0.4,0.6")
@@ -37,7 +38,7 @@ def traces(write_lines: Callable[..., Path]) -> Path:
     rows = []
     for seed in PREDICTOR[:3]:
         problem = make_problem(seed, steps=range(5, 7))
-        response = f"{problem.thinking} </think> {problem.conclusion}"
+        response = write_response(problem)
         rows.append({"id": f"{seed}", "question": problem.question, "response": response, "answer": problem.answer})
     return write_lines([*rows, {"question": "a", "response": "never ends", "answer": "1"}], "traces.jsonl")
 

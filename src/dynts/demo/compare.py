@@ -17,7 +17,7 @@ from dynts.methods import METHODS, DynTSBottom
 from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
 from dynts.tiny.solve import Solution, mean_length, solve
-from dynts.tiny.task import Problem
+from dynts.tiny.task import ChainProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def contenders(
 def compare(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
+    problems: Sequence[ChainProblem],
     contender: Contender,
     config: CompressionConfig,
     *,
@@ -138,7 +138,7 @@ def compare(
 def run_contenders(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
+    problems: Sequence[ChainProblem],
     contenders: Sequence[Contender],
     config: CompressionConfig,
     console: Console,

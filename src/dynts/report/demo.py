@@ -13,7 +13,7 @@ from dynts.decode.stats import GenerationStats
 from dynts.demo.compare import Result, compare
 from dynts.report.figures import save_figure
 from dynts.report.tables import markdown_table, terminal_table
-from dynts.tiny.task import Problem
+from dynts.tiny.task import ChainProblem
 
 _COLUMNS = ("method", "Pass@1", "mean length", "truncated", "peak KV tokens", "peak KV MiB", "compactions", "tokens/s")
 _NARROW = (
@@ -84,7 +84,7 @@ def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:
 def draw_one(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    problem: Problem,
+    problem: ChainProblem,
     contenders: Sequence[Contender],
     config: CompressionConfig,
     path: Path,

@@ -1,7 +1,8 @@
-"""A tiny reasoning model that ships with dynts, its predictors, and the script that made them.
+"""A tiny reasoning model that ships with dynts, with its predictors and its task.
 
 0.8 million parameters, trained from nothing on one synthetic task (`dynts.tiny.task`): a demonstration and a test bed that
-runs anywhere in seconds. It is no evidence about large reasoning models. Only the demo, the tests and the docs use it.
+runs anywhere in seconds. It is no evidence about large reasoning models. Only the demo, the tests and the docs use it. The
+recipe that made it lies outside the package (docs/embedded-model.md).
 """
 
 from pathlib import Path
@@ -17,14 +18,14 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def load_tiny_model() -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The embedded model and its tokenizer, on the CPU."""
+    """Load the embedded model and its tokenizer, on the CPU."""
     from dynts.models import load_model
 
     return load_model(WEIGHTS)
 
 
 def load_tiny_predictor(label: str = "answer") -> "ImportancePredictor":
-    """The embedded predictor of a label: "answer" (the paper's) or "future"."""
+    """Load the embedded predictor of a label: "answer" (the paper's) or "future"."""
     from dynts.predictor.model import ImportancePredictor
 
     return ImportancePredictor.from_pretrained(WEIGHTS / label)

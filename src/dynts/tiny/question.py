@@ -4,7 +4,18 @@ import re
 from dataclasses import dataclass
 
 from dynts.errors import DyntsError
-from dynts.tiny.task import GIVEN, HELD_OUT, QUERIES, STEPS, VARIABLES, compute, make_problem, write_question
+from dynts.tiny.task import (
+    GIVEN,
+    HELD_OUT,
+    QUERIES,
+    STEPS,
+    VARIABLES,
+    Definition,
+    compute,
+    make_problem,
+    write_answer,
+    write_question,
+)
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _QUESTION = re.compile(r"(.*)\bfind\b(.*)", re.DOTALL)
@@ -36,7 +47,7 @@ class AskedProblem:
 
 
 def parse_question(text: str) -> AskedProblem:
-    """The problem that a text stands for, and its answer.
+    """Return the problem that a text stands for, and its answer.
 
     Args:
         text: the number of a held-out problem, or a question such as "b=5, d:=a-c, a=3, c:=a+b find d, c." The order of
@@ -68,7 +79,7 @@ def parse_question(text: str) -> AskedProblem:
     trained = trained and len(asked) == min(QUERIES, len(definitions)) and set(asked) <= set(definitions)
     return AskedProblem(
         question=write_question(facts, asked),
-        answer=f"( {' , '.join(str(values[name]) for name in asked)} )",
+        answer=write_answer(asked, values),
         warning=None if trained else _UNFAMILIAR,
     )
 
@@ -80,11 +91,11 @@ def _held_out(seed: int) -> AskedProblem:
     return AskedProblem(problem.question, problem.answer)
 
 
-def _read_facts(text: str) -> tuple[list[str], dict[str, int], dict[str, tuple[str, str, str]]]:
-    """The facts as the task writes them, the given values, and the definitions."""
+def _read_facts(text: str) -> tuple[list[str], dict[str, int], dict[str, Definition]]:
+    """Return the facts as the task writes them, the given values, and the definitions."""
     facts: list[str] = []
     values: dict[str, int] = {}
-    definitions: dict[str, tuple[str, str, str]] = {}
+    definitions: dict[str, Definition] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         fact = _FACT.fullmatch(part)
         if fact is None:
@@ -121,8 +132,8 @@ def _read_asked(text: str, values: dict[str, int]) -> list[str]:
     return asked
 
 
-def _is_trained_shape(given: list[str], definitions: dict[str, tuple[str, str, str]]) -> bool:
-    """Whether training had facts like these."""
+def _is_trained_shape(given: list[str], definitions: dict[str, Definition]) -> bool:
+    """Return whether training had facts like these."""
     return (
         len(given) in GIVEN
         and len(definitions) in _TRAINED_STEPS

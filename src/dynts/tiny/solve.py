@@ -1,9 +1,7 @@
 """Let a model solve problems of the task, in batches, greedily; and the budget schedule it is used with."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
@@ -16,8 +14,7 @@ from dynts.chat.prompts import chat_prompt
 from dynts.chat.written import decode_text
 from dynts.config import CompressionConfig
 from dynts.grading.compare import is_response_correct
-from dynts.store.files import write_text_whole
-from dynts.tiny.task import Problem
+from dynts.tiny.task import ChainProblem
 
 QUESTION_TOKENS = 59
 """Mean prompt of the embedded model's task."""
@@ -26,7 +23,10 @@ MEAN_LENGTH = 614
 
 
 def schedule(budget: int) -> CompressionConfig:
-    """Of the room that a question of mean length leaves, 40% are the local window and 40% go to selected tokens.
+    """Return the demo's schedule: of the room beside a question of mean length 40% are the local window, 40% selected tokens.
+
+    Args:
+        budget: in tokens.
 
     Raises:
         DyntsError: the budget is too small.
@@ -37,7 +37,7 @@ def schedule(budget: int) -> CompressionConfig:
 
 
 def budget_for(share: float) -> int:
-    """The budget that is this share of the mean length."""
+    """Return the budget, in tokens, that is this share of the mean length."""
     return round(share * MEAN_LENGTH)
 
 
@@ -69,7 +69,7 @@ class Solution:
 def solve(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    problems: Sequence[Problem],
+    problems: Sequence[ChainProblem],
     *,
     thinking: bool = True,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -101,27 +101,23 @@ def solve(
     return solutions
 
 
-def write_traces(path: Path, problems: Sequence[Problem], solutions: Sequence[Solution]) -> None:
-    """Write solved problems as JSON Lines for `dynts label`, whole."""
-    rows = [
-        {"question": problem.question, "response": solution.text, "answer": problem.answer}
-        for problem, solution in zip(problems, solutions, strict=True)
-    ]
-    write_text_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
 def is_solved(text: str, answer: str) -> bool:
-    """Whether the thinking ends, and the boxed answer after it is right."""
+    """Return whether the thinking ends, and the boxed answer after it is right.
+
+    Args:
+        text: what the model wrote.
+        answer: the gold answer.
+    """
     return bool(is_response_correct(text, answer))
 
 
 def mean_length(solutions: Sequence[Solution]) -> float:
-    """Mean tokens of a whole sequence, prompt included: what budgets are set against."""
+    """Return the mean tokens of a whole sequence, prompt included: what budgets are set against."""
     return mean(solution.prompt_tokens + solution.tokens for solution in solutions)
 
 
 class _Counter(BaseStreamer):
-    """Counts the rows of a batch that have ended."""
+    """Counts the problems of a batch that have ended."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: int, progress: Callable[[int], None]) -> None:
         self.end_token = tokenizer.eos_token_id
@@ -130,18 +126,18 @@ class _Counter(BaseStreamer):
         self.ended: torch.Tensor | None = None
 
     def put(self, value: torch.Tensor) -> None:
-        """Takes the prompt first, then one token a row."""
+        """Take the prompt first, then one token of each problem."""
         ended = value == self.end_token
         if ended.dim() == 1:
             self.ended = ended if self.ended is None else self.ended | ended
             self.progress(self.before + int(self.ended.sum()))
 
     def end(self) -> None:
-        """Nothing is left to flush."""
+        """Do nothing: nothing is left to flush."""
 
 
 def _grade(
-    tokenizer: PreTrainedTokenizerBase, problem: Problem, prompt: int, row: list[int], thinking: bool
+    tokenizer: PreTrainedTokenizerBase, problem: ChainProblem, prompt: int, row: list[int], thinking: bool
 ) -> Solution:
     finished = tokenizer.eos_token_id in row
     row = row[: row.index(tokenizer.eos_token_id) + 1] if finished else row

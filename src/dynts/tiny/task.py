@@ -5,14 +5,13 @@ chosen so that the answer needs most of the results:
 
     b= 5 , d:= a - c , a= 3 , c:= a + b , ... find d? f? e? c? .
 
-The thinking evaluates the definitions in alphabetical order. Each step copies its definition, recalls both operands,
-computes, and then goes over the result again in ways that a reader could skip. The answer recalls value and operands of
-each variable that was asked for, and boxes the values. Operands are drawn from all earlier variables, so an old result can
-be needed again at any distance: keeping only recent tokens cannot work, by construction.
+Operands are drawn from all earlier variables, so an old result can be needed again at any distance: keeping only recent
+tokens cannot work, by construction. What the model was trained to write is in the recipe, outside the package
+(`recipes/embedded_model/solution.py`).
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from string import ascii_lowercase
 
@@ -34,31 +33,41 @@ GIVEN = range(2, 5)
 VARIABLES = ascii_lowercase[: GIVEN[-1] + STEPS[-1]]
 OPERATORS = "+-"
 
+Definition = tuple[str, str, str]
+"""Left operand, operator and right operand."""
+
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ChainProblem:
     """A question with its one right answer.
 
     Args:
         question: what is asked, words separated by spaces.
-        thinking: the reasoning that the model is trained to write.
-        conclusion: what it is trained to write after its thinking, boxed answer included.
         answer: the gold answer: the values asked for, as a tuple.
+        asked: the variables to find, in the order of the answer.
+        definitions: of the variables that are not given, in alphabetical order.
+        values: of all variables, given and defined.
     """
 
     question: str
-    thinking: str
-    conclusion: str
     answer: str
+    asked: tuple[str, ...]
+    definitions: Mapping[str, Definition]
+    values: Mapping[str, int]
 
 
-def make_problem(seed: int, steps: range = STEPS) -> Problem:
-    """The problem of a seed: the same seed and steps give the same problem everywhere."""
+def make_problem(seed: int, steps: range = STEPS) -> ChainProblem:
+    """Return the problem of a seed: the same seed and steps give the same problem everywhere.
+
+    Args:
+        seed: of the problem, from one of the ranges above.
+        steps: how many definitions it may have.
+    """
     rng = random.Random(seed)
     given, defined = rng.choice(GIVEN), rng.choice(steps)
     names = VARIABLES[: given + defined]
     values = {name: rng.randrange(10) for name in names[:given]}
-    definitions: dict[str, tuple[str, str, str]] = {}
+    definitions: dict[str, Definition] = {}
     facts = [f"{name}= {value}" for name, value in values.items()]
     for index in range(given, given + defined):
         left, right = rng.sample(names[:index], 2)
@@ -68,18 +77,11 @@ def make_problem(seed: int, steps: range = STEPS) -> Problem:
         facts.append(f"{names[index]}:= {left} {operator} {right}")
     rng.shuffle(facts)
     asked = _choose(definitions, rng)
-    answer = f"( {' , '.join(str(values[name]) for name in asked)} )"
-    conclusion = [_conclude(name, definitions, values) for name in asked]
-    return Problem(
-        question=write_question(facts, asked),
-        thinking=" ".join(_step(name, definitions, values) for name in definitions),
-        conclusion=f"{' '.join(conclusion)} \\boxed{{ {answer} }}",
-        answer=answer,
-    )
+    return ChainProblem(write_question(facts, asked), write_answer(asked, values), tuple(asked), definitions, values)
 
 
 def write_question(facts: Iterable[str], asked: Iterable[str]) -> str:
-    """The text of a question.
+    """Return the text of a question.
 
     Args:
         facts: such as `a= 3` and `c:= a + b`.
@@ -88,13 +90,29 @@ def write_question(facts: Iterable[str], asked: Iterable[str]) -> str:
     return f"{' , '.join(facts)} find {' '.join(f'{name}?' for name in asked)} ."
 
 
+def write_answer(asked: Iterable[str], values: Mapping[str, int]) -> str:
+    """Return the right answer to a question, as the model boxes it.
+
+    Args:
+        asked: names of variables.
+        values: of these variables, and perhaps of others.
+    """
+    return f"( {' , '.join(str(values[name]) for name in asked)} )"
+
+
 def compute(left: int, operator: str, right: int) -> int:
-    """The result of one operation, modulo 10."""
+    """Return the result of one operation, modulo 10.
+
+    Args:
+        left: a digit.
+        operator: "+" or "-".
+        right: a digit.
+    """
     return (left + right if operator == "+" else left - right) % 10
 
 
-def _choose(definitions: dict[str, tuple[str, str, str]], rng: random.Random) -> list[str]:
-    """The variables to ask for: one after another the one that brings most results into the answer, chance among equals."""
+def _choose(definitions: Mapping[str, Definition], rng: random.Random) -> list[str]:
+    """Choose the variables to ask for: always the one that brings most results into the answer, chance among equals."""
     asked: list[str] = []
     recalled: set[str] = set()
     while len(asked) < min(QUERIES, len(definitions)):
@@ -106,39 +124,3 @@ def _choose(definitions: dict[str, tuple[str, str, str]], rng: random.Random) ->
         recalled |= results[best]
     rng.shuffle(asked)
     return asked
-
-
-def _define(name: str, definitions: dict[str, tuple[str, str, str]]) -> str:
-    return f"{name}:= {' '.join(definitions[name])}"
-
-
-def _conclude(name: str, definitions: dict[str, tuple[str, str, str]], values: dict[str, int]) -> str:
-    left, _, right = definitions[name]
-    recalled = " , ".join(_recall(variable, values) for variable in (name, left, right))
-    return f"{_define(name, definitions)} , {recalled} ."
-
-
-def _recall(name: str, values: dict[str, int]) -> str:
-    """A value written down again. Only the first time reads `a= 3`, so that one place in the text is the one to look at."""
-    return f"{name} {values[name]}"
-
-
-def _step(name: str, definitions: dict[str, tuple[str, str, str]], values: dict[str, int]) -> str:
-    """One step of thinking. What follows the result depends on the step alone, so that greedy decoding can learn it."""
-    left, operator, right = definitions[name]
-    x, y, result = values[left], values[right], values[name]
-    equation = f"{x} {operator} {y} = {result}"
-    inverse = "-" if operator == "+" else "+"
-    recalled = f"{_recall(left, values)} , {_recall(right, values)}"
-    parts = [
-        f"{_define(name, definitions)} , {recalled} , so {equation} , {name}= {result} .",
-        f"swap {y} {operator} {x} = {compute(y, operator, x)} , back {result} {inverse} {y} = {x} , good .",
-    ]
-    if result % 2:
-        parts.append(f"wait , maybe {name} is wrong ? again {equation} , keep it .")
-    if result >= 5:
-        parts.append(f"count {' '.join(str(digit) for digit in range(result + 1))} , fine .")
-    else:
-        parts.append(f"hmm , {result} is less than 5 , nothing odd here .")
-    parts.append(f"done {name} .")
-    return " ".join(parts)

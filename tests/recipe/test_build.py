@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dynts.errors import DyntsError
 from dynts.predictor.model import ImportancePredictor
-from dynts.tiny import build as building
-from dynts.tiny.muon import Muon, orthogonalise
-from dynts.tiny.pretrain import Recipe, _batches, build_model, pretrain
 from dynts.tiny.solve import Solution
 from dynts.tiny.task import PREDICTOR, TRAINING, make_problem
-from dynts.tiny.tokenizer import build_tokenizer
+from recipes.embedded_model import build as building
+from recipes.embedded_model.muon import Muon, orthogonalise
+from recipes.embedded_model.pretrain import Recipe, _batches, build_model, pretrain
+from recipes.embedded_model.solution import write_response
+from recipes.embedded_model.tokenizer import build_tokenizer
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 48), (2, 48, 16), (1, 32, 32)])
@@ -79,10 +80,7 @@ def test_seeds_train_on_different_problems() -> None:
 def test_build_makes_a_complete_folder_in_two_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # an untrained model solves nothing, so its traces stand in for themselves here
     def solved(model: object, tokenizer: object, problems: list, **_: object) -> list[Solution]:
-        return [
-            Solution(f"{problem.thinking} </think> {problem.conclusion}", True, True, 60, 400, 450)
-            for problem in problems
-        ]
+        return [Solution(write_response(problem), True, True, 60, 400, 450) for problem in problems]
 
     monkeypatch.setattr(building, "solve", solved)
     monkeypatch.setattr(building, "PREDICTOR_PROBLEMS", 10)

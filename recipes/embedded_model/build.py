@@ -1,4 +1,4 @@
-"""Make the embedded model and its predictors from nothing: `python -m dynts.tiny.build --out FOLDER`.
+"""Make the embedded model and its predictors from nothing: `python -m recipes.embedded_model.build --out FOLDER`.
 
 Pretrains the model, lets it solve problems of their own seed range, labels its correct traces with its own attention, trains
 a predictor for each label, and measures all of it on held-out problems. `training.json` records what happened.
@@ -25,14 +25,15 @@ from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.store.files import write_text_whole
 from dynts.store.jsonlines import read_object
-from dynts.tiny.pretrain import Recipe, pretrain
-from dynts.tiny.solve import Solution, budget_for, mean_length, schedule, solve, write_traces
-from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, Problem, make_problem
-from dynts.tiny.tokenizer import build_tokenizer
+from dynts.tiny.solve import Solution, budget_for, mean_length, schedule, solve
+from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, ChainProblem, make_problem
 from dynts.training.labelling import label_traces
 from dynts.training.labels import LABELS
 from dynts.training.train import TrainConfig, save_predictor, train_predictor
 from dynts.training.transforms import TRANSFORMS
+from recipes.embedded_model.pretrain import Recipe, pretrain
+from recipes.embedded_model.solution import write_traces
+from recipes.embedded_model.tokenizer import build_tokenizer
 
 _HELD_OUT_PROBLEMS = 500
 _VALIDATION_PROBLEMS = 100
@@ -44,7 +45,7 @@ TRANSFORM = "linear"
 
 
 def build(out: Path, recipe: Recipe) -> dict[str, Any]:
-    """Make model, predictors and log in a folder. Interrupted after the pretraining, it continues where it stopped.
+    """Make model, predictors and log in a folder; interrupted after the pretraining, continue where it stopped.
 
     Args:
         out: the folder; it must not exist. Built beside it under another name and moved at the end.
@@ -109,11 +110,17 @@ def build(out: Path, recipe: Recipe) -> dict[str, Any]:
 
 
 def predictor_recipe(label: str, transform: str, seed: int) -> TrainConfig:
-    """How the embedded predictors are trained."""
+    """Return how the embedded predictors are trained.
+
+    Args:
+        label: one of `LABELS`.
+        transform: of the label, one of `TRANSFORMS`.
+        seed: of weights, split and order.
+    """
     return TrainConfig(label=label, transform=transform, epochs=25, batch_traces=2, learning_rate=3e-3, seed=seed)
 
 
-def _validation_problems() -> list[Problem]:
+def _validation_problems() -> list[ChainProblem]:
     return [make_problem(seed) for seed in VALIDATION[:_VALIDATION_PROBLEMS]]
 
 
@@ -131,7 +138,7 @@ def _held_out(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> dic
 
 
 class _Progress:
-    """What is done, kept in a file, with the minutes that it took."""
+    """Keeps what is done in a file, with the minutes that it took."""
 
     def __init__(self, path: Path, settings: dict[str, int]) -> None:
         self.path = path
@@ -145,11 +152,16 @@ class _Progress:
         self._started = time.perf_counter()
 
     def minutes(self) -> float:
-        """Since the start, interruptions left out."""
+        """Return the minutes since the start, interruptions left out."""
         return round(self._before + (time.perf_counter() - self._started) / 60, 1)
 
     def finish(self, stage: str, result: Any) -> None:
-        """Note a stage."""
+        """Note a stage.
+
+        Args:
+            stage: its name.
+            result: what is to be known of it, as JSON can hold it.
+        """
         self.done[stage] = result
         self.done["minutes"][stage] = self.minutes()
         print(f"{stage}: {self.minutes()} minutes {result}", flush=True)
@@ -188,7 +200,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to make; it must not exist")
     parser.add_argument("--seed", type=int, default=0, help="of weights and training problems")

@@ -10,8 +10,9 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import MEAN_LENGTH, QUESTION_TOKENS
 from dynts.tiny.task import make_problem
-from dynts.tiny.tokenizer import build_tokenizer
 from dynts.training.labels import LABELS
+from recipes.embedded_model.solution import write_response
+from recipes.embedded_model.tokenizer import build_tokenizer
 
 LOG = json.loads((WEIGHTS / "training.json").read_text())
 
@@ -40,7 +41,7 @@ def test_the_log_meets_the_bounds_that_the_docs_state() -> None:
 def test_auto_classes_load_the_right_tokenizer_and_model() -> None:
     tokenizer, model = AutoTokenizer.from_pretrained(WEIGHTS), AutoModelForCausalLM.from_pretrained(WEIGHTS)
     problem = make_problem(1)
-    text = f"{problem.question} {problem.thinking} </think> {problem.conclusion}"
+    text = f"{problem.question} {write_response(problem)}"
     assert tokenizer.encode(text) == build_tokenizer().encode(text)
     assert tokenizer.unk_token_id not in tokenizer.encode(text)
     assert tokenizer.chat_template == build_tokenizer().chat_template

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from dynts.chat.markers import END
 from dynts.chat.prompts import chat_prompt, encode_prompt
-from dynts.tiny.muon import Muon
 from dynts.tiny.task import TRAINING, make_problem
-from dynts.tiny.tokenizer import STOP
+from recipes.embedded_model.muon import Muon
+from recipes.embedded_model.solution import write_conclusion, write_thinking
+from recipes.embedded_model.tokenizer import STOP
 
 _IGNORED = -100
 _POOL = 512
@@ -52,7 +54,7 @@ Report = Callable[[int, float, LlamaForCausalLM], None]
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """The embedded architecture with random weights: 4 layers, width 128, 4 query and 2 KV heads of 32."""
+    """Return the embedded architecture with random weights: 4 layers, width 128, 4 query and 2 KV heads of 32."""
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -75,7 +77,7 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, report: Report)
     """Train a model from random weights; loss on thinking and answer alone.
 
     Args:
-        tokenizer: of `dynts.tiny.tokenizer`.
+        tokenizer: of `recipes.embedded_model.tokenizer`.
         recipe: the schedule.
         report: called after each update.
     """
@@ -150,6 +152,6 @@ def _example(
     """Token ids of one solved problem, and how many of them are the prompt."""
     problem = make_problem(seed, steps)
     prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))
-    thinking = "" if without_thinking else problem.thinking
-    response = f"{thinking} </think> {problem.conclusion} {STOP}"
+    thinking = "" if without_thinking else write_thinking(problem)
+    response = f"{thinking} {END} {write_conclusion(problem)} {STOP}"
     return prompt + tokenizer.encode(response, add_special_tokens=False), len(prompt)

@@ -24,7 +24,7 @@ _TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: words, variables (`a`, `a=`, `a:=`, `a?`), digits and signs, the think markers and the chat template.
+    """Return the tokenizer: words, variables (`a`, `a=`, `a:=`, `a?`), digits, signs, think markers and the chat template.
 
     The instruction that dynts adds to every question (`dynts.chat.prompts`) is one token, so that it costs one cache slot.
     Other text becomes `<unknown>`.
