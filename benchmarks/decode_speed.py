@@ -30,7 +30,7 @@ PROMPT, GENERATED = 128, 16_384
 
 def compared(eager: bool) -> list[Engine]:
     """The reference, the same engine without eviction, dynts plain and compiled, and what they are measured against."""
-    model = random_model(SHAPE, device="cpu")
+    model = random_model(SHAPE)
     predictor = ImportancePredictor.for_model(model).eval()
     engines: list[Engine] = [
         TransformersEngine("transformers, sdpa", model, "sdpa"),

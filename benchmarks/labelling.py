@@ -90,7 +90,7 @@ _LOADED: dict[str, Any] = {}
 
 def _model(attention: str) -> Any:
     if attention not in _LOADED:
-        _LOADED[attention] = random_model(SHAPE, device="cpu")
+        _LOADED[attention] = random_model(SHAPE)
         _LOADED[attention].set_attn_implementation(attention)
     return _LOADED[attention]
 

@@ -99,7 +99,7 @@ def main() -> None:
 
 def _prepare(source: str, work: Path, traces: int) -> None:
     """Make what is not there yet: traces, shards and predictors."""
-    model, tokenizer = load_model(source, device="cpu")
+    model, tokenizer = load_model(source)
     written = work / "traces.jsonl"
     if not written.exists():
         work.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def _contenders(work: Path) -> dict[str, Contender]:
 
 
 def _solve(source: str, work: Path, method: str, config: CompressionConfig, count: int) -> dict[str, Any]:
-    model, tokenizer = load_model(source, device="cpu")
+    model, tokenizer = load_model(source)
     problems = [make_problem(seed) for seed in HELD_OUT[:count]]
     result = compare(model, tokenizer, problems, _contenders(work)[method], config)
     return {"correct": result.correct, "truncated": result.truncated, "mean_length": result.mean_length}

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 import dynts
 from dynts.analyze.prediction import choose_traces
 from dynts.collect.plan import model_files
-from dynts.config import CompressionConfig
+from dynts.config import CompressionConfig, ModelSource
 from dynts.evaluate.intervals import mean_and_error
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.models import load_model
@@ -59,7 +59,7 @@ def main() -> None:
     schedules = [
         CompressionConfig(budget, round(arguments.window * budget), arguments.retention_ratio) for budget in budgets
     ]
-    model, tokenizer = load_model(arguments.model, gguf_file=arguments.gguf_file)
+    model, tokenizer = load_model(ModelSource(arguments.model, gguf_file=arguments.gguf_file))
     predictors = {"answer": ImportancePredictor.from_pretrained(arguments.predictor)}
     if arguments.future_predictor:
         predictors["future"] = ImportancePredictor.from_pretrained(arguments.future_predictor)

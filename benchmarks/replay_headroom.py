@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 import dynts
 from dynts.cache.method import Granularity
 from dynts.collect.plan import model_files
-from dynts.config import CompressionConfig
+from dynts.config import CompressionConfig, ModelSource
 from dynts.decode.contender import Contender
 from dynts.evaluate.arms import configured_methods
 from dynts.evaluate.replay import replay, with_full_cache
@@ -86,7 +86,7 @@ def main() -> None:
     schedule = CompressionConfig(
         arguments.budget, round(arguments.window * arguments.budget), arguments.retention_ratio
     )
-    model, tokenizer = load_model(arguments.model, gguf_file=arguments.gguf_file)
+    model, tokenizer = load_model(ModelSource(arguments.model, gguf_file=arguments.gguf_file))
     predictors = {name: ImportancePredictor.from_pretrained(name) for name in arguments.predictor}
     sets = as_sets(arguments.traces)
     settings = {

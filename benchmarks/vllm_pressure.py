@@ -22,7 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dynts.chat.prompts import DEFAULT_CHAT, encode_question
+from dynts.chat.options import DEFAULT_CHAT
+from dynts.chat.prompts import encode_question
 from dynts.config import CompressionConfig
 from dynts.models import load_tokenizer
 from dynts.store.files import write_text_whole

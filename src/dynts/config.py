@@ -1,14 +1,64 @@
-"""How to decode: how large the cache may grow and what a compaction keeps, how tokens are drawn; and the file of settings."""
+"""What a user chooses: the model, how large its cache may grow and what a compaction keeps, how tokens are drawn; and the
+file of settings."""
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.errors import DyntsError, check_count
 from dynts.store.files import write_text_whole
 from dynts.store.jsonlines import read_object
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Which model, from where, in which dtype, on which device, and how it is talked to.
+
+    Args:
+        name: a folder, or the id of a repository on the Hub.
+        revision: branch, tag or commit of a Hub repository.
+        gguf_file: name of a GGUF file in that folder or repository; its weights are de-quantised.
+        dtype: such as "bfloat16"; None takes the checkpoint's own, and for quantised GGUF weights bfloat16 where the device
+            computes in it, else float32.
+        device: such as "cpu" or "cuda:1"; "auto" spreads the model over all devices; None is the CPU.
+        attention: implementation such as "sdpa" or "eager"; None takes the model's default.
+        chat: how the model is talked to.
+    """
+
+    name: str
+    revision: str | None = None
+    gguf_file: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    attention: str | None = None
+    chat: ChatOptions = DEFAULT_CHAT
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.gguf_file})" if self.gguf_file else self.name
+
+    @property
+    def path(self) -> str:
+        """What manifests and pages call the model."""
+        return f"{self.name}/{self.gguf_file}" if self.gguf_file else self.name
+
+    def on_this_rank(self) -> "ModelSource":
+        """Return the same model on the device that falls to this process among those of its job."""
+        from dynts.store.torchrun import this_rank  # loads torch
+
+        return self if self.device is None else replace(self, device=this_rank().device(self.device))
+
+    def settings(self) -> dict[str, Any]:
+        """Return what manifests record of the checkpoint, see `from_settings`."""
+        return {"model": self.name, "revision": self.revision, "gguf_file": self.gguf_file, "dtype": self.dtype}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "ModelSource":
+        """Read the model that a manifest's settings name, see `settings`; folders of earlier versions lack some keys."""
+        return cls(settings["model"], settings.get("revision"), settings.get("gguf_file"), settings.get("dtype"))
 
 
 @dataclass(frozen=True, slots=True)

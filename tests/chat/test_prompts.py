@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 from command_line import run
 from dynts.chat.markers import ThinkFormat
-from dynts.chat.prompts import ChatOptions, render_prompt, user_message
+from dynts.chat.options import ChatOptions
+from dynts.chat.prompts import render_prompt, user_message
 from dynts.chat.written import FIRST, ClosingWatch, decode_text, normalise
 from dynts.cli.options import chat_options
 from dynts.config import CompressionConfig, Settings, load_settings, save_settings

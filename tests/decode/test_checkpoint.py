@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 import dynts
 from command_line import run
-from dynts.chat.prompts import DEFAULT_CHAT, chat_prompt, encode_prompt
+from dynts.chat.options import DEFAULT_CHAT
+from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import Sampling
 from dynts.decode import checkpoint
 from dynts.decode.answers import answer_questions

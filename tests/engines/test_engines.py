@@ -15,8 +15,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import cache_lengths
-from dynts.chat.prompts import DEFAULT_CHAT, chat_prompt, encode_prompt
-from dynts.config import CompressionConfig, Sampling
+from dynts.chat.prompts import chat_prompt, encode_prompt
+from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.decode.sampling import RowSampling
 from dynts.engines.engine import FULL_CACHE, Compression, Request
 from dynts.engines.transformers import TransformersEngine
@@ -32,6 +32,7 @@ from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.traces.filters import judge
 from dynts.traces.problems import Problem
 
+SOURCE = ModelSource("some/model")
 SAMPLING = Sampling(max_new_tokens=330)
 
 
@@ -270,7 +271,7 @@ def vllm(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pyt
 
 def test_what_vllm_is_asked_for(vllm: FakeVllm, tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
     spec = VllmSpec(
-        "some/model", Sampling(300, seed=3), (FULL_CACHE,), 2, DEFAULT_CHAT, "v1", None, {"tensor_parallel_size": 2}
+        ModelSource("some/model", "v1"), Sampling(300, seed=3), (FULL_CACHE,), 2, {"tensor_parallel_size": 2}
     )
     engine = spec.start()
     assert vllm.engine_args == {
@@ -311,7 +312,7 @@ def test_vllm_follows_the_checkpoint_as_far_as_it_can(
         "top_k": 7,
     }
     GenerationConfig(**settings, do_sample=True, eos_token_id=2, num_return_sequences=1).save_pretrained(tmp_path)
-    engine = VllmSpec(str(tmp_path), SAMPLING, (FULL_CACHE,), 2, DEFAULT_CHAT).start()
+    engine = VllmSpec(ModelSource(str(tmp_path)), SAMPLING, (FULL_CACHE,), 2).start()
     assert "vLLM does not follow no_repeat_ngram_size, num_beams of the checkpoint's" in caplog.text
     list(engine.generate(requests(1)))
     [(_, _, parameters)] = vllm.added
@@ -323,7 +324,7 @@ def test_a_budget_reaches_vllm_beside_what_else_is_configured(vllm: FakeVllm) ->
     settings = PluginSettings("some/predictor", 300, 100, 0.5)
     arguments = {"additional_config": {"other": 1}, "enable_chunked_prefill": True}
     compression = Compression(METHODS["dynts"](), settings.schedule, settings.predictor)
-    VllmSpec("some/model", SAMPLING, (compression,), 4, DEFAULT_CHAT, engine_args=arguments).start()
+    VllmSpec(SOURCE, SAMPLING, (compression,), 4, engine_args=arguments).start()
     assert vllm.engine_args["additional_config"]["other"] == 1
     assert read_settings(vllm.engine_args["additional_config"], {}) == settings
     assert vllm.engine_args["enable_chunked_prefill"] is True
@@ -334,7 +335,7 @@ def test_each_budget_has_an_engine_of_vllm_of_its_own(
 ) -> None:
     budgets = (CompressionConfig(90, 20, 0.5), CompressionConfig(120, 20, 0.5))
     small, large = (Compression(METHODS["dynts"](), config, "some/predictor") for config in budgets)
-    engine = VllmSpec("some/model", SAMPLING, (FULL_CACHE, small, large), 2, DEFAULT_CHAT).start()
+    engine = VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, small, large), 2).start()
     assert [item and item["budget"] for item in vllm.checked] == [None, 90, 120]
     assert vllm.events == [], "the model is loaded with the first request"
     wanted = [*requests(3, small), *requests(2, large)]
@@ -355,7 +356,7 @@ def test_each_budget_has_an_engine_of_vllm_of_its_own(
 
 def test_seconds_count_from_the_start_of_the_run(vllm: FakeVllm) -> None:
     """So that tokens over the seconds of the last is the throughput, however many follow one another."""
-    engine = VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 1, DEFAULT_CHAT).start()
+    engine = VllmSpec(SOURCE, SAMPLING, (FULL_CACHE,), 1).start()
     seconds = [item.seconds for item in engine.generate(requests(4))]
     assert seconds == sorted(seconds)
     assert len(set(seconds)) == 4
@@ -365,20 +366,20 @@ def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pyt
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     for name in ("window", "dynts-random", "rkv"):
         with pytest.raises(DyntsError, match=f"methods full and dynts, got {METHODS[name].__name__}"):
-            VllmSpec("some/model", SAMPLING, (FULL_CACHE, Compression(METHODS[name]())), 4, DEFAULT_CHAT)
+            VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, Compression(METHODS[name]())), 4)
     with pytest.raises(DyntsError, match="one set of tokens for all heads"):
-        VllmSpec("some/model", SAMPLING, (Compression(DynTS(granularity="native")),), 4, DEFAULT_CHAT)
+        VllmSpec(SOURCE, SAMPLING, (Compression(DynTS(granularity="native")),), 4)
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused(vllm: FakeVllm) -> None:
     compression = Compression(METHODS["dynts"](), CompressionConfig(30, 10, 0.5), "some/predictor")
-    engine = VllmSpec("some/model", SAMPLING, (compression,), 4, DEFAULT_CHAT).start()
+    engine = VllmSpec(SOURCE, SAMPLING, (compression,), 4).start()
     with pytest.raises(DyntsError, match="budget 30 is too small for a question of"):
         list(engine.generate(requests(1, compression)))
 
 
 def test_vllm_requests_are_aborted_when_nobody_waits_for_them(vllm: FakeVllm) -> None:
-    running = VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, DEFAULT_CHAT).start().generate(requests(6))
+    running = VllmSpec(SOURCE, SAMPLING, (FULL_CACHE,), 4).start().generate(requests(6))
     next(running)
     running.close()
     assert set(vllm.aborted) >= {"p0#0"}
@@ -386,7 +387,7 @@ def test_vllm_requests_are_aborted_when_nobody_waits_for_them(vllm: FakeVllm) ->
 
 def test_unknown_engine_arguments_and_a_missing_package(vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DyntsError, match=r"vLLM refuses the engine arguments .*'speed'"):
-        VllmEngine(VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, DEFAULT_CHAT, engine_args={"speed": "fast"}))
+        VllmEngine(VllmSpec(SOURCE, SAMPLING, (FULL_CACHE,), 4, engine_args={"speed": "fast"}))
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     with pytest.raises(DyntsError, match=re.escape(f"--engine vllm needs vllm: {pip_install('vllm')}")):
-        VllmSpec("some/model", SAMPLING, (FULL_CACHE,), 4, DEFAULT_CHAT)
+        VllmSpec(SOURCE, SAMPLING, (FULL_CACHE,), 4)

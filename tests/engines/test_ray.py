@@ -13,6 +13,7 @@ import pytest
 
 from adder import Adder, rows_of, run
 from dynts.collect.collect import engines
+from dynts.config import ModelSource
 from dynts.engines.ray import ActorPool, Cluster, Item, Work
 from dynts.errors import DyntsError
 from dynts.tiny import WEIGHTS, load_tiny_model
@@ -117,8 +118,7 @@ def test_labels_made_by_actors_are_those_made_here(tmp_path: Path) -> None:
     traces.write_text("\n".join(lines))
     model, tokenizer = load_tiny_model()
     whole = label_traces(model, tokenizer, traces, tmp_path / "whole", name="tiny", future_window=75)
-    loading = {"gguf_file": None, "dtype": None, "device": "cpu", "revision": None}
-    spec = LabellerSpec(str(WEIGHTS), LabelOptions(future_window=75), loading)
+    spec = LabellerSpec(ModelSource(str(WEIGHTS)), LabelOptions(future_window=75))
     folder = label_on_cluster(
         spec, Cluster(actors=1), as_sets(traces), tmp_path / "out", "tiny", lambda done, total: None, print
     )

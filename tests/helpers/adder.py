@@ -4,10 +4,9 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from dynts.chat.prompts import ChatOptions
 from dynts.collect.collect import collect
 from dynts.collect.plan import Plan, collect_settings
-from dynts.config import Sampling
+from dynts.config import ModelSource, Sampling
 from dynts.engines.engine import Completion, Request
 from dynts.store.progress import Display, Tally
 from dynts.traces.folder import TraceFolder
@@ -48,16 +47,7 @@ def run(source: Path | ProblemSource, out: Path, engine: Adder, **changes: objec
     seed = changes.pop("seed", 0)
     plan = Plan(source, Sampling(seed=seed), **changes)
     found = plan.survey()
-    settings = collect_settings(
-        plan,
-        found,
-        model="adder",
-        revision=None,
-        gguf_file=None,
-        engine="adder",
-        chat=ChatOptions(),
-        dtype=None,
-    )
+    settings = collect_settings(plan, found, ModelSource("adder"), "adder")
     with Display("collecting") as display:
         return collect(plan, found, out, settings, engine, display)
 

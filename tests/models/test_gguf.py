@@ -14,6 +14,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from command_line import run
 from dynts.chat.prompts import chat_prompt, encode_prompt
+from dynts.config import ModelSource
 from dynts.errors import DyntsError
 from dynts.models import load_model, load_tokenizer
 from dynts.models.gguf import GgufFile
@@ -61,7 +62,7 @@ def merged(text: str, tokens: list[str], merges: list[str]) -> list[int]:
 def test_the_tokenizer_is_the_files(tmp_path: Path, model: PreTrainedModel) -> None:
     keys = tokenizer_keys()
     write_gguf(tmp_path / "tiny.gguf", model, keys)
-    tokenizer = load_tokenizer(tmp_path, gguf_file="tiny.gguf")
+    tokenizer = load_tokenizer(ModelSource(str(tmp_path), gguf_file="tiny.gguf"))
     check_token_by_token(tokenizer, keys["tokens"], keys["token_type"])
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (BOS, EOS, EOS)
     # Qwen's split: digits one by one, a line break goes with the punctuation before it
@@ -77,7 +78,7 @@ def test_the_tokenizer_is_the_files(tmp_path: Path, model: PreTrainedModel) -> N
 @pytest.mark.skipif(not R1_TOKENIZER.is_file(), reason="no shared data")
 def test_the_tokenizer_of_r1_distill_qwen_is_the_files() -> None:
     entries = GgufFile.read(R1_TOKENIZER).metadata
-    tokenizer = load_tokenizer(R1_TOKENIZER.parent, gguf_file=R1_TOKENIZER.name)
+    tokenizer = load_tokenizer(ModelSource(str(R1_TOKENIZER.parent), gguf_file=R1_TOKENIZER.name))
     tokens = entries["tokenizer.ggml.tokens"]
     check_token_by_token(tokenizer, tokens, entries["tokenizer.ggml.token_type"])
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (151646, 151643, 151654)
@@ -94,21 +95,21 @@ def test_a_tokenizer_that_splits_text_otherwise_is_refused(tmp_path: Path, model
     keys["token_type"] = [*keys["token_type"], *[int(TokenType.NORMAL)] * len(merges)]
     write_gguf(tmp_path / "tiny.gguf", model, keys)
     with pytest.raises(DyntsError, match=r"tiny\.gguf \(gpt2, unheard-of\) is not the model's: .*tokenizer\.json"):
-        load_tokenizer(tmp_path, gguf_file="tiny.gguf")
+        load_tokenizer(ModelSource(str(tmp_path), gguf_file="tiny.gguf"))
 
 
 @pytest.mark.quick
 def test_a_gguf_model_is_the_model(tmp_path: Path, model: PreTrainedModel, capfd: pytest.CaptureFixture[str]) -> None:
     turn_end = TOKENS.index(CONTROL[1])
     write_gguf(tmp_path / "tiny.gguf", model, tokenizer_keys() | {"eot_token_id": turn_end})
-    loaded, _ = load_model(tmp_path, gguf_file="tiny.gguf")
+    loaded, _ = load_model(ModelSource(str(tmp_path), gguf_file="tiny.gguf"))
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
     assert loaded.dtype == torch.float32  # the file's own
     assert loaded.generation_config.eos_token_id == [EOS, turn_end]
     capfd.readouterr()
     write_gguf(tmp_path / "quantised.gguf", model, tokenizer_keys(), kind=GGMLQuantizationType.Q8_0)
-    loaded, _ = load_model(tmp_path, gguf_file="quantised.gguf")
+    loaded, _ = load_model(ModelSource(str(tmp_path), gguf_file="quantised.gguf"))
     said = capfd.readouterr().err
     dtype = str(loaded.dtype).removeprefix("torch.")
     assert re.search(
@@ -117,7 +118,7 @@ def test_a_gguf_model_is_the_model(tmp_path: Path, model: PreTrainedModel, capfd
         re.M,
     )
     assert "stay quantized" not in said
-    assert load_model(tmp_path, gguf_file="quantised.gguf", dtype="float16")[0].dtype == torch.float16
+    assert load_model(ModelSource(str(tmp_path), gguf_file="quantised.gguf", dtype="float16"))[0].dtype == torch.float16
 
 
 def test_incomplete_files_are_refused(tmp_path: Path, model: PreTrainedModel) -> None:
@@ -125,18 +126,18 @@ def test_incomplete_files_are_refused(tmp_path: Path, model: PreTrainedModel) ->
     for size in (6, 30, 2000, len(whole) // 2, len(whole) - 64):
         (tmp_path / "cut.gguf").write_bytes(whole[:size])
         with pytest.raises(DyntsError, match=rf"^\S+cut\.gguf has been cut: it has {size:,} bytes, and"):
-            load_model(tmp_path, gguf_file="cut.gguf")
+            load_model(ModelSource(str(tmp_path), gguf_file="cut.gguf"))
     write_gguf(tmp_path / "first.gguf", model, tokenizer_keys(), without="layers.1.", parts=2)
     with pytest.raises(
         DyntsError, match=r"^\S+first\.gguf is part 1 of 2 of a split GGUF file.*llama-gguf-split --merge"
     ):
-        load_model(tmp_path, gguf_file="first.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="first.gguf"))
     (tmp_path / "tiny-00002-of-00003.gguf").write_bytes(whole)
     with pytest.raises(DyntsError, match="part 2 of 3"):
-        load_model(tmp_path, gguf_file="tiny-00002-of-00003.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="tiny-00002-of-00003.gguf"))
     write_gguf(tmp_path / "lacking.gguf", model, tokenizer_keys(), without="layers.1.")
     with pytest.raises(DyntsError, match=r"lacking\.gguf\) lacks model\.layers\.1\.\S+, .* more: weights of the model"):
-        load_model(tmp_path, gguf_file="lacking.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="lacking.gguf"))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_tokenizers_that_are_not_whole_are_refused(
     found = {name: value for name, value in (tokenizer_keys() | keys).items() if value is not None}
     write_gguf(tmp_path / "tiny.gguf", model, found)
     with pytest.raises(DyntsError, match=problem):
-        load_tokenizer(tmp_path, gguf_file="tiny.gguf")
+        load_tokenizer(ModelSource(str(tmp_path), gguf_file="tiny.gguf"))
 
 
 @pytest.mark.quick
@@ -174,7 +175,7 @@ def test_scaled_positions_are_refused(
     """transformers would load the model, and let it write with other positions than it was trained with."""
     write_gguf(tmp_path / "scaled.gguf", model, tokenizer_keys(), **scaled)
     with pytest.raises(DyntsError, match=rf"scaled\.gguf scales rotary positions \({named}.*Load the checkpoint"):
-        load_model(tmp_path, gguf_file="scaled.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="scaled.gguf"))
 
 
 @pytest.mark.quick
@@ -194,7 +195,7 @@ def test_plan_reads_a_header(
     assert json.loads(out)["shape"]["parameters"] == model.num_parameters() - model.lm_head.weight.numel()
     assert "lists no tensors" not in err
     with pytest.raises(DyntsError, match="holds no weights"):
-        load_model(tmp_path, gguf_file="header.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="header.gguf"))
 
 
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])

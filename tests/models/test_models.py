@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from dynts.config import ModelSource
 from dynts.errors import DyntsError
 from dynts.models import load_model, parse_dtype
 from dynts.models.threads import NARROW, fit_threads
@@ -22,7 +23,7 @@ from tiny import tiny_model
 def test_a_folder_is_loaded_and_stdout_stays_clean(
     saved_model: Path, model: PreTrainedModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    loaded, tokenizer = load_model(saved_model, dtype="bfloat16", attn_implementation="eager")
+    loaded, tokenizer = load_model(ModelSource(str(saved_model), dtype="bfloat16", attention="eager"))
     assert loaded.dtype == torch.bfloat16
     assert loaded.config._attn_implementation == "eager"
     assert not loaded.training
@@ -36,7 +37,7 @@ def test_missing_and_damaged_models_are_named(saved_model: Path, tmp_path: Path)
     with pytest.raises(DyntsError, match=r"model folder .*absent does not exist"):
         load_model(tmp_path / "absent")
     with pytest.raises(DyntsError, match="not a floating point dtype"):
-        load_model(saved_model, dtype="int8")
+        load_model(ModelSource(str(saved_model), dtype="int8"))
     weights = saved_model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(DyntsError, match="could not load the model"):
@@ -52,12 +53,12 @@ def test_a_missing_tokenizer_is_named(model: PreTrainedModel, tmp_path: Path) ->
 def test_unreadable_gguf_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "good.gguf").write_bytes(b"GGUF")
     with pytest.raises(DyntsError, match=r"absent\.gguf does not exist; GGUF files in .*: good\.gguf"):
-        load_model(tmp_path, gguf_file="absent.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="absent.gguf"))
     (tmp_path / "bad.gguf").write_bytes(b"<html>")
     with pytest.raises(DyntsError, match=r"bad\.gguf is not a GGUF file"):
-        load_model(tmp_path, gguf_file="bad.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="bad.gguf"))
     with pytest.raises(DyntsError, match=r"good\.gguf"):
-        load_model(tmp_path, gguf_file="good.gguf")
+        load_model(ModelSource(str(tmp_path), gguf_file="good.gguf"))
 
 
 def test_dtypes_by_name() -> None:

@@ -5,7 +5,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from dynts.chat.markers import think_markers
-from dynts.chat.prompts import ChatOptions, chat_prompt
+from dynts.chat.options import ChatOptions
+from dynts.chat.prompts import chat_prompt
 from dynts.errors import DyntsError
 from dynts.traces.tokens import split_response, tokenize_trace
 from dynts.traces.traces import Trace

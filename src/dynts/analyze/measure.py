@@ -13,7 +13,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from dynts import __version__
-from dynts.chat.prompts import DEFAULT_CHAT
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.store.files import writing_to
 from dynts.store.lock import hold
 from dynts.store.manifest import settled_manifest, warn_versions, write_manifest
@@ -44,6 +44,7 @@ def measure_traces(
     options: LabelOptions,
     measure: Measure,
     progress: Progress | None = None,
+    chat: ChatOptions = DEFAULT_CHAT,
 ) -> tuple[list[Row], int]:
     """Measure the fit traces (see `dynts.traces.filters`) that a folder lacks.
 
@@ -56,6 +57,7 @@ def measure_traces(
         options: which traces are fit, and how many to take.
         measure: makes the row of a trace.
         progress: called after each trace.
+        chat: how the model is talked to.
 
     Returns:
         The rows that the folder now holds, in the order of the traces, and how many there will be: more only while other
@@ -72,12 +74,14 @@ def measure_traces(
         "max_tokens": options.max_tokens,
         "keep_incorrect": options.keep_incorrect,
         "limit": options.limit,
-        **({"chat": options.chat.settings()} if options.chat != DEFAULT_CHAT else {}),
+        **({"chat": chat.settings()} if chat != DEFAULT_CHAT else {}),
     }
     versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(out, rank, made_by) as held:
         with writing_to(out), settled_manifest(out, settings, made_by) as old:
-            manifest = old or write_manifest(out, settings, {**select(sets, tokenizer, options), "versions": versions})
+            manifest = old or write_manifest(
+                out, settings, {**select(sets, tokenizer, options, chat), "versions": versions}
+            )
         warn_versions(manifest["versions"], versions)
         wanted: list[int] = manifest["indices"]
         places = [place for place in wanted if rank.owns(str(place))]
@@ -96,7 +100,7 @@ def measure_traces(
                 journal = Journal(out / f"rows-{rank.rank:05d}-{number:05d}.jsonl")
             for place, trace in enumerate(sets):
                 if place in missing:
-                    row = measure(place, trace, tokenize_trace(tokenizer, trace, options.chat))
+                    row = measure(place, trace, tokenize_trace(tokenizer, trace, chat))
                     with writing_to(out):
                         journal.append_object({_PLACE: place, "id": trace.id, **row})
                     done += 1

@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from dynts.errors import DyntsError, check_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 START = "<think>"
 END = "</think>"
@@ -52,7 +54,7 @@ KNOWN_FORMATS = (
 )
 
 
-def think_markers(tokenizer: PreTrainedTokenizerBase, start: str = START, end: str = END) -> ThinkMarkers | None:
+def think_markers(tokenizer: "PreTrainedTokenizerBase", start: str = START, end: str = END) -> ThinkMarkers | None:
     """Token ids of the think markers, or None if the tokenizer cannot write them.
 
     A marker of several ids may be merged with the text around it (".</" can be one token), so the ids find a marker
@@ -64,7 +66,7 @@ def think_markers(tokenizer: PreTrainedTokenizerBase, start: str = START, end: s
     return ThinkMarkers(start_ids, end_ids)
 
 
-def find_format(tokenizer: PreTrainedTokenizerBase, start: str | None = None, end: str | None = None) -> ThinkFormat:
+def find_format(tokenizer: "PreTrainedTokenizerBase", start: str | None = None, end: str | None = None) -> ThinkFormat:
     """How a model writes its think markers: of those that are known, the ones that its chat template speaks of, then those
     that its vocabulary holds, else `<think>` and `</think>`.
 
@@ -99,12 +101,12 @@ def matching_formats(start: str | None, end: str | None) -> list[ThinkFormat]:
     return known
 
 
-def _holds(tokenizer: PreTrainedTokenizerBase, *markers: str) -> bool:
+def _holds(tokenizer: "PreTrainedTokenizerBase", *markers: str) -> bool:
     """Whether the vocabulary has each marker as a token, or, of one made of control tokens and words, the control tokens."""
     wanted = [token for marker in markers for token in re.findall(r"<\|\w+\|>", marker) or [marker]]
     return not {None, tokenizer.unk_token_id} & set(map(tokenizer.convert_tokens_to_ids, wanted))
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, marker: str) -> tuple[int, ...]:
+def _ids(tokenizer: "PreTrainedTokenizerBase", marker: str) -> tuple[int, ...]:
     ids = tuple(tokenizer.encode(marker, add_special_tokens=False))
     return () if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids else ids

@@ -2,69 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.chat.markers import ThinkFormat, find_format
-from dynts.chat.thinking import think_scanner
+from dynts.chat.options import DEFAULT_CHAT, RESERVED_ARGUMENTS, ChatOptions
 from dynts.errors import DyntsError, check_text
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
-
-
-_RESERVED = ("messages", "add_generation_prompt")
-
-
-@dataclass(frozen=True, slots=True)
-class ChatOptions:
-    """How a model is talked to, where the user knows better than its tokenizer and chat template.
-
-    Args:
-        open_thinking: open the thinking in the prompt where the chat template leaves that to the model.
-        think_start: opens the thinking, as text; None where `dynts.chat.markers.find_format` finds it.
-        think_end: closes it, likewise.
-        template_args: further variables of the chat template, such as {"enable_thinking": False}.
-
-    Raises:
-        DyntsError: both markers are the same or empty, or an argument has a name that is taken or no name.
-    """
-
-    open_thinking: bool = False
-    think_start: str | None = None
-    think_end: str | None = None
-    template_args: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.think_start is not None and self.think_end is not None:
-            ThinkFormat(self.think_start, self.think_end)
-        for name in self.template_args:
-            if not name.isidentifier():
-                raise DyntsError(f"{name!r} is no name that a chat template could look at: check it")
-            if name in _RESERVED:
-                raise DyntsError(f"the template argument {name!r} is what dynts itself gives: leave it out")
-
-    def format(self, tokenizer: PreTrainedTokenizerBase) -> ThinkFormat:
-        """How the model writes its think markers.
-
-        Raises:
-            DyntsError: the tokenizer cannot write the user's.
-        """
-        format = find_format(tokenizer, self.think_start, self.think_end)
-        given = self.think_start is not None or self.think_end is not None
-        if given and think_scanner(tokenizer, format) is None:
-            raise DyntsError(f"the tokenizer cannot write the think marker {format.end!r}: check --think-end")
-        return format
-
-    def settings(self) -> dict[str, Any]:
-        """For manifests; what is not given is left out, so that folders of earlier versions can be continued."""
-        found = {"open_thinking": self.open_thinking, "think_start": self.think_start, "think_end": self.think_end}
-        arguments = {"template_args": dict(self.template_args)} if self.template_args else {}
-        return {name: value for name, value in found.items() if value is not None} | arguments
-
-
-DEFAULT_CHAT = ChatOptions()
 
 
 class ChatPrompt(NamedTuple):
@@ -181,7 +127,9 @@ def render_chat(
 def known_arguments(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> dict[str, Any]:
     """Of template arguments those that the chat template looks at and dynts does not give itself."""
     template = str(tokenizer.chat_template or "")
-    return {name: value for name, value in given.items() if name not in _RESERVED and _looks_at(template, name)}
+    return {
+        name: value for name, value in given.items() if name not in RESERVED_ARGUMENTS and _looks_at(template, name)
+    }
 
 
 def _looks_at(template: str, name: str) -> bool:

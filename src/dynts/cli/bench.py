@@ -52,7 +52,7 @@ def bench(
     floor is the time to read all weights and cached tokens once, at the bandwidth measured in the same process.
     """
     from dynts.cli.outputs import check_figure, check_folder
-    from dynts.config import CompressionConfig
+    from dynts.config import CompressionConfig, ModelSource
     from dynts.errors import DyntsError
     from dynts.methods import resolve_method
 
@@ -89,11 +89,12 @@ def bench(
     from dynts.store.files import write_text_whole
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = ModelSource(model, gguf_file=gguf_file, dtype=dtype, device=where)
     trained = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
     if random_weights:
-        loaded = random_model(model, dtype=dtype, device=where)
+        loaded = random_model(source)
     else:
-        loaded, _ = load_model(model, gguf_file=gguf_file, dtype=dtype, device=where)
+        loaded, _ = load_model(source)
     check_checkpoint(loaded)
     compared = [engines(loaded, method, schedule, trained, eager, compile) for schedule in schedules]
     works = [Work(rows, prompt, tokens) for rows, tokens in product(batch, generated)]

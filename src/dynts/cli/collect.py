@@ -96,7 +96,7 @@ def collect(
     from dynts.chat.written import ClosingWatch
     from dynts.collect.collect import collect, engines
     from dynts.collect.plan import Plan, collect_settings
-    from dynts.config import CompressionConfig, Sampling
+    from dynts.config import CompressionConfig, ModelSource, Sampling
     from dynts.engines.engine import Compression
     from dynts.engines.ray import Cluster
     from dynts.extras import need
@@ -110,8 +110,9 @@ def collect(
     schedule = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
     check_predictor(method, chosen, predictor)
     chat = chat_options(open_thinking, think_start, think_end, template_arg)
+    source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
     extra_args = read_engine_args(engine, engine_args)
-    source = _source(
+    problems = _source(
         dataset,
         split=split,
         configs=tuple(config) if config else None,
@@ -123,35 +124,19 @@ def collect(
         keep_columns=tuple(keep_column) if keep_column else None,
     )
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-    plan = Plan(source, sampling, samples, limit, Compression(chosen, schedule, predictor))
+    plan = Plan(problems, sampling, samples, limit, Compression(chosen, schedule, predictor))
     cluster = None if ray is None else Cluster(ray, actors, gpus_per_actor)
     spec = engine_spec(
         engine,
-        model,
+        source,
         sampling,
         (plan.compression,),
         batch,
-        chat=chat,
-        engine_args=extra_args,
-        gguf_file=gguf_file,
-        dtype=dtype,
-        device=device,
-        attention=attention,
-        revision=revision,
+        extra_args,
     )
     found = plan.survey()
-    check_chat(chat, model, gguf_file, revision)
-    settings = collect_settings(
-        plan,
-        found,
-        model=model,
-        revision=revision,
-        gguf_file=gguf_file,
-        engine=engine,
-        chat=chat,
-        dtype=dtype,
-        engine_args=extra_args,
-    )
+    check_chat(source)
+    settings = collect_settings(plan, found, source, engine, extra_args)
     with Display("collecting") as display, engines(spec, cluster, display.say) as generate:
         if found.without_gold:
             display.say(f"{dataset}: {found.without_gold} problems without a gold answer are left out")

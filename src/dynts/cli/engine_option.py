@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from dynts.chat.prompts import ChatOptions
-    from dynts.config import Sampling
+    from dynts.config import ModelSource, Sampling
     from dynts.engines.engine import Compression, EngineSpec
 
 Engine = Annotated[Literal["transformers", "vllm"], typer.Option(help="What generates.")]
@@ -33,18 +32,11 @@ def read_engine_args(engine: str, text: str | None) -> dict[str, Any]:
 
 def engine_spec(
     engine: str,
-    model: str,
+    source: "ModelSource",
     sampling: "Sampling",
     compressions: "tuple[Compression, ...]",
     batch: int | None,
-    *,
-    chat: "ChatOptions",
     engine_args: dict[str, Any],
-    gguf_file: str | None,
-    dtype: str | None,
-    device: str,
-    attention: str | None,
-    revision: str | None,
 ) -> "EngineSpec":
     """How to start the engine that the options ask for.
 
@@ -54,19 +46,11 @@ def engine_spec(
     from dynts.engines.transformers import TransformersSpec
     from dynts.engines.vllm.offline import VllmSpec
     from dynts.errors import DyntsError
-    from dynts.store.torchrun import this_rank
 
     if batch is not None and batch < 1:
         raise DyntsError(f"batch must be at least 1, got {batch}")
     if engine == "vllm":
-        if gguf_file or attention:
+        if source.gguf_file or source.attention:
             raise DyntsError("--engine vllm takes no --gguf-file and no --attention: use --engine transformers")
-        return VllmSpec(model, sampling, compressions, batch or 256, chat, revision, dtype, engine_args)
-    loading = {
-        "gguf_file": gguf_file,
-        "dtype": dtype,
-        "device": this_rank().device(device),
-        "attn_implementation": attention,
-        "revision": revision,
-    }
-    return TransformersSpec(model, sampling, compressions, batch or 20, chat, loading)
+        return VllmSpec(source, sampling, compressions, batch or 256, engine_args)
+    return TransformersSpec(source.on_this_rank(), sampling, compressions, batch or 20)

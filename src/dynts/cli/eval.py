@@ -114,7 +114,7 @@ def eval_(
     from dynts.chat.written import ClosingWatch
     from dynts.collect.collect import engines
     from dynts.collect.plan import Plan
-    from dynts.config import Sampling
+    from dynts.config import ModelSource, Sampling
     from dynts.engines.ray import Cluster
     from dynts.errors import DyntsError
     from dynts.evaluate.arms import ArmPlan, configured_methods, plan_arms
@@ -131,6 +131,7 @@ def eval_(
     need("pyarrow", "collect", "dynts eval")
     rank = this_rank()
     chat = chat_options(open_thinking, think_start, think_end, template_arg)
+    source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
     extra_args = read_engine_args(engine, engine_args)
     predictors = {name: ImportancePredictor.from_pretrained(name).config for name in predictor or ()}
     methods = configured_methods(
@@ -151,32 +152,18 @@ def eval_(
     compressions = needed_compressions(arms)
     spec = engine_spec(
         engine,
-        model,
+        source,
         sampling,
         compressions,
         batch,
-        chat=chat,
-        engine_args=extra_args,
-        gguf_file=gguf_file,
-        dtype=dtype,
-        device=device,
-        attention=attention,
-        revision=revision,
+        extra_args,
     )
-    check_chat(chat, model, gguf_file, revision)
-    check_questions(arms, load_tokenizer(model, gguf_file=gguf_file, revision=revision), chat)
+    check_chat(source)
+    check_questions(arms, load_tokenizer(source), chat)
     if engine == "vllm":
         # whose engines have one budget each: start as few as possible
         arms.sort(key=lambda arm: compressions.index(arm.plan.compression))
-    answering = {
-        "model": model,
-        "revision": revision,
-        "gguf_file": gguf_file,
-        "engine": engine,
-        "engine_args": extra_args,
-        "chat": chat,
-        "dtype": dtype,
-    }
+    answering = {"source": source, "engine": engine, "engine_args": extra_args}
     with Display("evaluating") as display, engines(spec, cluster, display.say) as generate:
         advice = (
             "give the markers that the model writes by --think-start and --think-end, or grade all that a model without "

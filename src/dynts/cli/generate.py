@@ -64,7 +64,7 @@ def generate(
     revision: Revision = None,
 ) -> None:
     """Answer a question while the KV cache stays within a budget; print the text, then what it cost."""
-    from dynts.config import CompressionConfig, Sampling
+    from dynts.config import CompressionConfig, ModelSource, Sampling
     from dynts.decode.answers import answer_questions, read_questions
     from dynts.decode.checkpoint import check_checkpoint
     from dynts.decode.compress import compress
@@ -93,11 +93,10 @@ def generate(
         if not text.strip():
             raise DyntsError("the question is empty")
         asked = [("question", text)]
-    check_chat(chat, model, gguf_file, revision)
+    source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
+    check_chat(source)
     loaded_predictor = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
-    loaded, tokenizer = load_model(
-        model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
-    )
+    loaded, tokenizer = load_model(source)
     check_checkpoint(loaded)
     failed = []
     with compress(

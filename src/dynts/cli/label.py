@@ -75,9 +75,9 @@ def label(
     one per question. One teacher-forced forward per trace; attention is recomputed a few rows at a time. Under torchrun
     the processes share the traces.
     """
+    from dynts.config import ModelSource
     from dynts.models import parse_dtype
     from dynts.store.progress import Display, describe_counts
-    from dynts.store.torchrun import this_rank
     from dynts.traces.sets import as_sets
     from dynts.training.labeller import LabellerSpec, LabelOptions
     from dynts.training.labelling import label_on_cluster, label_with
@@ -94,21 +94,19 @@ def label(
         seed=seed,
         chunk=chunk,
         all_tokens=all_tokens,
-        chat=chat,
     )
-    check_chat(chat, model, gguf_file, revision, opened=True)
+    source = ModelSource(model, revision, gguf_file, dtype, device, chat=chat).on_this_rank()
+    check_chat(source, opened=True)
     sets = as_sets(traces)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
-    loading = {"gguf_file": gguf_file, "dtype": dtype, "device": this_rank().device(device), "revision": revision}
-    spec = LabellerSpec(model, options, loading)
-    name = f"{model}/{gguf_file}" if gguf_file else model
+    spec = LabellerSpec(source, options)
     with Display("labelling") as display:
         if ray is None:
-            folder = label_with(spec.start(), sets, out, name, display.count)
+            folder = label_with(spec.start(), sets, out, source.path, display.count)
         else:
             from dynts.engines.ray import Cluster
 
             cluster = Cluster(ray, actors, gpus_per_actor)
-            folder = label_on_cluster(spec, cluster, sets, out, name, display.count, display.say)
+            folder = label_on_cluster(spec, cluster, sets, out, source.path, display.count, display.say)
     dropped = describe_counts(folder.manifest["dropped"])
     print(f"{len(folder.indices)} of {folder.manifest['traces']} traces labelled in {out}; dropped: {dropped}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from dynts.chat.prompts import ChatOptions
+    from dynts.chat.options import ChatOptions
+    from dynts.config import ModelSource
 
 
 def _take_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -110,7 +111,7 @@ def chat_options(
     Raises:
         DyntsError: a template argument without a name, or given twice; markers that are no markers.
     """
-    from dynts.chat.prompts import ChatOptions
+    from dynts.chat.options import ChatOptions
     from dynts.errors import DyntsError
 
     arguments: dict[str, Any] = {}
@@ -127,25 +128,21 @@ def chat_options(
     return ChatOptions(open_thinking, think_start, think_end, arguments)
 
 
-def check_chat(
-    chat: "ChatOptions", model: str, gguf_file: str | None, revision: str | None, *, opened: bool = False
-) -> None:
+def check_chat(source: "ModelSource", *, opened: bool = False) -> None:
     """Refuse what a model's tokenizer and chat template cannot do, before the model is loaded.
 
     Args:
-        chat: how the model is talked to.
-        model: as in `dynts.models.load_model`, as are the next two.
-        gguf_file: see there.
-        revision: see there.
+        source: the model, and how it is talked to.
         opened: the thinking is opened in any case, as in labelling.
 
     Raises:
         DyntsError: an argument that the template does not know, a marker that the tokenizer cannot write, and the like.
     """
-    from dynts.chat.prompts import DEFAULT_CHAT, render_prompt, user_message
+    from dynts.chat.options import DEFAULT_CHAT
+    from dynts.chat.prompts import render_prompt, user_message
     from dynts.models import load_tokenizer
 
-    if chat != DEFAULT_CHAT:
-        tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)
-        opening = replace(chat, open_thinking=chat.open_thinking or opened)
+    if source.chat != DEFAULT_CHAT:
+        tokenizer = load_tokenizer(source)
+        opening = replace(source.chat, open_thinking=source.chat.open_thinking or opened)
         render_prompt(tokenizer, [user_message("question")], opening)

@@ -41,7 +41,7 @@ def plan(
     """
     from json import dumps
 
-    from dynts.config import CompressionConfig
+    from dynts.config import CompressionConfig, ModelSource
     from dynts.errors import DyntsError
     from dynts.planning.cost import Hardware, Workload, parse_quantity
 
@@ -66,7 +66,7 @@ def plan(
     from dynts.planning.recommend import recommend
     from dynts.report.plan import plan_json, plan_lines, plan_markdown, plan_table
 
-    config = load_config(model, gguf_file=gguf_file, revision=revision)
+    config = load_config(ModelSource(model, revision, gguf_file))
     name = dtype or str(config.dtype or "float32").removeprefix("torch.")
     planner = Planner(ModelShape.of(config), parse_dtype(name).itemsize, hardware)
     recommended = recommend(planner, work, config.get_text_config().model_type)

@@ -89,12 +89,13 @@ def serve(
 
     Sampling options are for requests that leave theirs open.
     """
-    from dynts.config import CompressionConfig
+    from dynts.config import CompressionConfig, ModelSource
     from dynts.engines.vllm.server import exec_vllm, has_vllm
     from dynts.errors import DyntsError, check_count
     from dynts.extras import need
 
     chat = chat_options(open_thinking, think_start, think_end, template_arg)
+    source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
     config = CompressionConfig(budget=budget, local_window=local_window, retention_ratio=retention_ratio)
     if api_key is not None and not api_key.strip():
         raise DyntsError("the API key is empty: give one, or leave --api-key and DYNTS_API_KEY out")
@@ -102,8 +103,8 @@ def serve(
         print(f"dynts: anyone who reaches {host} can use this server: set DYNTS_API_KEY", file=sys.stderr)
     if engine == "vllm" or (engine == "auto" and has_vllm()):
         for name in _TRANSFORMERS_ONLY:
-            source = context.get_parameter_source(name)
-            if source is not None and source.name == "COMMANDLINE":
+            given = context.get_parameter_source(name)
+            if given is not None and given.name == "COMMANDLINE":
                 option = f"--{name.replace('_', '-')}"
                 raise DyntsError(f"{option} is for --engine transformers: give vLLM its own options after --")
         if method != "dynts":
@@ -114,15 +115,9 @@ def serve(
             )
         if predictor is None:
             raise DyntsError("--engine vllm needs --predictor: train one with `dynts label` and `dynts train`")
-        options = {
-            "host": host,
-            "port": port,
-            "served-model-name": served_model_name,
-            "dtype": dtype,
-            "revision": revision,
-        }
-        check_chat(chat, model, gguf_file, revision)
-        exec_vllm(model, options, vllm_options or [], config, predictor, chat, api_key)
+        options = {"host": host, "port": port, "served-model-name": served_model_name}
+        check_chat(source)
+        exec_vllm(source, options, vllm_options or [], config, predictor, api_key)
     if vllm_options:
         raise DyntsError(f"options after -- are for --engine vllm, got {' '.join(vllm_options)}: drop them")
     for package in ("fastapi", "uvicorn", "prometheus_client"):
@@ -143,12 +138,10 @@ def serve(
     chosen = configure(resolve_method(method), granularity)
     check_predictor(method, chosen, predictor)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k)
-    check_chat(chat, model, gguf_file, revision)
+    check_chat(source)
     bound = bind(host, port)
     loaded_predictor = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
-    loaded, tokenizer = load_model(
-        model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
-    )
+    loaded, tokenizer = load_model(source)
     with compress(
         loaded, chosen, config, loaded_predictor, tokenizer=tokenizer, markers=chat.format(tokenizer)
     ) as session:

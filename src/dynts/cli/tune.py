@@ -76,7 +76,7 @@ def tune(
     setting instead of a generation. Measured is how far the distributions of the answer's tokens move, and how much less
     likely the thinking becomes. Writes a table, a picture and settings.json, for --settings of other commands.
     """
-    from dynts.config import Settings
+    from dynts.config import ModelSource, Settings
     from dynts.errors import DyntsError
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
@@ -93,16 +93,9 @@ def tune(
         if not value > 0:
             raise DyntsError(f"--{name} must be above 0, got {value}: that of the full cache itself is 0")
     chat = chat_options(False, think_start, think_end, template_arg)
-    loading = {
-        "gguf_file": gguf_file,
-        "dtype": dtype,
-        "device": device,
-        "attn_implementation": attention,
-        "revision": revision,
-    }
+    source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
     spec = TuneSpec(
-        model,
-        loading,
+        source,
         chosen,
         predictor,
         budgets=None if budgets is None else _numbers("budgets", budgets, int),
@@ -111,10 +104,9 @@ def tune(
         limit=limit,
         max_tokens=max_tokens,
         keep_incorrect=keep_incorrect,
-        chat=chat,
     )
     sets = as_sets(traces)
-    check_chat(chat, model, gguf_file, revision, opened=True)
+    check_chat(source, opened=True)
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
 
     from dynts.store.progress import Display

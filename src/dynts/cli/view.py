@@ -69,7 +69,7 @@ def view(
     from rich.progress import Progress
 
     from dynts.cli.outputs import check_folder
-    from dynts.config import CompressionConfig
+    from dynts.config import CompressionConfig, ModelSource
     from dynts.errors import DyntsError
     from dynts.models import load_model, load_tokenizer
     from dynts.traces.sets import as_sets
@@ -85,13 +85,12 @@ def view(
     predictors = load_predictors(predictor or [])
     names = [name.strip() for name in method.split(",")]
     methods = choose_methods(names, predictors, native=native, protect_question=protect_question)
-    check_chat(chat, model, gguf_file, revision, opened=True)
+    source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
+    check_chat(source, opened=True)
     trace = choose_trace(as_sets(traces), id, question)
-    tokens = tokenize_chosen(load_tokenizer(model, gguf_file=gguf_file, revision=revision), trace, chat)
+    tokens = tokenize_chosen(load_tokenizer(source), trace, chat)
     config.check_question(tokens.question_end)
-    loaded, tokenizer = load_model(
-        model, gguf_file=gguf_file, dtype=dtype, device=device, attn_implementation=attention, revision=revision
-    )
+    loaded, tokenizer = load_model(source)
     name = Path(model).resolve().name if Path(model).is_dir() else model
     with Progress(console=Console(stderr=True), transient=True) as bars:
         tasks = {what: bars.add_task(what, total=None) for what in ("labels", *(viewed.name for viewed in methods))}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dynts import __version__
-from dynts.chat.prompts import ChatOptions
-from dynts.config import Sampling
+from dynts.config import ModelSource, Sampling
 from dynts.engines.engine import FULL_CACHE, Compression, Request
 from dynts.errors import DyntsError
 from dynts.traces.problems import Survey, read_problems, survey
@@ -60,28 +59,28 @@ class Plan:
 def collect_settings(
     plan: Plan,
     found: Survey,
-    *,
-    model: str,
-    revision: str | None,
-    gguf_file: str | None,
+    source: ModelSource,
     engine: str,
-    chat: ChatOptions,
-    dtype: str | None,
     engine_args: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What determines the traces; how many of them are wanted, the batch and the device do not."""
+    """Return what determines the traces; how many of them are wanted, the batch and the device do not.
+
+    Args:
+        plan: which samples.
+        found: the problems.
+        source: the model.
+        engine: name of what generates.
+        engine_args: its further arguments.
+    """
     return {
         "kind": "collect",
-        "model": model,
-        "revision": revision,
-        "gguf_file": gguf_file,
-        "model_files": model_files(model),
+        **source.settings(),
+        "model_files": model_files(source.name),
         "engine": engine,
         "engine_args": engine_args or {},
-        "dtype": dtype,
         **compression_settings(plan.compression),
         "sampling": asdict(plan.sampling),
-        **chat.settings(),
+        **source.chat.settings(),
         "source": asdict(plan.source),
         "data_sha256": found.sha256,
     }

@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList, set_seed
 
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions, encode_question
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
+from dynts.chat.prompts import encode_question
 from dynts.chat.written import TextWriter, decode_text
 from dynts.config import Sampling
 from dynts.decode.checkpoint import plain_search, stop_criteria

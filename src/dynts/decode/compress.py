@@ -19,7 +19,7 @@ from dynts.cache.slots import History
 from dynts.cache.step import CompactionEvent, Turn
 from dynts.chat.markers import ThinkFormat, ThinkMarkers
 from dynts.chat.thinking import ThinkScanner, scanner_of
-from dynts.config import CompressionConfig
+from dynts.config import CompressionConfig, ModelSource
 from dynts.decode.checkpoint import say_once
 from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass, SlotMasks
@@ -297,7 +297,7 @@ def _tokenizer_beside(model: PreTrainedModel) -> "PreTrainedTokenizerBase | None
     files = list(Path(model.name_or_path).glob("*.gguf"))
     try:
         if len(files) == 1:
-            return load_tokenizer(model.name_or_path, gguf_file=files[0].name)
+            return load_tokenizer(ModelSource(model.name_or_path, gguf_file=files[0].name))
         return AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True)
     except (OSError, ValueError, KeyError):
         if files:

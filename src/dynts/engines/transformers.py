@@ -23,9 +23,10 @@ from transformers import (
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
 from dynts.cache.lengths import cache_lengths
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions, Prompt, encode_question
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
+from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
-from dynts.config import Sampling
+from dynts.config import ModelSource, Sampling
 from dynts.decode.checkpoint import check_checkpoint, stop_criteria
 from dynts.decode.compress import Session, compress
 from dynts.decode.sampling import NOT_FINITE, FiniteRows, generate_rows
@@ -44,20 +45,16 @@ class TransformersSpec:
     """How to start a `TransformersEngine`.
 
     Args:
-        model: a folder, or the id of a repository on the Hub.
+        source: the model.
         sampling: how to draw tokens; its seed is not used, each request has one.
         compressions: all that requests will ask for.
         batch: rows at a time.
-        chat: how the model is talked to.
-        loading: further keyword arguments of `dynts.models.load_model`.
     """
 
-    model: str
+    source: ModelSource
     sampling: Sampling
     compressions: tuple[Compression, ...]
     batch: int
-    chat: ChatOptions
-    loading: dict[str, Any]
 
     def start(self) -> "TransformersEngine":
         """Load model and predictors.
@@ -68,7 +65,7 @@ class TransformersSpec:
         """
         names = {item.predictor for item in self.compressions} - {None}
         predictors = {name: ImportancePredictor.from_pretrained(name) for name in names if name is not None}
-        model, tokenizer = load_model(self.model, **self.loading)
+        model, tokenizer = load_model(self.source)
         return TransformersEngine(
             model,
             tokenizer,
@@ -76,7 +73,7 @@ class TransformersSpec:
             self.compressions,
             predictors,
             batch=self.batch,
-            chat=self.chat,
+            chat=self.source.chat,
         )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.chat.prompts import ChatOptions, encode_question
+from dynts.chat.options import ChatOptions
+from dynts.chat.prompts import encode_question
 from dynts.chat.written import ClosingWatch
 from dynts.collect.collect import Generate, collect
 from dynts.engines.engine import Compression

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
+from dynts.config import ModelSource
 from dynts.errors import DyntsError
 from dynts.extras import pip_install
 from dynts.models import gguf_tokenizer
@@ -26,44 +27,28 @@ from dynts.models.gguf import GgufFile
 from dynts.models.threads import fit_threads
 
 
-def load_model(
-    model: str | Path,
-    *,
-    gguf_file: str | None = None,
-    dtype: str | torch.dtype | None = None,
-    device: str | None = None,
-    attn_implementation: str | None = None,
-    revision: str | None = None,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model in evaluation mode, and its tokenizer. On a CPU a narrow model computes with one thread, see `fit_threads`.
 
     Args:
-        model: a folder, or the id of a repository on the Hub.
-        gguf_file: name of a GGUF file in that folder or repository; its weights are de-quantised.
-        dtype: such as "bfloat16"; None takes the checkpoint's own, and for quantised GGUF weights bfloat16 where the device
-            computes in it, else float32.
-        device: such as "cpu" or "cuda:1"; "auto" spreads the model over all devices; None is the CPU.
-        attn_implementation: such as "sdpa" or "eager"; None takes the model's default.
-        revision: branch, tag or commit of a Hub repository.
+        model: which one, in which dtype, where; or only its name, a folder or the id of a repository on the Hub.
 
     Raises:
         DyntsError: the model, its GGUF file or its tokenizer is missing or cannot be read, weights are missing, or a special
             token has no embedding.
     """
-    name = str(model)
-    source = _source(name, gguf_file)
-    options: dict[str, Any] = {"dtype": _dtype(dtype), "revision": revision}
-    tokenizer = load_tokenizer(model, gguf_file=gguf_file, revision=revision)
-    file = None
-    if gguf_file is not None:
-        file = _gguf(name, gguf_file, revision)
+    source = _source(model)
+    options: dict[str, Any] = {"dtype": _dtype(source.dtype), "revision": source.revision}
+    tokenizer = load_tokenizer(source)
+    file = _gguf(source)
+    if file is not None:
         if not file.tensors:
             raise DyntsError(f"{file.path} holds no weights, only a configuration and a tokenizer")
         # reading the configuration takes transformers as long as the weights of a small model: once is enough
-        options |= {"gguf_file": gguf_file, "config": load_config(model, gguf_file=gguf_file, revision=revision)}
+        options |= {"gguf_file": source.gguf_file, "config": load_config(source)}
         _check_positions(options["config"], file)
         if options["dtype"] == "auto":
-            options["dtype"] = file.float_dtype or _half_precision(device)
+            options["dtype"] = file.float_dtype or _half_precision(source.device)
         if hasattr(
             transformers, "GgufConfig"
         ):  # from 5.23 on; its default says that weights stay quantised, which they do not
@@ -71,22 +56,22 @@ def load_model(
     result: Any
     try:
         result = AutoModelForCausalLM.from_pretrained(
-            name,
-            device_map=device,
-            attn_implementation=attn_implementation,
+            source.name,
+            device_map=source.device,
+            attn_implementation=source.attention,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported, and refused below by name
             **options,
         )
     except ImportError as error:
-        raise _missing_package(name, gguf_file, error) from error
+        raise _missing_package(source, error) from error
     except Exception as error:
         raise DyntsError(f"could not load the model {source}: {_first_line(error)}") from error
     loaded, info = result
-    check_weights(info, source)
+    check_weights(info, str(source))
     if file is not None:
         _complete(loaded, file)
-    check_special_tokens(loaded, tokenizer, source)
+    check_special_tokens(loaded, tokenizer, str(source))
     if loaded.device.type == "cpu":
         fit_threads(loaded.get_input_embeddings().weight.shape[-1])
     return loaded.eval(), tokenizer
@@ -130,33 +115,32 @@ def _complete(model: PreTrainedModel, file: GgufFile) -> None:
         )
 
 
-def load_tokenizer(
-    model: str | Path, *, gguf_file: str | None = None, revision: str | None = None
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer alone.
 
     Args:
-        model: as in `load_model`, as are the others.
+        model: as in `load_model`.
 
     Raises:
         DyntsError: it is missing or cannot be read.
     """
-    name = str(model)
-    file = None if gguf_file is None else _gguf(name, gguf_file, revision)
-    if file is not None and (Path(name) / "tokenizer.json").is_file():
+    source = _source(model)
+    file = _gguf(source)
+    if file is not None and (Path(source.name) / "tokenizer.json").is_file():
         file = None  # the model's own, which needs no reconstruction
     elif file is not None and gguf_tokenizer.knows(file):
         tokenizer = gguf_tokenizer.build_tokenizer(file)
         gguf_tokenizer.check_tokenizer(tokenizer, file)
         return tokenizer
-    _check_folder(name)
+    _check_folder(source.name)
     try:
-        loaded = AutoTokenizer.from_pretrained(name, gguf_file=None if file is None else gguf_file, revision=revision)
+        gguf = {} if file is None else {"gguf_file": source.gguf_file}
+        loaded = AutoTokenizer.from_pretrained(source.name, revision=source.revision, **gguf)
     except ImportError as error:
-        raise _missing_package(name, gguf_file, error) from error
+        raise _missing_package(source, error) from error
     except Exception as error:
         raise DyntsError(
-            f"could not load the tokenizer of {_source(name, gguf_file)}: {_first_line(error)}; "
+            f"could not load the tokenizer of {source}: {_first_line(error)}; "
             "check that the name is right and that the tokenizer files lie beside the weights"
         ) from error
     if file is not None:
@@ -164,43 +148,40 @@ def load_tokenizer(
     return loaded
 
 
-def random_model(
-    model: str | Path, *, dtype: str | torch.dtype | None = None, device: str | None = None
-) -> PreTrainedModel:
-    """A model with random weights, in evaluation mode: only the configuration is read.
+def random_model(model: ModelSource | str | Path) -> PreTrainedModel:
+    """Make a model with random weights, in evaluation mode: only the configuration is read.
 
     Args:
-        model: a folder or file with a configuration, or the id of a repository on the Hub.
-        dtype: as in `load_model`.
-        device: such as "cpu" or "cuda:1".
+        model: as in `load_config`, in which dtype, where.
 
     Raises:
         DyntsError: the configuration is missing or cannot be read.
     """
-    resolved = _dtype(dtype)
-    config = load_config(model)
+    source = _source(model)
+    resolved = _dtype(source.dtype)
+    config = load_config(source)
     chosen = resolved if isinstance(resolved, torch.dtype) else config.dtype
-    with torch.device(device or "cpu"):
+    with torch.device(source.device or "cpu"):
         return AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
 
 
-def load_config(model: str | Path, *, gguf_file: str | None = None, revision: str | None = None) -> PreTrainedConfig:
+def load_config(model: ModelSource | str | Path) -> PreTrainedConfig:
     """Read a model's configuration alone.
 
     Args:
-        model: a folder or file with a configuration, or the id of a repository on the Hub.
-        gguf_file: as in `load_model`, as is the other.
+        model: as in `load_model`; its name may also be that of a file with a configuration.
 
     Raises:
         DyntsError: it is missing or cannot be read.
     """
-    file = None if gguf_file is None else _gguf(str(model), gguf_file, revision)
+    source = _source(model)
+    file = _gguf(source)
     try:
-        config = AutoConfig.from_pretrained(str(model), gguf_file=gguf_file, revision=revision)
+        config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf_file, revision=source.revision)
     except ImportError as error:
-        raise _missing_package(str(model), gguf_file, error) from error
+        raise _missing_package(source, error) from error
     except Exception as error:
-        raise DyntsError(f"could not read the configuration of {model}: {_first_line(error)}") from error
+        raise DyntsError(f"could not read the configuration of {source.name}: {_first_line(error)}") from error
     if file is not None:
         config.dtype = file.float_dtype or torch.bfloat16
         if not file.tensors:
@@ -212,36 +193,34 @@ def load_config(model: str | Path, *, gguf_file: str | None = None, revision: st
     return config
 
 
-def load_generation_config(model: str | Path, revision: str | None = None) -> GenerationConfig:
-    """A checkpoint's generation config alone; that of transformers where it has none.
-
-    Args:
-        model: as in `load_model`, as is the other.
-    """
+def load_generation_config(source: ModelSource) -> GenerationConfig:
+    """Read a checkpoint's generation config alone; that of transformers where it has none."""
     try:
-        return GenerationConfig.from_pretrained(str(model), revision=revision or "main")
+        return GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
     except OSError:
         return GenerationConfig()
 
 
-def _gguf(name: str, gguf_file: str, revision: str | None) -> GgufFile:
-    """The header of a GGUF file in a folder or a Hub repository."""
-    _check_folder(name)
-    folder = Path(name)
-    path = folder / gguf_file
+def _gguf(source: ModelSource) -> GgufFile | None:
+    """Read the header of the GGUF file, if the weights come from one, in a folder or a Hub repository."""
+    if source.gguf_file is None:
+        return None
+    _check_folder(source.name)
+    folder = Path(source.name)
+    path = folder / source.gguf_file
     if folder.is_dir() and not path.is_file():
         others = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
         raise DyntsError(f"{path} does not exist; GGUF files in {folder}: {others}")
     try:
-        found = path if folder.is_dir() else cached_file(name, gguf_file, revision=revision)
+        found = path if folder.is_dir() else cached_file(source.name, source.gguf_file, revision=source.revision)
         assert found is not None
         return GgufFile.read(Path(found))
     except DyntsError:
         raise
     except ImportError as error:
-        raise _missing_package(name, gguf_file, error) from error
+        raise _missing_package(source, error) from error
     except Exception as error:
-        raise DyntsError(f"could not read {_source(name, gguf_file)}: {_first_line(error)}") from error
+        raise DyntsError(f"could not read {source}: {_first_line(error)}") from error
 
 
 def _check_folder(name: str) -> None:
@@ -266,21 +245,17 @@ def parse_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
-    if dtype is None or dtype == "auto":
-        return "auto"
-    return dtype if isinstance(dtype, torch.dtype) else parse_dtype(dtype)
+def _source(model: ModelSource | str | Path) -> ModelSource:
+    return model if isinstance(model, ModelSource) else ModelSource(str(model))
 
 
-def _missing_package(name: str, gguf_file: str | None, error: ImportError) -> DyntsError:
-    fix = pip_install("gguf") if gguf_file else "install the package that it names"
-    return DyntsError(
-        f"loading {_source(name, gguf_file)} needs a package that is not installed ({_first_line(error)}): {fix}"
-    )
+def _dtype(name: str | None) -> str | torch.dtype:
+    return "auto" if name in (None, "auto") else parse_dtype(name)
 
 
-def _source(name: str, gguf_file: str | None) -> str:
-    return f"{name} ({gguf_file})" if gguf_file else name
+def _missing_package(source: ModelSource, error: ImportError) -> DyntsError:
+    fix = pip_install("gguf") if source.gguf_file else "install the package that it names"
+    return DyntsError(f"loading {source} needs a package that is not installed ({_first_line(error)}): {fix}")
 
 
 def _first_line(error: Exception) -> str:

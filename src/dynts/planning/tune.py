@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
+from dynts.chat.options import DEFAULT_CHAT
 from dynts.collect.plan import model_files, versions
-from dynts.config import CompressionConfig
+from dynts.config import CompressionConfig, ModelSource
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.methods import Method
@@ -70,8 +70,7 @@ class TuneSpec:
     """What is tuned.
 
     Args:
-        model: a folder, or the id of a repository on the Hub.
-        loading: further keyword arguments of `dynts.models.load_model`.
+        source: the model.
         method: what chooses the tokens.
         predictor: folder or Hub id of the importance predictor, where the method needs one.
         budgets: B of the settings tried; None for shares of the traces' mean length.
@@ -80,14 +79,12 @@ class TuneSpec:
         limit: replay the first fit traces only, this many.
         max_tokens: longer traces are dropped.
         keep_incorrect: keep traces whose answer is wrong or cannot be graded.
-        chat: how the model is talked to.
 
     Raises:
         DyntsError: a value is outside its range.
     """
 
-    model: str
-    loading: dict[str, Any]
+    source: ModelSource
     method: Method
     predictor: str | None = None
     budgets: Sequence[int] | None = None
@@ -96,7 +93,6 @@ class TuneSpec:
     limit: int = 100
     max_tokens: int = MAX_TOKENS
     keep_incorrect: bool = False
-    chat: ChatOptions = DEFAULT_CHAT
 
     def __post_init__(self) -> None:
         settings_grid(self.budgets or [MAX_TOKENS], self.windows, self.ratios)
@@ -105,16 +101,16 @@ class TuneSpec:
         """What determines a row; which settings and how many traces there are does not."""
         return {
             "kind": "tune",
-            "model": self.model,
-            "model_files": model_files(self.model),
-            **{name: value for name, value in self.loading.items() if name != "device"},
+            **self.source.settings(),
+            "model_files": model_files(self.source.name),
+            "attn_implementation": self.source.attention,
             "method": {"name": type(self.method).__name__, **asdict(self.method)},  # type: ignore[call-overload]
             "predictor": self.predictor,
             "predictor_files": None if self.predictor is None else model_files(self.predictor),
             "max_tokens": self.max_tokens,
             "keep_incorrect": self.keep_incorrect,
             "traces_sha256": sets.sha256,
-            **({"chat": self.chat.settings()} if self.chat != DEFAULT_CHAT else {}),
+            **({"chat": self.source.chat.settings()} if self.source.chat != DEFAULT_CHAT else {}),
         }
 
 
@@ -136,7 +132,7 @@ def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[P
     rank = this_rank()
     if rank.world > 1:
         raise DyntsError("dynts tune runs in one process: start it without torchrun; --device auto spreads the model")
-    tokenizer = load_tokenizer(spec.model, gguf_file=spec.loading["gguf_file"], revision=spec.loading["revision"])
+    tokenizer = load_tokenizer(spec.source)
     traces = choose_traces(spec, sets, tokenizer)
     grid = _grid(spec, traces)
     predictor = None if spec.predictor is None else ImportancePredictor.from_pretrained(spec.predictor)
@@ -153,11 +149,10 @@ def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[P
         with settled_manifest(out, spec.settings(sets), MADE_BY) as old:
             rows = Rows(out)
             if any((trace.trace.id, setting) not in rows.found for trace in traces for setting in grid):
-                model, _ = load_model(spec.model, **spec.loading)
+                model, _ = load_model(spec.source)
+                markers = spec.source.chat.format(tokenizer)
                 sessions = {
-                    setting: compress(
-                        model, spec.method, setting, predictor, tokenizer=tokenizer, markers=spec.chat.format(tokenizer)
-                    )
+                    setting: compress(model, spec.method, setting, predictor, tokenizer=tokenizer, markers=markers)
                     for setting in grid
                 }
                 made = versions() if old is None else old["versions"]
@@ -176,7 +171,7 @@ def choose_traces(spec: TuneSpec, sets: TraceSets, tokenizer: PreTrainedTokenize
     """
     found: list[Selected] = []
     dropped: Counter[str] = Counter()
-    options = {"max_tokens": spec.max_tokens, "keep_incorrect": spec.keep_incorrect, "chat": spec.chat}
+    options = {"max_tokens": spec.max_tokens, "keep_incorrect": spec.keep_incorrect, "chat": spec.source.chat}
     with closing(select_traces(sets, tokenizer, **options)) as judged:  # type: ignore[arg-type,type-var]
         for trace in judged:
             if isinstance(trace, str):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dynts.config import CompressionConfig
+from dynts.config import CompressionConfig, ModelSource
 from dynts.errors import DyntsError
 from dynts.evaluate.metrics import Metrics, base_name
 from dynts.evaluate.results import Arm
@@ -33,7 +33,7 @@ class Model:
 def find_model(settings: Mapping[str, Any]) -> Model | None:
     """The model that a manifest's settings name; None if its configuration cannot be read here, or FLOPs not counted."""
     try:
-        config = load_config(settings["model"], gguf_file=settings.get("gguf_file"), revision=settings.get("revision"))
+        config = load_config(ModelSource.from_settings(settings))
         shape = ModelShape.of(config)
         shape.flops_per_token(1)
     except DyntsError:

@@ -6,7 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.chat.prompts import ChatOptions, Prompt, encode_prompt, render_prompt
+from dynts.chat.options import ChatOptions
+from dynts.chat.prompts import Prompt, encode_prompt, render_prompt
 from dynts.chat.written import ClosingWatch
 from dynts.config import CompressionConfig, Sampling
 from dynts.errors import DyntsError

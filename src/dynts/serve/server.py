@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 from transformers import PreTrainedTokenizerBase
 
-from dynts.chat.prompts import ChatOptions
+from dynts.chat.options import ChatOptions
 from dynts.chat.written import ClosingWatch
 from dynts.config import Sampling
 from dynts.decode.checkpoint import check_checkpoint

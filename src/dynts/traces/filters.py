@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from dynts.chat.markers import END, START
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.errors import check_count
 from dynts.grading.grader import Grader, Verdict
 from dynts.traces.tokens import TokenizedTrace, split_response, tokenize_trace

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from dynts.chat.markers import END, START, ThinkFormat
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions, chat_prompt, encode_prompt, render_chat, user_message
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
+from dynts.chat.prompts import chat_prompt, encode_prompt, render_chat, user_message
 from dynts.chat.thinking import think_scanner
 from dynts.chat.written import decode_text
 from dynts.errors import DyntsError

@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.chat.markers import think_markers
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
+from dynts.config import ModelSource
 from dynts.errors import DyntsError
 from dynts.models import load_model, load_tokenizer
 from dynts.models.shape import full_attention_layers
@@ -35,7 +36,6 @@ class LabelOptions:
         seed: of the choice of tokens.
         chunk: attention rows held at a time, see `label_trace`.
         all_tokens: label question and answer tokens too, for a predictor that scores them.
-        chat: how the model is talked to.
 
     Raises:
         DyntsError: a value is out of range.
@@ -51,7 +51,6 @@ class LabelOptions:
     seed: int = 0
     chunk: int = 128
     all_tokens: bool = False
-    chat: ChatOptions = DEFAULT_CHAT
 
     def __post_init__(self) -> None:
         check_labels(self.labels, self.future_window)
@@ -91,6 +90,7 @@ class Labeller:
         model: the base model of the predictor, on any device or several.
         tokenizer: its tokenizer.
         options: how to label.
+        chat: how the model is talked to.
 
     Raises:
         UnsupportedError: no layer has full attention.
@@ -99,13 +99,14 @@ class Labeller:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     options: LabelOptions
+    chat: ChatOptions = DEFAULT_CHAT
 
     def __post_init__(self) -> None:
         full_attention_layers(self.model.config.get_text_config())
 
     def describe(self) -> dict[str, Any]:
         """What the manifest says of the model."""
-        format = self.options.chat.format(self.tokenizer)
+        format = self.chat.format(self.tokenizer)
         markers = think_markers(self.tokenizer, format.start, format.end)
         dtype = self.model.dtype
         return {
@@ -157,19 +158,17 @@ class LabellerSpec:
     """How to start a `Labeller`: what is sent to another process, where the model is then loaded.
 
     Args:
-        model: a folder, or the id of a repository on the Hub.
+        source: the model.
         options: how to label.
-        loading: further keyword arguments of `dynts.models.load_model`.
     """
 
-    model: str
+    source: ModelSource
     options: LabelOptions
-    loading: dict[str, Any]
 
     def start(self) -> Labeller:
         """Load the model."""
-        return Labeller(*load_model(self.model, **self.loading), self.options)
+        return Labeller(*load_model(self.source), self.options, self.source.chat)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer alone."""
-        return load_tokenizer(self.model, gguf_file=self.loading["gguf_file"], revision=self.loading["revision"])
+        return load_tokenizer(self.source)

@@ -10,7 +10,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts import __version__
-from dynts.chat.prompts import DEFAULT_CHAT
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.engines.ray import ActorPool, Cluster, Work
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
@@ -39,6 +39,7 @@ def label_traces(
     *,
     name: str = "",
     progress: Progress | None = None,
+    chat: ChatOptions = DEFAULT_CHAT,
     **options: Any,
 ) -> ShardFolder:
     """Label the fit traces of a file or folder, or of several. The same call on the same folder continues where the last
@@ -51,12 +52,13 @@ def label_traces(
         out: the folder of shards.
         name: the model's name in the manifest; its `name_or_path` if empty.
         progress: called after each trace.
+        chat: how the model is talked to.
         options: fields of `LabelOptions`.
 
     Raises:
         DyntsError: a bad setting or file, a folder with other settings or in use, a full disk.
     """
-    labeller = Labeller(model, tokenizer, LabelOptions(**options))
+    labeller = Labeller(model, tokenizer, LabelOptions(**options), chat)
     return label_with(labeller, as_sets(traces), out, name or str(model.name_or_path), progress)
 
 
@@ -69,6 +71,7 @@ def label_with(
         sets,
         labeller.tokenizer,
         labeller.options,
+        labeller.chat,
         {"model": name, **labeller.describe()},
         lambda tasks: ((task.index, labeller.label(task)) for task in tasks),
         progress,
@@ -105,6 +108,7 @@ def label_on_cluster(
             sets,
             spec.tokenizer(),
             spec.options,
+            spec.source.chat,
             {"model": name, **about},
             lambda tasks: pool.work(tasks, 1),
             progress,
@@ -122,6 +126,7 @@ def _fill(
     sets: TraceSets,
     tokenizer: PreTrainedTokenizerBase,
     options: LabelOptions,
+    chat: ChatOptions,
     about: dict[str, Any],
     label: Label,
     progress: Progress | None = None,
@@ -133,6 +138,7 @@ def _fill(
         sets: the traces.
         tokenizer: the model's.
         options: what to keep, and how to label it.
+        chat: how the model is talked to.
         about: the model, for the manifest; see `Labeller.describe`.
         label: makes the shards; called only if some are missing.
         progress: called after each trace.
@@ -153,11 +159,13 @@ def _fill(
         "traces_sha256": sets.sha256,
         # only where it is set: folders of earlier versions can be continued
         **({"all_tokens": True} if options.all_tokens else {}),
-        **({"chat": options.chat.settings()} if options.chat != DEFAULT_CHAT else {}),
+        **({"chat": chat.settings()} if chat != DEFAULT_CHAT else {}),
     }
     versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(Path(out), rank, MADE_BY) as held:
-        folder = ShardFolder.create(out, settings, lambda: {**select(sets, tokenizer, options), "versions": versions})
+        folder = ShardFolder.create(
+            out, settings, lambda: {**select(sets, tokenizer, options, chat), "versions": versions}
+        )
         warn_versions(folder.manifest["versions"], versions)
         if rank.world == 1:
             for partial in folder.path.glob(".*.safetensors.partial"):
@@ -174,7 +182,7 @@ def _fill(
 
         note(force=True)
         if missing:
-            for index, shard in label(_tasks(sets, tokenizer, options, missing)):
+            for index, shard in label(_tasks(sets, tokenizer, options, chat, missing)):
                 folder.write(index, shard)
                 done += 1
                 tokens += len(shard.ids)
@@ -182,8 +190,16 @@ def _fill(
     return folder
 
 
-def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions) -> dict[str, Any]:
+def select(
+    sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions, chat: ChatOptions = DEFAULT_CHAT
+) -> dict[str, Any]:
     """Find the traces to train on, see `dynts.traces.filters.select_traces`; of each only its place is kept.
+
+    Args:
+        sets: the traces.
+        tokenizer: the model's.
+        options: what to keep.
+        chat: how the model is talked to.
 
     Returns:
         Facts for the manifest: "traces", how many there are; "indices" of the chosen ones; "dropped", counts by reason.
@@ -200,7 +216,7 @@ def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOp
             tokenizer,
             max_tokens=options.max_tokens,
             keep_incorrect=options.keep_incorrect,
-            chat=options.chat,
+            chat=chat,
         )
     ):
         total += 1
@@ -220,10 +236,10 @@ def select(sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOp
 
 
 def _tasks(
-    sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions, missing: set[int]
+    sets: TraceSets, tokenizer: PreTrainedTokenizerBase, options: LabelOptions, chat: ChatOptions, missing: set[int]
 ) -> Iterator[LabelTask]:
     with Grader() as grader:
         for index, trace in enumerate(sets):
             if index in missing:
                 correct = not options.keep_incorrect or judge(trace.response, trace.answer, grader)[1]
-                yield LabelTask(index, trace, tokenize_trace(tokenizer, trace, options.chat), correct)
+                yield LabelTask(index, trace, tokenize_trace(tokenizer, trace, chat), correct)

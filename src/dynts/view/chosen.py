@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynts.cache.method import Granularity
 from dynts.chat.markers import END
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.decode.contender import Contender
 from dynts.errors import DyntsError
 from dynts.methods import resolve_method

@@ -9,7 +9,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts.chat.prompts import DEFAULT_CHAT, ChatOptions
+from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
 from dynts.methods.dynts import predicted_scores

@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from dynts.config import ModelSource
     from dynts.traces.sets import TraceSets
 
 Out = Annotated[Path, typer.Option(help="Folder for page, numbers and picture (.md, .json, .png, .svg).")]
@@ -37,33 +38,23 @@ def load(
     out: Path,
     made_by: str,
     sets: "TraceSets",
-    model: str,
-    gguf_file: str | None,
-    dtype: str | None,
-    device: str,
-    revision: str | None,
+    source: "ModelSource",
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Model and tokenizer, after the checks of traces and folder that need neither."""
     from dynts.models import load_model
     from dynts.store.manifest import make_folder
-    from dynts.store.torchrun import this_rank
 
     _ = sets.sha256
     make_folder(out, made_by)
-    return load_model(model, gguf_file=gguf_file, dtype=dtype, device=this_rank().device(device), revision=revision)
+    return load_model(source.on_this_rank())
 
 
-def describe(loaded: "PreTrainedModel", model: str, gguf_file: str | None) -> dict[str, Any]:
+def describe(loaded: "PreTrainedModel", source: "ModelSource") -> dict[str, Any]:
     """The model, for the manifest."""
     from dynts.predictor.fingerprint import fingerprint
 
     dtype = str(loaded.dtype).removeprefix("torch.")
-    return {"model": shown_name(model, gguf_file), "fingerprint": fingerprint(loaded), "dtype": dtype}
-
-
-def shown_name(model: str, gguf_file: str | None) -> str:
-    """The model, for readers."""
-    return f"{model}/{gguf_file}" if gguf_file else model
+    return {"model": source.path, "fingerprint": fingerprint(loaded), "dtype": dtype}
 
 
 def complete(rows: list[dict[str, Any]], total: int) -> bool:

@@ -16,7 +16,6 @@ from dynts.cli.analyze.common import (
     describe,
     load,
     prepare,
-    shown_name,
 )
 from dynts.cli.options import (
     Device,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dynts.analyze.importance import Importance
+    from dynts.config import ModelSource
 
 
 def importance(
@@ -67,13 +67,14 @@ def importance(
     From labelled shards; or from traces and a model, which takes a pass per trace and knows about the question too. The
     options from --limit on are for --traces.
     """
+    from dynts.config import ModelSource
     from dynts.errors import DyntsError
 
     prepare(out)
     if (shards is None) == (traces is None):
         raise DyntsError("give either --shards, or --traces with the --model that labels them")
     if shards is not None:
-        _importance_of_shards(shards, label, out, model, gguf_file, revision)
+        _importance_of_shards(shards, label, out, None if model is None else ModelSource(model, revision, gguf_file))
         return
     if model is None:
         raise DyntsError("--traces need --model: its attention says how important a token is")
@@ -87,38 +88,36 @@ def importance(
     from dynts.training.labeller import LabelOptions
 
     chat = chat_options(False, think_start, think_end, template_arg)
-    options = LabelOptions(
-        ("answer",), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chat=chat, chunk=chunk
-    )
+    source = ModelSource(model, revision, gguf_file, dtype, device, chat=chat)
+    options = LabelOptions(("answer",), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chunk=chunk)
     sets = as_sets(traces or [])
     made_by = "dynts analyze importance"
-    check_chat(chat, model, gguf_file, revision, opened=True)
-    loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
+    check_chat(source, opened=True)
+    loaded, tokenizer = load(out, made_by, sets, source)
     with Display("analysing") as display:
         rows, total = measure_traces(
             out,
             made_by,
-            describe(loaded, model, gguf_file),
+            describe(loaded, source),
             sets,
             tokenizer,
             options,
             lambda place, trace, tokens: describe_with_question(loaded, tokens, chunk),
             display.count,
+            chat,
         )
     if complete(rows, total):
-        source = {"model": shown_name(model, gguf_file), "traces": ", ".join(sets.names), "label": "answer"}
-        _write_importance(out, Importance.of(rows), source, tokenizer)
+        about = {"model": source.path, "traces": ", ".join(sets.names), "label": "answer"}
+        _write_importance(out, Importance.of(rows), about, tokenizer)
 
 
-def _importance_of_shards(
-    paths: list[Path], label: str, out: Path, model: str | None, gguf_file: str | None, revision: str | None
-) -> None:
+def _importance_of_shards(paths: list[Path], label: str, out: Path, source: "ModelSource | None") -> None:
     from dynts.analyze.importance import Importance, describe_shards
     from dynts.models import load_tokenizer
     from dynts.training.shards import ShardFolder
 
     folders = [ShardFolder.open(path) for path in paths]
-    tokenizer = None if model is None else load_tokenizer(model, gguf_file=gguf_file, revision=revision)
+    tokenizer = None if source is None else load_tokenizer(source)
     found = Importance.of(describe_shards(folders, label))
     _write_importance(out, found, {"shards": ", ".join(map(str, paths)), "label": label}, tokenizer)
 

@@ -16,7 +16,6 @@ from dynts.cli.analyze.common import (
     describe,
     load,
     prepare,
-    shown_name,
 )
 from dynts.cli.options import (
     Device,
@@ -73,6 +72,7 @@ def pareto(
 
     from dynts.analyze.measure import measure_traces
     from dynts.analyze.pareto import Pareto, ParetoOptions, curves, parse_shares, weights_sha256
+    from dynts.config import ModelSource
     from dynts.grading.grader import Grader
     from dynts.predictor.model import ImportancePredictor
     from dynts.report.folder import write_report
@@ -93,15 +93,16 @@ def pareto(
         seed=seed,
     )
     chat = chat_options(False, think_start, think_end, template_arg)
-    fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chat=chat)
+    source = ModelSource(model, revision, gguf_file, dtype, device, chat=chat)
+    fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit)
     sets = as_sets(traces)
     made_by = "dynts analyze pareto"
-    check_chat(chat, model, gguf_file, revision, opened=True)
-    loaded, tokenizer = load(out, made_by, sets, model, gguf_file, dtype, device, revision)
+    check_chat(source, opened=True)
+    loaded, tokenizer = load(out, made_by, sets, source)
     experiment = Pareto(loaded, tokenizer, scorer and scorer.to(loaded.device), options)
     bounds = {"batch", "chunk"}  # of memory, not of what comes out
     settings = {
-        **describe(loaded, model, gguf_file),
+        **describe(loaded, source),
         **{name: value for name, value in asdict(options).items() if name not in bounds},
         "predictor": scorer and weights_sha256(scorer),
     }
@@ -115,11 +116,12 @@ def pareto(
             fit,
             lambda place, trace, tokens: experiment.measure(place, trace, tokens, grader),
             display.count,
+            chat,
         )
     if complete(rows, total):
         found = curves(rows, options.shares)
-        source = {"model": shown_name(model, gguf_file), "traces": ", ".join(sets.names), "label": options.label}
-        source |= {"predictor": predictor} if predictor else {}
-        page = pareto_page(found, rows, source)
-        write_report(out, "pareto", pareto_record(found, rows, source), page, draw_pareto(found, len(rows)))
+        about = {"model": source.path, "traces": ", ".join(sets.names), "label": options.label}
+        about |= {"predictor": predictor} if predictor else {}
+        page = pareto_page(found, rows, about)
+        write_report(out, "pareto", pareto_record(found, rows, about), page, draw_pareto(found, len(rows)))
         print(f"{len(rows)} traces, page and picture in {out}")

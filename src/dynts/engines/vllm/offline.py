@@ -11,9 +11,10 @@ from typing import Any
 from transformers import GenerationConfig
 
 from dynts.cache.lengths import cache_lengths
-from dynts.chat.prompts import ChatOptions, Prompt, encode_question
+from dynts.chat.options import ChatOptions
+from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
-from dynts.config import Sampling
+from dynts.config import ModelSource, Sampling
 from dynts.decode.checkpoint import say_once
 from dynts.engines.engine import FULL_CACHE, Completion, Compression, Request
 from dynts.engines.vllm.settings import KEY, PluginSettings
@@ -41,26 +42,20 @@ class VllmSpec:
     """How to start a `VllmEngine`.
 
     Args:
-        model: a folder, or the id of a repository on the Hub.
+        source: the model; without a GGUF file, and on vLLM's own devices.
         sampling: how to draw tokens; its seed is not used, each request has one.
         compressions: all that requests will ask for.
         batch: most requests in the engine at a time.
-        chat: how the model is talked to.
-        revision: branch, tag or commit of a Hub repository.
-        dtype: to run the model in; None takes the checkpoint's.
         engine_args: further fields of vLLM's `EngineArgs`, such as tensor_parallel_size and max_model_len.
 
     Raises:
         DyntsError: a method that vLLM does not have, or vllm is not installed.
     """
 
-    model: str
+    source: ModelSource
     sampling: Sampling
     compressions: tuple[Compression, ...]
     batch: int
-    chat: ChatOptions
-    revision: str | None = None
-    dtype: str | None = None
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -91,16 +86,16 @@ class VllmSpec:
 
         additional = self.engine_args.get("additional_config") or {}
         arguments: dict[str, Any] = {
-            "model": self.model,
-            "revision": self.revision,
-            "tokenizer_revision": self.revision,
-            "dtype": self.dtype or "auto",
+            "model": self.source.name,
+            "revision": self.source.revision,
+            "tokenizer_revision": self.source.revision,
+            "dtype": self.source.dtype or "auto",
             "max_num_seqs": self.batch,
             # with a chunked prompt, requests with a seed of their own make vLLM 0.32 fail on CPUs
             **({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}),
             **self.engine_args,
             # said even where there is no budget, for the environment could ask for one
-            "additional_config": {**additional, KEY: _settings(compression, self.chat)},
+            "additional_config": {**additional, KEY: _settings(compression, self.source.chat)},
         }
         try:
             return EngineArgs(**arguments)
@@ -123,7 +118,7 @@ class VllmEngine:
         for compression in spec.compressions:
             spec.arguments(compression).create_engine_config()
         self.spec = spec
-        self.checkpoint = _followed(load_generation_config(spec.model, spec.revision))
+        self.checkpoint = _followed(load_generation_config(spec.source))
         self.engine: Any = None
         self.compression = FULL_CACHE
 
@@ -184,7 +179,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         sampling = self.spec.sampling
-        prompt = encode_question(self.tokenizer, request.problem.question, self.spec.chat)
+        prompt = encode_question(self.tokenizer, request.problem.question, self.spec.source.chat)
         ids = prompt.ids
         if self.compression.schedule is not None:
             self.compression.schedule.check_question(len(ids))
@@ -203,7 +198,7 @@ class VllmEngine:
 
     def _completion(self, request: Request, prompt: Prompt, written: Any, seconds: float, batch: str) -> Completion:
         ids, finished = list(written.token_ids), written.finish_reason == "stop"
-        format = self.spec.chat.format(self.tokenizer)
+        format = self.spec.source.chat.format(self.tokenizer)
         lengths = cache_lengths(len(prompt.ids), len(ids), self.compression.schedule)
         return Completion(
             request,

@@ -8,7 +8,8 @@ import torch
 from vllm.entrypoints.generate.base.protocol import DeltaMessage
 from vllm.reasoning import ReasoningParser
 
-from dynts.chat.prompts import ChatOptions, known_arguments, render_prompt, user_message
+from dynts.chat.options import ChatOptions
+from dynts.chat.prompts import known_arguments, render_prompt, user_message
 from dynts.chat.streaming import ReasoningSplit
 from dynts.chat.thinking import think_scanner
 from dynts.chat.written import hidden_tokens

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import NoReturn
 
-from dynts.chat.prompts import ChatOptions
-from dynts.config import CompressionConfig
+from dynts.config import CompressionConfig, ModelSource
 from dynts.engines.vllm.settings import PARSER
 from dynts.extras import need
 
@@ -19,23 +18,21 @@ def has_vllm() -> bool:
 
 
 def exec_vllm(
-    model: str,
+    source: ModelSource,
     options: Mapping[str, object],
     more: Sequence[str],
     config: CompressionConfig,
     predictor: str,
-    chat: ChatOptions,
     api_key: str | None,
 ) -> NoReturn:
     """Become vLLM's server, so that signals and the exit code are its own.
 
     Args:
-        model: a folder, or the id of a repository on the Hub.
+        source: the model, and how it is talked to.
         options: of the server by their names, None for its default.
         more: further words of its command line.
         config: the budget.
         predictor: folder or id of an importance predictor.
-        chat: how the model is talked to.
         api_key: what clients must send; not in the arguments, which every process of the machine can read.
 
     Raises:
@@ -46,8 +43,10 @@ def exec_vllm(
     need("vllm", "vllm", "--engine vllm")
     # the plugin reads it too, but refuses it with the server's stack trace
     ImportancePredictor.from_pretrained(predictor)
+    chat = source.chat
     arguments = json.dumps(dict(chat.template_args)) if chat.template_args else None
     options = {"reasoning-parser": PARSER, "default-chat-template-kwargs": arguments, **options}
+    options |= {"dtype": source.dtype, "revision": source.revision}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     settings = {
         "DYNTS_PREDICTOR": predictor,
@@ -61,4 +60,4 @@ def exec_vllm(
     # not the command `vllm`, which does not start in the CPU build
     server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     sys.stdout.flush()
-    os.execve(sys.executable, [*server, "--model", model, *given, *more], {**os.environ, **settings, **key})
+    os.execve(sys.executable, [*server, "--model", source.name, *given, *more], {**os.environ, **settings, **key})
