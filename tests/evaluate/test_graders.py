@@ -37,7 +37,7 @@ def row(number: int) -> TraceRow:
 def results(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     settings: dict[str, Any] = {"kind": "eval", "benchmark": "b", "label": "full", "config": None, "thinking": True}
     settings |= {"method": {"name": "Full"}, "model": str(tmp_path / "gone"), "sampling": {}}
-    folder = TraceFolder.create(tmp_path / "arm", settings, {"total": len(ANSWERS), "versions": {}})
+    folder = TraceFolder.create(tmp_path / "arm", settings, {"total": len(ANSWERS)})
     writer = folder.writer()
     for number, (*_, verdict) in enumerate(ANSWERS):
         writer.append(replace(row(number), math_verify=verdict if request.param == "new" else None))

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 import dynts
 from command_line import run
 from dynts.config import CompressionConfig, load_settings
-from dynts.errors import DyntsError
 from dynts.evaluate.replay import replay
 from dynts.planning import replays
 from dynts.planning import tune as tuning
@@ -180,10 +180,13 @@ def test_a_predictor_is_needed(
     assert 'made with other settings (method.mix: null there, 0.1 now; method.name: "SnapKV" there' in err
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / "replays.jsonl").write_text('{"trace": "a", "budget": 3}\n')
-    with pytest.raises(DyntsError, match=r"replays.jsonl, line 1 is damaged"):
-        Rows(tmp_path)
+def test_a_damaged_line_is_named_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = row("b", 20, 0.3, 0.04)
+    lines = [{"trace": "a", "budget": 3}, {**asdict(whole), "retention_ratio": 7}, asdict(whole)]
+    (tmp_path / "replays.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert list(Rows(tmp_path).found.values()) == [whole]
+    assert "replays.jsonl, line 1 is damaged" in caplog.messages[0]
+    assert "replays.jsonl, line 2 is damaged and left out (retention_ratio" in caplog.messages[1]
 
 
 def test_grid() -> None:

@@ -14,8 +14,8 @@ from dynts.collect.importing import ImportColumns, import_traces
 from dynts.config import load_settings
 from dynts.decode.answers import read_questions
 from dynts.errors import DyntsError
-from dynts.planning.replays import Rows
 from dynts.predictor.model import ImportancePredictor
+from dynts.store.journal import Journal, read_journal
 from dynts.store.jsonlines import read_objects
 from dynts.store.manifest import read_manifest
 from dynts.store.progress import Display
@@ -50,7 +50,6 @@ LINES: dict[str, Callable[[Path], object]] = {
     "traces.jsonl": read_traces,
     "problems.jsonl": read_problems,
     "elsewhere.jsonl": import_file,
-    "replays.jsonl": lambda path: Rows(path.parent),
 }
 FILES: dict[str, Callable[[Path], object]] = {
     "settings.json": load_settings,
@@ -64,8 +63,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("name", LINES)
 def test_every_reader_of_lines_names_file_and_line(name: str, fault: str, tmp_path: Path) -> None:
     line, problem = FAULTS[fault]
-    good = json.dumps(ROW).encode() if name != "replays.jsonl" else b""
-    (tmp_path / name).write_bytes(good + b"\n\n" + line + b"\n")
+    (tmp_path / name).write_bytes(json.dumps(ROW).encode() + b"\n\n" + line + b"\n")
     with pytest.raises(DyntsError, match=rf"{re.escape(name)}, line 3.*{problem}") as caught:
         LINES[name](tmp_path / name)
     assert len(str(caught.value).splitlines()) == 1
@@ -80,6 +78,36 @@ def test_every_reader_of_a_whole_file_names_it(name: str, fault: str, tmp_path: 
     with pytest.raises(DyntsError, match=rf"{re.escape(name)}.*{problem}") as caught:
         FILES[name](tmp_path / name)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_journal_goes_on_without_a_damaged_line_and_names_it(
+    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line, problem = FAULTS[fault]
+    journal = tmp_path / "journal.jsonl"
+    journal.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 2}\n{"b": 3}\n[4]\n{"a": 5')
+    assert list(read_journal(journal, lambda row: row["a"])) == [1, 2]
+    assert re.search(rf"journal\.jsonl, line 2 is damaged and left out \(.*{problem}", caplog.messages[0])
+    assert [message.split(" is damaged")[0][-6:] for message in caplog.messages] == ["line 2", "line 4", "line 5"]
+
+
+@pytest.mark.quick
+def test_a_journal_is_continued_after_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    assert not path.exists()  # an unused one leaves nothing
+    journal.append({"a": 1})
+    assert path.read_bytes() == b'{"a": 1}\n'  # on the disk while the job goes on
+    journal.close()
+    with path.open("ab") as stream:
+        stream.write(b'{"a": 2')
+    journal = Journal(path)
+    journal.append({"a": "\N{GRINNING FACE}"})
+    assert (journal.rows, journal.size) == (1, path.stat().st_size)
+    journal.close()
+    assert list(read_journal(path, dict)) == [{"a": 1}, {"a": "\N{GRINNING FACE}"}]
 
 
 @pytest.mark.quick

@@ -13,10 +13,10 @@ from filelock import FileLock
 
 from adder import Adder, rows_of, run
 from dynts.errors import DyntsError
+from dynts.store.journal import Journal
 from dynts.store.lock import hold, holders
 from dynts.store.torchrun import Rank
 from dynts.traces.folder import TraceFolder
-from dynts.traces.journal import Journal
 from dynts.traces.parquet import read_shard, write_shard
 from dynts.traces.record import TraceRow
 from dynts.traces.source import ProblemSource
@@ -71,10 +71,10 @@ def test_measurements_survive_journal_and_shard_and_old_shards_have_none(tmp_pat
         peak_bytes=640,
         cache_lengths=((3, 9, 6), (6, 9, 6)),
     )
-    folder = TraceFolder.create(tmp_path, {}, {"versions": {}})
+    folder = TraceFolder.create(tmp_path, {}, {})
     journal = Journal(tmp_path / "journal-00000-00000.jsonl")
     for row in (plain, measured):
-        journal.append(row)
+        journal.append(row.columns())
     journal.close()
     assert list(folder.rows()) == [plain, measured]
     folder.mend(print)
@@ -224,12 +224,12 @@ def test_other_settings_are_refused_by_name(sums: Path, tmp_path: Path, change: 
     assert rows_of(tmp_path / "out") == before
 
 
-def test_other_versions_only_warn(sums: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_versions_only_warn(sums: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(sums, tmp_path / "out", Adder(), limit=3)
     manifest = tmp_path / "out" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"torch": "', '"torch": "0.'))
     run(sums, tmp_path / "out", Adder(), limit=4)
-    assert "continuing with other versions (torch 0." in capsys.readouterr().err
+    assert "continuing with other versions (torch 0." in caplog.text
     assert '"torch": "0.' in manifest.read_text()
 
 

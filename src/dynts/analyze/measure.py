@@ -1,24 +1,20 @@
 """Measure traces one by one into a folder, resumably: a manifest, and a journal with one line a trace.
 
 A trace is done when its line is on the disk. The same command continues after an interruption; under `torchrun` the processes
-share the traces, each with journals of its own.
+share the traces, each with a journal of its own.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import PreTrainedTokenizerBase
 
-from dynts import __version__
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
-from dynts.store.files import writing_to
+from dynts.store.journal import Journal, read_journal
 from dynts.store.lock import hold
-from dynts.store.manifest import settled_manifest, warn_versions, write_manifest
+from dynts.store.manifest import settle
 from dynts.store.torchrun import this_rank
-from dynts.traces.journal import Journal, read_rows
 from dynts.traces.sets import TraceSets
 from dynts.traces.tokens import TokenizedTrace, tokenize_trace
 from dynts.traces.traces import Trace
@@ -70,19 +66,10 @@ def measure_traces(
     settings = {
         "analysis": made_by,
         **settings,
-        "traces_sha256": sets.sha256,
-        "max_tokens": options.max_tokens,
-        "keep_incorrect": options.keep_incorrect,
-        "limit": options.limit,
-        **({"chat": chat.settings()} if chat != DEFAULT_CHAT else {}),
+        **options.selection(sets, chat),
     }
-    versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(out, rank, made_by) as held:
-        with writing_to(out), settled_manifest(out, settings, made_by) as old:
-            manifest = old or write_manifest(
-                out, settings, {**select(sets, tokenizer, options, chat), "versions": versions}
-            )
-        warn_versions(manifest["versions"], versions)
+        manifest = settle(out, settings, made_by, lambda: select(sets, tokenizer, options, chat))
         wanted: list[int] = manifest["indices"]
         places = [place for place in wanted if rank.owns(str(place))]
         missing = set(places) - _read(out).keys()
@@ -95,14 +82,11 @@ def measure_traces(
 
         note(force=True)
         if missing:
-            number = len(list(out.glob(f"rows-{rank.rank:05d}-*.jsonl")))
-            with writing_to(out):
-                journal = Journal(out / f"rows-{rank.rank:05d}-{number:05d}.jsonl")
+            journal = Journal(out / f"rows-{rank.rank:05d}.jsonl")
             for place, trace in enumerate(sets):
                 if place in missing:
                     row = measure(place, trace, tokenize_trace(tokenizer, trace, chat))
-                    with writing_to(out):
-                        journal.append_object({_PLACE: place, "id": trace.id, **row})
+                    journal.append({_PLACE: place, "id": trace.id, **row})
                     done += 1
                     note()
             journal.close()
@@ -112,4 +96,5 @@ def measure_traces(
 
 def _read(folder: Path) -> dict[int, Row]:
     """Rows by the trace's place."""
-    return {row[_PLACE]: row for path in sorted(folder.glob("rows-*.jsonl")) for row in read_rows(path)}
+    journals = sorted(folder.glob("rows-*.jsonl"))
+    return dict(pair for path in journals for pair in read_journal(path, lambda row: (row[_PLACE], row)))

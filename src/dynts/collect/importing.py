@@ -12,7 +12,6 @@ from typing import Any
 from dynts.chat.markers import ThinkFormat
 from dynts.chat.written import normalise
 from dynts.collect.collect import count_outcomes, store
-from dynts.collect.plan import versions
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
 from dynts.store.cells import cell_text, column_text
@@ -91,7 +90,7 @@ def import_traces(
         "columns": asdict(columns),
         "markers": asdict(markers),
     }
-    facts = {"total": len(contents), "repeated": repeated, "versions": versions()}
+    facts = {"total": len(contents), "repeated": repeated}
     with hold(Path(out), rank, MADE_BY) as held:
         folder = TraceFolder.create(out, settings, facts)
         folder.mend(display.say)

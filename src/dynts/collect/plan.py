@@ -1,21 +1,16 @@
 """What is to be collected, and the manifest that pins it."""
 
 import hashlib
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from dynts import __version__
 from dynts.config import ModelSource, Sampling
 from dynts.engines.engine import FULL_CACHE, Compression, Request
 from dynts.errors import DyntsError
 from dynts.traces.problems import Survey, read_problems, survey
 from dynts.traces.source import ProblemSource
-
-_PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +100,6 @@ def collect_facts(plan: Plan, found: Survey) -> dict[str, Any]:
         "total": len(found.chosen) * plan.samples,
         "without_gold": found.without_gold,
         "repeated": found.repeated,
-        "versions": versions(),
     }
 
 
@@ -121,14 +115,3 @@ def model_files(model: str) -> str | None:
         elif path.name in ("config.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that have a part in the traces, where they are installed."""
-    found = {"python": platform.python_version(), "dynts": __version__}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,16 +1,14 @@
 """Replay traces under every setting of a grid, a line for each trace and setting, each on the disk before the next."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Session
-from dynts.errors import DyntsError
 from dynts.evaluate.replay import replay, with_full_cache
-from dynts.store.files import write_through, writing_to
-from dynts.store.jsonlines import read_objects
+from dynts.store.journal import Journal, read_journal
 from dynts.traces.filters import Selected
 
 ROWS_FILE = "replays.jsonl"
@@ -66,25 +64,13 @@ class Row:
 
 
 class Rows:
-    """The rows of a folder, by trace and setting. A line that was cut off is dropped: its trace is measured again.
-
-    Raises:
-        DyntsError: a line is damaged.
-    """
+    """The rows of a folder, by trace and setting; one of a damaged line is measured again."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / ROWS_FILE
         self.found: dict[tuple[str, CompressionConfig], Row] = {}
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            file.truncate(file.read().rfind(b"\n") + 1)
-        for number, values in read_objects(self.path):
-            try:
-                row = Row(**values)
-                self.found[row.trace, row.setting] = row
-            except (TypeError, DyntsError) as error:
-                raise DyntsError(f"{self.path}, line {number} is damaged ({error}): remove the line") from error
+        self._journal = Journal(folder / ROWS_FILE)
+        if self._journal.path.exists():
+            self.found.update(read_journal(self._journal.path, _read))
 
     def append(self, row: Row) -> None:
         """Write one row through to the disk.
@@ -92,9 +78,13 @@ class Rows:
         Raises:
             DyntsError: the disk is full or not writable.
         """
-        with writing_to(self.path.parent), self.path.open("ab") as file:
-            write_through(file, json.dumps(asdict(row)).encode() + b"\n")
+        self._journal.append(asdict(row))
         self.found[row.trace, row.setting] = row
+
+
+def _read(values: dict[str, Any]) -> tuple[tuple[str, CompressionConfig], Row]:
+    row = Row(**values)
+    return (row.trace, row.setting), row
 
 
 def measure(

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from dynts.chat.options import DEFAULT_CHAT
-from dynts.collect.plan import model_files, versions
+from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig, ModelSource
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
@@ -22,7 +22,7 @@ from dynts.planning.frontier import Point, frontier
 from dynts.planning.replays import Rows, measure
 from dynts.predictor.model import ImportancePredictor
 from dynts.store.lock import hold
-from dynts.store.manifest import settled_manifest, warn_versions, write_manifest
+from dynts.store.manifest import check_settings, settle
 from dynts.store.progress import Display, Tally, describe_counts
 from dynts.store.torchrun import this_rank
 from dynts.traces.filters import MAX_TOKENS, Selected, select_traces
@@ -146,20 +146,18 @@ def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[P
             held.note(**tally.figures())
             display.update(tally)
 
-        with settled_manifest(out, spec.settings(sets), MADE_BY) as old:
-            rows = Rows(out)
-            if any((trace.trace.id, setting) not in rows.found for trace in traces for setting in grid):
-                model, _ = load_model(spec.source)
-                markers = spec.source.chat.format(tokenizer)
-                sessions = {
-                    setting: compress(model, spec.method, setting, predictor, tokenizer=tokenizer, markers=markers)
-                    for setting in grid
-                }
-                made = versions() if old is None else old["versions"]
-                warn_versions(made, versions(), display.say)
-                # not before: a folder must not be claimed for a model or predictor that turns out to be unfit
-                write_manifest(out, spec.settings(sets), {"versions": made})
-                measure(sessions, traces, rows, done)
+        check_settings(out, spec.settings(sets), MADE_BY)
+        rows = Rows(out)
+        if any((trace.trace.id, setting) not in rows.found for trace in traces for setting in grid):
+            model, _ = load_model(spec.source)
+            markers = spec.source.chat.format(tokenizer)
+            sessions = {
+                setting: compress(model, spec.method, setting, predictor, tokenizer=tokenizer, markers=markers)
+                for setting in grid
+            }
+            # not before: a folder must not be claimed for a model or predictor that turns out to be unfit
+            settle(out, spec.settings(sets), MADE_BY, {})
+            measure(sessions, traces, rows, done)
     return frontier(rows.found.values(), grid, [trace.trace.id for trace in traces])
 
 

@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from dynts.errors import DyntsError
 from dynts.store.files import writing_to
-from dynts.store.manifest import MANIFEST_FILE, read_manifest, settled_manifest, warn_versions, write_manifest
-from dynts.traces.journal import Journal, read_journal
+from dynts.store.journal import Journal, read_journal
+from dynts.store.manifest import check_settings, read_manifest, settle
 from dynts.traces.parquet import Outcome, is_whole, read_outcomes, read_shard, write_shard
-from dynts.traces.record import TraceRow
+from dynts.traces.record import TraceRow, from_columns
 
 MADE_BY = "dynts collect`, `dynts eval` or `dynts import"
 _ROLL_ROWS = 1000
@@ -31,33 +31,30 @@ class TraceFolder:
 
     @classmethod
     def create(cls, path: str | Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> Self:
-        """Start a folder, or continue one with the same settings; other versions get a warning.
+        """Start a folder, or continue one with the same settings; see `dynts.store.manifest.settle`.
 
         Args:
             path: the folder.
             settings: what determines the traces; must match on resuming.
-            facts: what the manifest records besides: "versions", counts.
+            facts: what the manifest records besides: counts.
 
         Raises:
             DyntsError: the folder holds other things, or other settings; the differing fields are named.
         """
-        path = Path(path)
-        with writing_to(path), settled_manifest(path, settings, MADE_BY) as old:
-            if old is not None:
-                warn_versions(old.get("versions", {}), facts["versions"])
-                facts = {**facts, "versions": old.get("versions", {})}
-            return cls(path, write_manifest(path, settings, {"kind": "traces", **facts}))
+        return cls(Path(path), settle(path, settings, MADE_BY, {"kind": "traces", **facts}))
 
     @staticmethod
     def check(path: Path, settings: Mapping[str, Any]) -> None:
-        """Refuse what `create` would refuse, and write nothing.
+        """Refuse other settings than the folder's, as `create` would, and write nothing.
+
+        Args:
+            path: the folder, which need not exist.
+            settings: what determines the traces.
 
         Raises:
-            DyntsError: as `create`.
+            DyntsError: names the differing fields.
         """
-        if (path / MANIFEST_FILE).exists():
-            with settled_manifest(path, settings, MADE_BY):
-                pass
+        check_settings(path, settings, MADE_BY)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -93,7 +90,7 @@ class TraceFolder:
     def _read(self, file: Path) -> Iterator[TraceRow]:
         if file.suffix == ".jsonl":
             try:
-                yield from read_journal(file)
+                yield from read_journal(file, from_columns)
                 return
             except FileNotFoundError:  # rolled up since the folder was listed
                 shard = self._files().get(stem_of(file))
@@ -138,7 +135,7 @@ class TraceFolder:
 
 
 class TraceWriter:
-    """Appends traces to a folder: on the disk when `append` returns."""
+    """Appends traces to a folder, as one of its workers."""
 
     def __init__(self, folder: Path, worker: int) -> None:
         self.folder = folder
@@ -146,18 +143,15 @@ class TraceWriter:
         # numbers are never used twice, not even those of shards that were set aside
         used = [stem_of(path) for pattern in ("journal-*", "traces-*") for path in folder.glob(pattern)]
         self._number = 1 + max((int(stem.split("-")[1]) for stem in used if _worker(stem) == worker), default=-1)
-        self._journal: Journal | None = None
+        self._journal = self._next_journal()
 
     def append(self, row: TraceRow) -> None:
-        """Write one trace.
+        """Write one trace; it is on the disk when this returns.
 
         Raises:
             DyntsError: the disk is full or not writable.
         """
-        with writing_to(self.folder):
-            if self._journal is None:
-                self._journal = Journal(self.folder / f"journal-{self._stem}.jsonl")
-            self._journal.append(row)
+        self._journal.append(row.columns())
         if self._journal.rows >= _ROLL_ROWS or self._journal.size >= _ROLL_BYTES:
             self.close()
 
@@ -167,13 +161,16 @@ class TraceWriter:
         Raises:
             DyntsError: the disk is full or not writable; the journal stays.
         """
-        if self._journal is not None:
-            journal, stem = self._journal, self._stem
-            self._journal = None
+        journal, stem = self._journal, self._stem
+        if journal.rows:
             self._number += 1
+            self._journal = self._next_journal()
             with writing_to(self.folder):
                 journal.close()
                 _roll(journal.path, stem)
+
+    def _next_journal(self) -> Journal:
+        return Journal(self.folder / f"journal-{self._stem}.jsonl")
 
     @property
     def _stem(self) -> str:
@@ -192,7 +189,7 @@ def _worker(stem: str) -> int:
 def _roll(journal: Path, stem: str) -> None:
     """Turn a journal into a shard, unless a whole one is there already."""
     done = [path for path in journal.parent.glob(f"traces-{stem}-*.parquet") if is_whole(path)]
-    rows = [] if done else list(read_journal(journal))
+    rows = [] if done else list(read_journal(journal, from_columns))
     if rows:
         write_shard(rows, journal.parent, stem)
     journal.unlink()

@@ -15,6 +15,7 @@ from dynts.models import load_model, load_tokenizer
 from dynts.models.shape import full_attention_layers
 from dynts.predictor.fingerprint import fingerprint
 from dynts.traces.filters import MAX_TOKENS
+from dynts.traces.sets import TraceSets
 from dynts.traces.tokens import TokenizedTrace
 from dynts.traces.traces import Trace, question_key
 from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, labelled_span
@@ -58,6 +59,22 @@ class LabelOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise DyntsError(f"{name} must be at least 1, got {value}")
+
+    def selection(self, sets: TraceSets, chat: ChatOptions) -> dict[str, Any]:
+        """Return what determines which traces are taken, for manifests.
+
+        Args:
+            sets: the traces.
+            chat: how the model is talked to.
+        """
+        return {
+            "traces_sha256": sets.sha256,
+            "max_tokens": self.max_tokens,
+            "keep_incorrect": self.keep_incorrect,
+            "limit": self.limit,
+            # only where it is set: folders of earlier versions can be continued
+            **({"chat": chat.settings()} if chat != DEFAULT_CHAT else {}),
+        }
 
 
 @dataclass(frozen=True, slots=True)

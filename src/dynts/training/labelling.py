@@ -5,17 +5,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts import __version__
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.engines.ray import ActorPool, Cluster, Work
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
 from dynts.store.lock import hold
-from dynts.store.manifest import warn_versions
 from dynts.store.progress import describe_counts
 from dynts.store.torchrun import this_rank
 from dynts.traces.filters import REASONS, judge, select_traces
@@ -151,22 +147,14 @@ def _fill(
         **about,
         "labels": list(options.labels),
         "future_window": options.future_window if looks_ahead(options.labels) else None,
-        "max_tokens": options.max_tokens,
-        "keep_incorrect": options.keep_incorrect,
-        "limit": options.limit,
         "tokens_per_trace": options.tokens_per_trace,
         "seed": options.seed if options.tokens_per_trace else None,
-        "traces_sha256": sets.sha256,
         # only where it is set: folders of earlier versions can be continued
         **({"all_tokens": True} if options.all_tokens else {}),
-        **({"chat": chat.settings()} if chat != DEFAULT_CHAT else {}),
+        **options.selection(sets, chat),
     }
-    versions = {"dynts": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     with hold(Path(out), rank, MADE_BY) as held:
-        folder = ShardFolder.create(
-            out, settings, lambda: {**select(sets, tokenizer, options, chat), "versions": versions}
-        )
-        warn_versions(folder.manifest["versions"], versions)
+        folder = ShardFolder.create(out, settings, lambda: select(sets, tokenizer, options, chat))
         if rank.world == 1:
             for partial in folder.path.glob(".*.safetensors.partial"):
                 partial.unlink()

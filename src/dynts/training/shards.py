@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from dynts.errors import DyntsError
 from dynts.store.files import write_whole, writing_to
-from dynts.store.manifest import MANIFEST_FILE, read_manifest, settled_manifest, write_manifest
+from dynts.store.manifest import MANIFEST_FILE, read_manifest, settle
 
 MADE_BY = "dynts label"
 
@@ -52,26 +52,22 @@ class ShardFolder:
     @classmethod
     def create(
         cls, path: str | Path, settings: Mapping[str, Any], facts: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
-    ) -> "ShardFolder":
-        """Start a folder, or continue one with the same settings.
+    ) -> Self:
+        """Start a folder, or continue one with the same settings; see `dynts.store.manifest.settle`.
 
         Args:
             path: the folder.
             settings: what determines the shards; must match on resuming.
-            facts: what the manifest records besides (versions, counts); "indices" says which shards make it complete.
-                A function is called for a new folder only, while other processes of the job wait.
+            facts: what the manifest records besides (counts); "indices" says which shards make it complete.
 
         Raises:
             DyntsError: the folder holds other things, or other settings; the differing fields are named.
         """
-        path = Path(path)
-        with _writing(path), settled_manifest(path, settings, MADE_BY) as old:
-            if old is not None and callable(facts):
-                return cls.open(path)
-            return cls(path, write_manifest(path, settings, facts() if callable(facts) else facts))
+        settle(path, settings, MADE_BY, facts)
+        return cls.open(path)
 
     @classmethod
-    def open(cls, path: str | Path) -> "ShardFolder":
+    def open(cls, path: str | Path) -> Self:
         """Open an existing folder.
 
         Raises:
