@@ -19,13 +19,6 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 ATTENTION_NAME = "reference_masked"
 
-PROTECTING = frozenset({"dynts", "dynts-random", "dynts-bottom", "question-window"})
-PREDICTED = frozenset({"dynts", "dynts-all", "dynts-random", "dynts-bottom"})
-OBSERVING = frozenset({"h2o", "snapkv", "rkv"})
-POSITIONAL = frozenset({"window", "question-window", "streaming-llm", "sepllm"})
-METHODS = PREDICTED | OBSERVING | POSITIONAL | {"full"}
-DEFAULT_WINDOW = {"snapkv": 32, "rkv": 8}
-
 # Above any position: separates the ranks of the purely positional methods.
 TIER = 1_000_000
 
@@ -236,19 +229,6 @@ def rkv_scores(logits: Tensor, keys: Tensor, kernel: int, mix: float) -> Tensor:
     return mix * attention - (1 - mix) * rkv_redundancy(keys)[: len(attention)]
 
 
-def positional_score(
-    method: str, position: int, token: int, n_sink: int, n_initial: int, separators: Collection[int]
-) -> float:
-    """Score of the methods that look at the position and the identity of a token only."""
-    if method == "streaming-llm":
-        return position + TIER * (position < n_sink)
-    if method == "sepllm":
-        if position < n_initial:
-            return position + 2 * TIER
-        return position + TIER * (token in separators)
-    return position
-
-
 def select(
     scores: dict[int, float], target: int, local_window: int, protected: Collection[int]
 ) -> tuple[list[int], float]:
@@ -323,15 +303,11 @@ class _Run:
             raise ValueError(f"unknown method {method!r}")
         if granularity not in ("shared", "native"):
             raise ValueError(f"unknown granularity {granularity!r}")
-        if method in ("dynts", "dynts-all", "dynts-bottom") and predictor is None:
-            raise ValueError(f"{method} needs a predictor")
-        if method == "dynts-random" and random_scores is None:
-            raise ValueError("dynts-random needs random_scores")
         self.model = replica(model)
-        self.method, self.granularity = method, granularity
+        self.rule, self.granularity = METHODS[method], granularity
         self.budget, self.local_window, self.retention_ratio = budget, local_window, retention_ratio
-        self.protect = protect_question or method in PROTECTING
-        self.observed = min(window or DEFAULT_WINDOW.get(method, 1), max(local_window, 1))
+        self.protect = protect_question or self.rule.question
+        self.observed = min(window or self.rule.window, max(local_window, 1))
         self.kernel, self.mix = kernel, mix
         self.n_sink, self.n_initial, self.separators = n_sink, n_initial, separators
         self.predictor, self.random_scores = predictor, random_scores
@@ -350,7 +326,7 @@ class _Run:
         self.cached: dict[tuple[int, int], list[int]] = {h: [] for h in self.heads}
         self.visible = {layer: torch.zeros(self.kv_heads, 0, 0, dtype=torch.bool) for layer in self.layers}
         self.received: dict[tuple[int, int], dict[int, float]] = {h: {} for h in self.heads}
-        self.predicted: list[Any] = []
+        self.predicted: list[Any] | None = None if predictor is None else []
         self.records: dict[int, LayerRecord] = {}
         self.result = ReferenceRun()
 
@@ -376,7 +352,7 @@ class _Run:
         logits, hidden = masked_forward(self.model, self.tokens, this)
         self.records = this.records
 
-        if self.predictor is not None:
+        if self.predictor is not None and self.predicted is not None:
             with torch.no_grad():
                 self.predicted += self.predictor(hidden[first:]).float().tolist()
         if decoding:
@@ -395,39 +371,31 @@ class _Run:
     def _head_scores(self, layer: int, head: int) -> list[float]:
         """Scores of what one KV head has cached, in cache order."""
         positions = self.cached[layer, head]
-        if self.method == "h2o":
-            # Tokens of a prefill that no decode step has looked at yet have received nothing.
-            return [self.received[layer, head].get(p, 0.0) for p in positions]
-        if self.method in ("snapkv", "rkv"):
-            record = self.records[layer]
-            before = max(len(positions) - self.observed, 0)
-            if before == 0:
-                return [math.inf] * len(positions)
-            keys = record.keys[head][positions]
-            queries = self._group(record.queries, head)[:, positions[before:]]
-            logits = attention_logits(queries, keys[:before], record.scaling, record.softcap)
-            if self.method == "snapkv":
-                scores = snapkv_scores(logits, self.kernel)
-            else:
-                scores = rkv_scores(logits, keys, self.kernel, self.mix)
-            return scores.tolist() + [math.inf] * (len(positions) - before)
-        return [self._token_score(p, layer, head) for p in positions]
+        scores = self.rule.scores(self, layer, head, positions)
+        if not self.rule.answer:
+            return scores
+        return [math.inf if p in self.answer else score for p, score in zip(positions, scores, strict=True)]
 
-    def _token_score(self, position: int, layer: int, head: int) -> float:
-        """Scores that are the same in every layer and head, but for those predicted for each."""
-        if self.method in PREDICTED:
-            if position in self.answer and self.method != "dynts-all":
-                return math.inf
-            if self.method == "dynts-random":
-                assert self.random_scores is not None
-                return float(self.random_scores[position])
-            score = self.predicted[position]
-            if self.granularity == "native":
-                score = score[self.layers.index(layer)][head]
-            return float(-score if self.method == "dynts-bottom" else score)
-        return positional_score(
-            self.method, position, self.tokens[position], self.n_sink, self.n_initial, self.separators
-        )
+    def own(self, table: Any, layer: int, head: int, positions: Sequence[int]) -> list[float]:
+        """Entries of a table [positions], with native granularity [positions, full-attention layers, KV heads]."""
+        if table is None:
+            raise ValueError("this method needs a predictor, or random_scores")
+        if self.granularity == "native":
+            return [float(table[p][self.layers.index(layer)][head]) for p in positions]
+        return [float(table[p]) for p in positions]
+
+    def seen(self, layer: int, head: int, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """The logits [group, w, n - w] of the last w queries on the keys before them, and all n keys [n, d]."""
+        record, before = self.records[layer], max(len(positions) - self.observed, 0)
+        keys = record.keys[head][list(positions)]
+        queries = self._group(record.queries, head)[:, list(positions[before:])]
+        return attention_logits(queries, keys[:before], record.scaling, record.softcap), keys
+
+    def with_window(self, score: Callable[[], Tensor], positions: Sequence[int]) -> list[float]:
+        """Scores of the keys before the observation window, whose own tokens rank above all."""
+        if len(positions) <= self.observed:
+            return [math.inf] * len(positions)
+        return score().tolist() + [math.inf] * self.observed
 
     def compact(self, target: int, step: int) -> None:
         """Evict all but `target` tokens in every layer and head."""
@@ -460,7 +428,7 @@ class _Run:
         return math.floor(self.retention_ratio * room)
 
     def _compact_if_full(self, step: int) -> None:
-        if self.method == "full":
+        if not self.rule.evicts:
             return
         if self.count > self.budget:
             raise ValueError(f"{self.count} cached tokens exceed the budget of {self.budget}")
@@ -476,7 +444,7 @@ class _Run:
             raise ValueError(f"{len(forced)} forced tokens for a turn of {turn.new_tokens}")
         old = len(self.question)
         self.question |= set(range(len(self.tokens), len(self.tokens) + len(fed)))
-        if self.method != "full" and self.count > 0 and self.count + len(fed) > self.budget:
+        if self.rule.evicts and self.count > 0 and self.count + len(fed) > self.budget:
             self.compact(min(self.count, old + self._selected() + self.local_window), step=0)
 
         first = len(self.tokens)
@@ -496,6 +464,53 @@ class _Run:
         self.result.tokens.append(generated)
         self.result.logits.append(torch.stack(rows).cpu() if rows else torch.empty(0, logits.shape[-1]))
         return generated[-1] if generated else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The methods, a row each
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One method: the scores of what a KV head has cached, in cache order, and what it does beside scoring.
+
+    `question` and `answer` say whether it keeps them by itself; `window` is its observation window.
+    """
+
+    scores: Callable[[_Run, int, int, list[int]], list[float]]
+    question: bool = False
+    answer: bool = False
+    window: int = 1
+    evicts: bool = True
+
+
+def _snapkv(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
+    return run.with_window(lambda: snapkv_scores(run.seen(layer, head, cached)[0], run.kernel), cached)
+
+
+def _rkv(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
+    return run.with_window(lambda: rkv_scores(*run.seen(layer, head, cached), run.kernel, run.mix), cached)
+
+
+def _sepllm(run: _Run, position: int) -> int:
+    return 2 * TIER if position < run.n_initial else TIER * (run.tokens[position] in run.separators)
+
+
+METHODS = {
+    "full": Rule(lambda run, layer, head, cached: [], evicts=False),
+    "dynts": Rule(lambda run, *at: run.own(run.predicted, *at), question=True, answer=True),
+    "dynts-all": Rule(lambda run, *at: run.own(run.predicted, *at)),
+    "dynts-bottom": Rule(lambda run, *at: [-s for s in run.own(run.predicted, *at)], question=True, answer=True),
+    "dynts-random": Rule(lambda run, *at: run.own(run.random_scores, *at), question=True, answer=True),
+    "window": Rule(lambda run, layer, head, cached: [*cached]),
+    "question-window": Rule(lambda run, layer, head, cached: [*cached], question=True),
+    "streaming-llm": Rule(lambda run, layer, head, cached: [p + TIER * (p < run.n_sink) for p in cached]),
+    "sepllm": Rule(lambda run, layer, head, cached: [p + _sepllm(run, p) for p in cached]),
+    # tokens of a prefill that no decode step has looked at yet have received nothing
+    "h2o": Rule(lambda run, layer, head, cached: [run.received[layer, head].get(p, 0.0) for p in cached]),
+    "snapkv": Rule(_snapkv, window=32),
+    "rkv": Rule(_rkv, window=8),
+}
 
 
 def reference_generate(

@@ -10,10 +10,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dynts import methods
+    from dynts.cache.lengths import Compaction, GenerationStats
     from dynts.chat.markers import ThinkFormat, ThinkMarkers, think_markers
     from dynts.config import CompressionConfig
     from dynts.decode.compress import Session, compress
-    from dynts.decode.stats import Compaction, GenerationStats
     from dynts.errors import DyntsError, UnsupportedError
     from dynts.predictor.model import ImportancePredictor
 
@@ -22,8 +22,8 @@ _HOMES = {
     "CompressionConfig": "dynts.config",
     "Session": "dynts.decode.compress",
     "compress": "dynts.decode.compress",
-    "Compaction": "dynts.decode.stats",
-    "GenerationStats": "dynts.decode.stats",
+    "Compaction": "dynts.cache.lengths",
+    "GenerationStats": "dynts.cache.lengths",
     "DyntsError": "dynts.errors",
     "UnsupportedError": "dynts.errors",
     "ThinkFormat": "dynts.chat.markers",

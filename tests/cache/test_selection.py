@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig
 
-from dynts.cache.cache import BudgetCache, CompactionEvent
+from dynts.cache.cache import BudgetCache
+from dynts.cache.lengths import Compaction
 from dynts.cache.method import Granularity, Method, Surroundings
 from dynts.cache.selection import left_align, live_slots, right_align, select
 from dynts.cache.slots import History, Slots
@@ -174,14 +175,14 @@ class Drive:
 
     Attributes:
         held: after every forward pass, per row, layer and head, the positions that the stored keys carry.
-        events: the cache's compactions.
+        events: the cache's compactions, with the positions that it says have survived.
         held_then: likewise at every compaction.
         fed: tokens of each row after every forward pass.
     """
 
     cache: BudgetCache
     held: list[Held] = field(default_factory=list)
-    events: list[CompactionEvent] = field(default_factory=list)
+    events: list[tuple[Compaction, Tensor]] = field(default_factory=list)
     held_then: list[Held] = field(default_factory=list)
     fed: list[list[int]] = field(default_factory=list)
 
@@ -202,14 +203,13 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
     """
     model_config = AutoConfig.for_model("llama", **COMMON)
     started = method.start(Surroundings(list(range(LAYERS)), HEADS, config.local_window))
-    run = Drive(BudgetCache(model_config, started, config, History(None), CPU, record=True))
-    cache, fed = run.cache, [0] * len(rows)
 
-    def note(event: CompactionEvent) -> None:
-        run.events.append(event)
+    def note(positions: Tensor) -> None:
+        run.events.append((cache.stats.compactions[-1], positions))
         run.held_then.append(held())
 
-    cache.listener = note
+    run = Drive(BudgetCache(model_config, started, config, History(None), CPU, record=note))
+    cache, fed = run.cache, [0] * len(rows)
 
     def feed(counts: list[int], step: bool) -> None:
         width = max(counts)
@@ -226,6 +226,7 @@ def drive(rows: list[Row], names: list[int], method: Table, config: CompressionC
         assert plan.kind == ("generated" if step else "turn")
         ids, hidden = torch.full((len(rows), width), 9), torch.zeros(len(rows), width, 1)
         cache.commit(plan, ids, torch.tensor(positions), hidden)
+        cache.check_integrity()
         fed[:] = [start + count for start, count in zip(fed, counts, strict=True)]
         run.fed.append(list(fed))
         run.held.append(held())
@@ -328,7 +329,7 @@ def test_whole_runs_follow_the_rule(case: Case) -> None:
     run = case.run(list(range(len(case.rows))))
     for index, row in enumerate(case.rows):
         check_row(case, run, index, row)
-    for event in run.events:
+    for event, _ in run.events:
         # counted over the fullest row, which need not be the one that evicts
         assert event.after <= event.before <= case.config.budget
         assert event.after < event.before or len(case.rows) > 1
@@ -350,9 +351,7 @@ def test_other_rows_do_not_matter(case: Case, data: st.DataObject) -> None:
 @given(cases())
 def test_reported_positions_are_the_stored_ones(case: Case) -> None:
     run = case.run(list(range(len(case.rows))))
-    for event, held in zip(run.events, run.held_then, strict=True):
-        assert event.positions is not None
-        positions = event.positions
+    for (event, positions), held in zip(run.events, run.held_then, strict=True):
         if case.granularity == "shared":
             assert positions.shape == (len(case.rows), event.after)
             positions = positions[None, :, None].expand(LAYERS, -1, HEADS, -1)

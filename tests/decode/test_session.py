@@ -23,7 +23,8 @@ from transformers.generation.streamers import BaseStreamer
 import dynts
 from decoding import TOLERANCE, footprint, padded, random_predictor, random_tokens, word_tokenizer
 from dynts.cache.interface import CACHE
-from dynts.methods import METHODS, DynTSRandom, Method, SepLLM
+from dynts.methods import METHODS, DynTSRandom
+from method_table import named
 from tiny import SLIDING_WINDOW, tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
@@ -39,11 +40,6 @@ def model() -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def ids() -> Tensor:
     return torch.tensor([random_tokens(8, seed=1)])
-
-
-def named(name: str) -> str | Method:
-    """The method of that name; SepLLM must be told its separators, as there is no tokenizer."""
-    return SepLLM(separators=(10, 20, 30)) if name == "sepllm" else name
 
 
 def compress(

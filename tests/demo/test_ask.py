@@ -11,10 +11,10 @@ from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import dynts
+from dynts.cache.lengths import Compaction, GenerationStats
 from dynts.chat.prompts import chat_prompt
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
-from dynts.decode.stats import Compaction, GenerationStats
 from dynts.demo import ask as asking
 from dynts.demo.trace_view import DOT, Trace
 from dynts.errors import DyntsError

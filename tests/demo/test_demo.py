@@ -9,8 +9,8 @@ from rich.console import Console
 
 from command_line import run
 from decoding import random_predictor
+from dynts.cache.lengths import Compaction, GenerationStats
 from dynts.decode.contender import Contender
-from dynts.decode.stats import Compaction, GenerationStats
 from dynts.demo.compare import Result, compare, contenders
 from dynts.extras import pip_install
 from dynts.methods import METHODS, DynTSAll

@@ -10,11 +10,12 @@ import dynts
 from decoding import TOLERANCE, ForcedTokens, cached_tokens, predictor_for, random_predictor, random_tokens
 from dynts import CompressionConfig, DyntsError, ThinkMarkers
 from dynts.cache.interface import CACHE
+from dynts.cache.step import Turn
 from dynts.evaluate import replay as module
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import h2o
 from dynts.traces.tokens import TokenizedTrace
-from methods.test_equivalence import METHODS
+from method_table import CASES
 from tiny import tiny_model
 
 CONFIG = CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)
@@ -64,10 +65,10 @@ def check(model: PreTrainedModel, method: Any, trace: TokenizedTrace = TRACE) ->
     assert found.peak_tokens == stats.peak_tokens
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3"])
 def test_equals_a_decode_of_the_same_tokens(architecture: str, name: str) -> None:
-    check(tiny_model(architecture), METHODS[name][0])
+    check(tiny_model(architecture), CASES[name].method)
 
 
 @pytest.mark.quick
@@ -76,7 +77,7 @@ def test_pieces_of_any_size_make_no_difference(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "TOKENS_AT_ONCE", 7)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
     monkeypatch.setattr(h2o, "ENTRIES_AT_ONCE", 600)
-    check(tiny_model("llama"), METHODS[name][0])
+    check(tiny_model("llama"), CASES[name].method)
 
 
 @pytest.mark.parametrize("thinking", [1, 30, 32, 33, 34])
@@ -157,7 +158,7 @@ def test_tokens_beyond_a_compaction_are_refused() -> None:
     model = tiny_model("llama")
     with dynts.compress(model, "window", CONFIG) as session:
         cache = session.new_cache()
-        cache.forced = True
+        cache.announced = Turn(0, QUESTION, (QUESTION,))
         ids = torch.tensor([TRACE.ids])
         model(input_ids=ids[:, :QUESTION], **{CACHE: cache})
         assert cache.room == CONFIG.budget - QUESTION
@@ -174,9 +175,12 @@ def test_rows_of_different_lengths(name: str) -> None:
     mask[0, :3] = 0
     kept, logits = [], []
     for at_once in (1, 6):
-        with dynts.compress(model, METHODS[name][0], CONFIG, random_predictor(), **OPTIONS) as session, torch.no_grad():
+        with (
+            dynts.compress(model, CASES[name].method, CONFIG, random_predictor(), **OPTIONS) as session,
+            torch.no_grad(),
+        ):
             cache = session.new_cache()
-            cache.forced = True
+            cache.announced = Turn(0, QUESTION, (QUESTION - 3, QUESTION))
             model(input_ids=rows[:, :QUESTION], attention_mask=mask[:, :QUESTION], **{CACHE: cache})
             start, last = QUESTION, []
             while start < rows.shape[1]:

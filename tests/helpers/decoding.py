@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerFa
 
 import dynts
 from dynts.cache.interface import CACHE
-from dynts.methods import DynTS
+from dynts.methods import resolve_method
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
 from tiny import VOCAB_SIZE
@@ -44,7 +44,8 @@ def random_predictor(
 
 def predictor_for(method: str | dynts.methods.Method) -> ImportancePredictor:
     """A random predictor that serves the method."""
-    return random_predictor(native=isinstance(method, DynTS) and method.granularity == "native")
+    chosen = resolve_method(method)
+    return random_predictor(native=chosen.needs_predictor and chosen.granularity == "native")
 
 
 def random_tokens(count: int, seed: int) -> list[int]:

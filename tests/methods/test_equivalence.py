@@ -4,53 +4,12 @@ import pytest
 import torch
 
 import dynts
-from decoding import TOLERANCE, Talk, converse, random_predictor, random_tokens
-from dynts.cache.method import Method
-from dynts.methods import H2O, RKV, DynTS, DynTSAll, DynTSRandom, QuestionWindow, SepLLM, SnapKV, StreamingLLM, Window
-from dynts.methods.dynts import random_scores
+from decoding import TOLERANCE, Talk, converse, random_tokens
+from method_table import CASES
 from reference import ReferenceRun, Turn, reference_generate
 from tiny import TINY_NAMES, tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)
-SEPARATORS = (10, 20, 30, 40)
-PREDICTOR = random_predictor()
-NATIVE = random_predictor(native=True)
-
-
-def native_scores(hidden: torch.Tensor) -> torch.Tensor:
-    """By the definition of the network: the outputs of its last matrix, one layer's heads after the other's."""
-    first, second, third = NATIVE.parameters()
-    softplus = torch.nn.functional.softplus
-    scores = softplus(softplus(softplus(hidden @ first.T) @ second.T) @ third.T)
-    return torch.stack([scores[:, 0:2], scores[:, 2:4]], dim=1)
-
-
-METHODS: dict[str, tuple[str | Method, dict[str, object]]] = {
-    "full": ("full", {}),
-    "dynts": ("dynts", {"predictor": PREDICTOR}),
-    "dynts, native": (DynTS(granularity="native"), {"granularity": "native", "predictor": native_scores}),
-    "dynts-all": ("dynts-all", {"predictor": PREDICTOR}),
-    "dynts-all, native": (DynTSAll(granularity="native"), {"granularity": "native", "predictor": native_scores}),
-    "dynts-all, question": (DynTSAll(protect_question=True), {"protect_question": True, "predictor": PREDICTOR}),
-    "dynts-bottom": ("dynts-bottom", {"predictor": PREDICTOR}),
-    "dynts-random": (DynTSRandom(seed=3), {"random_scores": random_scores(3, 512)}),
-    "window": ("window", {}),
-    "window, question": (Window(protect_question=True), {"protect_question": True}),
-    "streaming-llm": (StreamingLLM(n_sink=3), {"n_sink": 3}),
-    "question-window": (QuestionWindow(), {}),
-    "sepllm": (SepLLM(separators=SEPARATORS), {"separators": SEPARATORS}),
-    "h2o": ("h2o", {}),
-    "h2o, native": (H2O(granularity="native"), {"granularity": "native"}),
-    "h2o, question": (H2O(protect_question=True), {"protect_question": True}),
-    "snapkv": ("snapkv", {}),
-    "snapkv, native": (SnapKV(granularity="native", window=5), {"granularity": "native", "window": 5}),
-    "rkv": ("rkv", {}),
-    "rkv, native": (RKV(granularity="native", mix=0.5), {"granularity": "native", "mix": 0.5}),
-    "rkv, native, question": (
-        RKV(granularity="native", protect_question=True),
-        {"granularity": "native", "protect_question": True},
-    ),
-}
 
 
 def reference_of(model: object, name: str, turns: list[Turn], forced: list[list[int]]) -> ReferenceRun:
@@ -58,12 +17,11 @@ def reference_of(model: object, name: str, turns: list[Turn], forced: list[list[
     return reference_generate(
         model,  # type: ignore[arg-type]
         turns,
-        method=name.split(",")[0],
         budget=CONFIG.budget,
         local_window=CONFIG.local_window,
         retention_ratio=CONFIG.retention_ratio,
         forced=forced,
-        **METHODS[name][1],  # type: ignore[arg-type]
+        **CASES[name].options,
     )
 
 
@@ -115,12 +73,12 @@ def test_without_eviction_equals_native_generate(architecture: str, attention: s
             torch.testing.assert_close(got, expected, atol=TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gemma3"])
 def test_single_row(architecture: str, name: str) -> None:
     model = tiny_model(architecture)
     prompt = random_tokens(11, seed=5)
-    talk = converse(model, [([prompt], 90)], METHODS[name][0], CONFIG)
+    talk = converse(model, [([prompt], 90)], CASES[name].method, CONFIG)
     run = reference_of(model, name, [Turn(prompt, 90)], [talk.tokens[0][0]])
     assert name == "full" or len(run.compactions) >= 3
     check_row(talk, 0, run)
@@ -135,24 +93,24 @@ def test_single_row_of_other_architectures(architecture: str, name: str) -> None
     test_single_row(architecture, name)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("architecture", "attention"), [("llama", "sdpa"), ("qwen3", "eager"), ("gemma3", "sdpa")])
 def test_each_row_of_a_padded_batch(architecture: str, attention: str, name: str) -> None:
     model = tiny_model(architecture, attn_implementation=attention)
     rows = [random_tokens(4, 6), random_tokens(13, 7), random_tokens(9, 8)]
-    talk = converse(model, [(rows, 80)], METHODS[name][0], CONFIG)
+    talk = converse(model, [(rows, 80)], CASES[name].method, CONFIG)
     for row, prompt in enumerate(rows):
         check_row(talk, row, reference_of(model, name, [Turn(prompt, 80)], [talk.tokens[0][row]]))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_multi_turn(architecture: str, name: str) -> None:
     model = tiny_model(architecture)
     prompts = [random_tokens(7, 9), random_tokens(6, 10), random_tokens(1, 11)]
     new_tokens = [40, 35, 50]
     turns = [([prompt], count) for prompt, count in zip(prompts, new_tokens, strict=True)]
-    talk = converse(model, turns, METHODS[name][0], CONFIG)
+    talk = converse(model, turns, CASES[name].method, CONFIG)
     reference_turns = [Turn(prompt, count) for prompt, count in zip(prompts, new_tokens, strict=True)]
     run = reference_of(model, name, reference_turns, [tokens[0] for tokens in talk.tokens])
     check_row(talk, 0, run)
@@ -160,11 +118,11 @@ def test_multi_turn(architecture: str, name: str) -> None:
     assert steps == run.compactions
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CASES)
 def test_multi_turn_of_a_padded_batch(name: str) -> None:
     model = tiny_model("qwen2")
     first, second = [random_tokens(4, 12), random_tokens(9, 13)], [random_tokens(8, 14), random_tokens(3, 15)]
-    talk = converse(model, [(first, 45), (second, 45)], METHODS[name][0], CONFIG)
+    talk = converse(model, [(first, 45), (second, 45)], CASES[name].method, CONFIG)
     for row in range(2):
         turns = [Turn(first[row], 45), Turn(second[row], 45)]
         check_row(talk, row, reference_of(model, name, turns, [tokens[row] for tokens in talk.tokens]))
@@ -175,22 +133,20 @@ def test_answer_tokens_are_protected_but_where_all_compete(name: str) -> None:
     model = tiny_model("llama")
     prompt = random_tokens(8, 16)
     # the greedy text decides when thinking "ends": take a token that it writes between two compactions
-    plain = converse(model, [([prompt], 120)], METHODS[name][0], CONFIG)
+    plain = converse(model, [([prompt], 120)], CASES[name].method, CONFIG)
     end = plain.tokens[0][0][20]
     markers = dynts.ThinkMarkers(start=(1,), end=(end,))
-    talk = converse(model, [([prompt], 120)], METHODS[name][0], CONFIG, markers=markers)
-    options = METHODS[name][1]
+    talk = converse(model, [([prompt], 120)], CASES[name].method, CONFIG, markers=markers)
     run = reference_generate(
         model,
         [Turn(prompt, 120)],
-        method=name,
         budget=CONFIG.budget,
         local_window=CONFIG.local_window,
         retention_ratio=CONFIG.retention_ratio,
         forced=[talk.tokens[0][0]],
         think_start=(1,),
         think_end=(end,),
-        **options,  # type: ignore[arg-type]
+        **CASES[name].options,
     )
     check_row(talk, 0, run)
     pairs = zip(talk.session.kept_positions, plain.session.kept_positions, strict=True)

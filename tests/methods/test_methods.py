@@ -22,7 +22,7 @@ from dynts.cache.slots import History, Slots
 from dynts.cache.step import Turn
 from dynts.chat.markers import ThinkMarkers
 from dynts.chat.thinking import ThinkScanner
-from dynts.decode.forward import SlotMasks
+from dynts.decode.forward import step_mask
 from dynts.errors import DyntsError
 from dynts.methods import (
     H2O,
@@ -46,26 +46,12 @@ from dynts.methods.dynts import random_scores
 from dynts.methods.rkv import redundancy
 from dynts.methods.sepllm import separator_ids
 from dynts.methods.variants import scored_variants
+from method_table import TABLE
 from tiny import tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 40}
 SURROUNDINGS = Surroundings(layers=[0, 1], kv_heads=2, local_window=5)
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "dynts": {"granularity": "shared", "protect_question": True},
-    "dynts-all": {"granularity": "shared", "protect_question": False},
-    "dynts-random": {"seed": 0, "protect_question": True},
-    "dynts-bottom": {"granularity": "shared", "protect_question": True},
-    "window": {"protect_question": False},
-    "streaming-llm": {"n_sink": 4, "protect_question": False},
-    "question-window": {"protect_question": True},
-    "sepllm": {"separators": None, "n_initial": 4, "protect_question": False},
-    "h2o": {"granularity": "shared", "protect_question": False},
-    "snapkv": {"granularity": "shared", "protect_question": False, "window": 32, "kernel": 7},
-    "rkv": {"granularity": "shared", "protect_question": False, "window": 8, "kernel": 7, "mix": 0.1},
-}
 
 
 def batch_of(*rows: list[int]) -> dict[str, Tensor]:
@@ -91,11 +77,11 @@ def slots_of(tokens: list[int], question: int, dead: int = 0, markers: ThinkMark
 
 @pytest.mark.quick
 def test_every_method_has_its_documented_defaults() -> None:
-    assert list(DEFAULTS) == list(METHODS)
-    for name, settings in DEFAULTS.items():
+    assert list(TABLE) == list(METHODS)
+    for name, row in TABLE.items():
         method = resolve_method(name)
         assert type(method) is METHODS[name]
-        assert asdict(method) == settings  # type: ignore[call-overload]
+        assert asdict(method) == row.defaults  # type: ignore[call-overload]
 
 
 @pytest.mark.quick
@@ -473,7 +459,7 @@ def test_flash_masks_are_the_live_slots() -> None:
     assert min(cache.lengths) < cache.occupancy.length
     shown = cache.plan(2, 1).live
     assert shown is not None
-    mask = SlotMasks(model).step(shown)
+    mask = step_mask(model, shown)
     assert mask.dtype == torch.bool
     assert mask.shape == (2, width)
     # each row's own tokens and the new one

@@ -11,6 +11,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from dynts.bench.machine import Stopwatch, seconds
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
+from dynts.cache.step import Turn
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
@@ -170,8 +171,8 @@ class DynTSEngine(Engine):
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
         """The question, then generated tokens, through the cache's own bookkeeping."""
         assert isinstance(cache, BudgetCache)
-        cache.forced = True
         if not cache.lengths:
+            cache.announced = Turn(0, prompt, (prompt,) * batch)
             self._feed(cache, prompt, batch)
         self._feed(cache, tokens - cache.lengths[0], batch)
 
@@ -192,7 +193,10 @@ class DynTSEngine(Engine):
             for _ in range(steps - 1):
                 self.step(cache, batch)
             watch.spent.clear()
-            with watch.watching(cache.method, score="scoring"), watch.watching(cache, _keep="moving", _compact="all"):
+            with (
+                watch.watching(cache.method, score="scoring"),
+                watch.watching(cache.compactor, keep="moving", compact="all"),
+            ):
                 self.step(cache, batch)
         spent = watch.spent
         return {

@@ -1,14 +1,16 @@
-"""What transformers asks of a cache: the name it goes by, and operations that a budget rules out."""
+"""What is asked of a cache: the name it goes by, what it tells, and what a budget rules out. Nothing in here changes it."""
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import Cache
+from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
 
-from dynts.errors import UnsupportedError
+from dynts.cache.layer import BudgetLayer, Occupancy, SlidingLayer
+from dynts.errors import DyntsError, UnsupportedError
+from dynts.models.shape import full_attention_layers
 
 _OLD = "past_key_values"
 
@@ -17,17 +19,102 @@ CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters e
 
 
 def cache_keyword(arguments: Mapping[str, Any]) -> str:
-    """The name under which arguments hold a cache: if both, the one that transformers listens to; `CACHE` if neither."""
+    """Return the name under which arguments hold a cache: if both, the one that transformers listens to; `CACHE` if neither."""
     return _OLD if _OLD in arguments and CACHE not in arguments else CACHE
 
 
 def cache_in(arguments: Mapping[str, Any]) -> Any:
-    """The cache that a caller passes to a forward pass or generate(), under either name, or None."""
+    """Return the cache that a caller passes to a forward pass or generate(), under either name, or None."""
     return arguments.get(cache_keyword(arguments))
 
 
 class FixedRowsCache(Cache):
-    """Refuses what transformers may ask of a cache and eviction makes impossible, before any layer is touched."""
+    """A cache whose rows are fixed by the first forward pass, as it looks from outside.
+
+    It refuses what transformers may ask of a cache and eviction makes impossible, before any layer is touched.
+
+    Args:
+        model_config: configuration of the decoder.
+        occupancy: what the slots hold.
+
+    Attributes:
+        full_layers: group of each full-attention layer, by the layer's index.
+        budget_layers: these layers.
+        sliding_layers: the others.
+    """
+
+    def __init__(self, model_config: PreTrainedConfig, occupancy: Occupancy) -> None:
+        layers: list[Any] = DynamicCache(config=model_config).layers
+        self.occupancy = occupancy
+        self.full_layers = {layer: group for group, layer in enumerate(full_attention_layers(model_config))}
+        self.budget_layers = [BudgetLayer(occupancy) for _ in self.full_layers]
+        self.sliding_layers = [
+            SlidingLayer(occupancy, layer.sliding_window)
+            for index, layer in enumerate(layers)
+            if index not in self.full_layers
+        ]
+        full, sliding = iter(self.budget_layers), iter(self.sliding_layers)
+        super().__init__(layers=[next(full if index in self.full_layers else sliding) for index in range(len(layers))])
+
+    @property
+    def batch(self) -> int:
+        """Rows, 0 before the first forward pass."""
+        return self.occupancy.contents.batch
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Cached tokens of each row."""
+        return self.occupancy.contents.lengths
+
+    @property
+    def next_positions(self) -> tuple[int, ...]:
+        """Logical position of each row's next token."""
+        return self.occupancy.contents.next_positions
+
+    @property
+    def questions(self) -> tuple[int, ...]:
+        """Question tokens that each row was fed, all turns together."""
+        return self.occupancy.contents.questions
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of all allocated key and value tensors, sliding-window layers included."""
+        tensors = [
+            tensor for layer in self.sliding_layers for tensor in (layer.keys, layer.values) if tensor is not None
+        ]
+        held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)  # a view keeps all of its storage
+        return held + sum(layer.allocated_bytes for layer in self.budget_layers)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store one layer's new keys and values, and return those to attend to.
+
+        Args:
+            key_states: [batch, KV heads, new tokens, head size].
+            value_states: likewise.
+            layer_idx: index of the decoder layer.
+            args: for transformers' own layers.
+            kwargs: likewise.
+
+        Raises:
+            DyntsError: nobody has planned for these tokens, as a dynts context does for every forward pass.
+        """
+        step = self.occupancy.step
+        if step is None or step.tokens != key_states.shape[2]:
+            raise DyntsError(
+                "this cache evicts tokens, and works only within a dynts.compress context of the model that filled it: "
+                "enter one, or start without this cache"
+            )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return where queries stand for causal masks: the next slot, or the next column in sliding-window layers."""
+        return self.occupancy.length if layer_idx in self.full_layers else self.occupancy.columns
+
+    def live(self) -> torch.Tensor:
+        """Return which of the slots in use hold a token: bool [batch, slots]."""
+        return self.occupancy.contents.live()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Refused: an evicted token cannot be brought back."""

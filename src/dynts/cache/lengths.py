@@ -1,7 +1,8 @@
-"""How many tokens a sequence has in its cache at each step: it follows from lengths alone, whatever the scores are."""
+"""How many tokens a cache holds: as measured in a generate() call, and as it follows from lengths alone for a sequence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,23 +10,56 @@ import numpy.typing as npt
 from dynts.config import CompressionConfig
 
 
+class Compaction(NamedTuple):
+    """One compaction.
+
+    Attributes:
+        step: tokens generated and fed back since the latest question; 0 where room was made for a user turn.
+        before: cached tokens of the fullest row before.
+        after: cached tokens of the fullest row after.
+    """
+
+    step: int
+    before: int
+    after: int
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """What a generate() call cost.
+
+    Attributes:
+        prompt_tokens: tokens of the longest question or user turn that the call fed, padding excluded.
+        generated_tokens: tokens generated for the longest row.
+        compactions: in the order they happened.
+        peak_tokens: most cached tokens of a row, the physical length of the cache; never above the budget.
+        peak_bytes: most bytes allocated for keys and values, over all layers and rows, measured from the tensors.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    compactions: list[Compaction] = field(default_factory=list)
+    peak_tokens: int = 0
+    peak_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class CacheLengths:
     """The cached tokens of one sequence while it is generated.
 
     Args:
-        compactions: (step, cached tokens before, cached tokens after) of each; a step is a generated token fed back, from 1.
+        compactions: of this sequence.
         peak: most cached tokens.
         mean: cached tokens that a decode step attends to, its own among them; the prompt's where there was no such step.
     """
 
-    compactions: tuple[tuple[int, int, int], ...]
+    compactions: tuple[Compaction, ...]
     peak: int
     mean: float
 
 
 def cache_lengths(question_tokens: int, generated_tokens: int, schedule: CompressionConfig | None) -> CacheLengths:
-    """What `BudgetCache` does with one sequence, alone or in any batch, up to its own end.
+    """Return what `BudgetCache` does with one sequence, alone or in any batch, up to its own end.
 
     Args:
         question_tokens: of the prompt.
@@ -44,7 +78,7 @@ def cache_lengths(question_tokens: int, generated_tokens: int, schedule: Compres
         while step + schedule.budget - length <= last:
             total += _climb(length, schedule.budget)
             step, length = step + schedule.budget - length, kept
-            compactions.append((step, schedule.budget, kept))
+            compactions.append(Compaction(step, schedule.budget, kept))
             peak = schedule.budget
     end = length + last - step
     total += _climb(length, end)
@@ -54,7 +88,7 @@ def cache_lengths(question_tokens: int, generated_tokens: int, schedule: Compres
 def attended_tokens(
     question_tokens: int, generated_tokens: int, compactions: Sequence[tuple[int, int, int]]
 ) -> npt.NDArray[np.int64]:
-    """Tokens that each decode step attends to, its own included: int [generated tokens - 1].
+    """Return the tokens that each decode step attends to, its own included: int [generated tokens - 1].
 
     The first token comes from the prefill, and the last one is not fed back.
 
@@ -72,5 +106,5 @@ def attended_tokens(
 
 
 def _climb(start: int, end: int) -> int:
-    """The sum of start + 1, ..., end."""
+    """Return the sum of start + 1, ..., end."""
     return (end - start) * (start + 1 + end) // 2

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, StoppingCriteriaList, set_seed
 
+from dynts.cache.lengths import GenerationStats
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.prompts import encode_question
 from dynts.chat.written import TextWriter, decode_text
@@ -18,7 +19,6 @@ from dynts.config import Sampling
 from dynts.decode.checkpoint import plain_search, stop_criteria
 from dynts.decode.compress import Session
 from dynts.decode.sampling import NOT_FINITE, FailedRowsEnd, FiniteRows
-from dynts.decode.stats import GenerationStats
 from dynts.errors import DyntsError
 from dynts.models import end_tokens, input_device
 from dynts.store.cells import cell_text

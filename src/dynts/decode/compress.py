@@ -14,26 +14,18 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from dynts.cache.cache import BudgetCache
-from dynts.cache.interface import cache_in, cache_keyword
+from dynts.cache.interface import cache_in
+from dynts.cache.lengths import GenerationStats
 from dynts.cache.slots import History
-from dynts.cache.step import CompactionEvent, Turn
+from dynts.cache.step import Turn
 from dynts.chat.markers import ThinkFormat, ThinkMarkers
 from dynts.chat.thinking import ThinkScanner, scanner_of
 from dynts.config import CompressionConfig, ModelSource
+from dynts.decode.call import GenerateCall
 from dynts.decode.checkpoint import say_once
 from dynts.decode.compiled import compiled_steps
-from dynts.decode.forward import ForwardPass, SlotMasks
-from dynts.decode.refusals import (
-    check_compile,
-    check_generation,
-    check_model,
-    check_training,
-    dynamic_cache,
-    new_columns,
-    new_tokens,
-    without_wrapper,
-)
-from dynts.decode.stats import Compaction, GenerationStats
+from dynts.decode.forward import ForwardPass
+from dynts.decode.refusals import check_compile, check_model, check_training, without_wrapper
 from dynts.errors import DyntsError
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.models import input_device, load_tokenizer
@@ -145,6 +137,8 @@ class Session:
         # started once here, so that what is missing shows at once and what is looked up is looked up once
         self._started = method.start(self._surroundings)
         self._parameters = tuple(inspect.signature(model.get_decoder().forward).parameters)
+        self._running = threading.local()
+        self._undo, self._generate = ExitStack(), cast(Callable[..., Any], model.generate)
         self.stats: list[GenerationStats] = []
         self.kept_positions: list[torch.Tensor] = []
 
@@ -157,8 +151,6 @@ class Session:
         with ExitStack() as undo:
             undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
             self._generate = cast(Callable[..., Any], model.generate)
-            self._masks = SlotMasks(model)
-            self._running = threading.local()
             if self.method.observes_attention or model.config._attn_implementation == "sdpa":
                 undo.enter_context(observed_attention(model))
             if self.compile:
@@ -198,46 +190,27 @@ class Session:
         method = self._started.start(self._surroundings)
         schedule = self.config if method.evicts else None
         history, device = History(self.scanner), input_device(self.model)
-        cache = BudgetCache(self.model.config, method, schedule, history, device, self.record, self.compile)
-        cache.listener = self._note_positions
-        return cache
+        record = self.kept_positions.append if self.record else None
+        return BudgetCache(self.model.config, method, schedule, history, device, record, self.compile)
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         # generation_config and others may come by position, after inputs
         kwargs |= dict(zip(list(inspect.signature(self._generate).parameters)[1:], args, strict=False))
-        generation_config = check_generation(self.model, kwargs)
-        cache = cache_in(kwargs)
-        if cache is None:
-            cache = self.new_cache()
-        fed = cache.occupancy.columns
-        coming = new_columns(generation_config, kwargs, inputs, cache, self.tokenizer)
-        counts = new_tokens(generation_config, kwargs, inputs, coming)
-        cache.check_turn(counts)
-        asked = cache.questions
-        stats = GenerationStats()
-        cache.announced = Turn(fed, fed + coming, tuple(counts))
-        cache.listener = functools.partial(self._note_compaction, stats)
-        cache.measure_peaks()
+        call = GenerateCall(self.model, inputs, kwargs)
+        cache = call.cache or self.new_cache()
+        fed, coming = cache.occupancy.columns, call.new_columns(cache, self.tokenizer)
+        turn = Turn(fed, fed + coming, tuple(call.new_tokens(coming)))
+        cache.check_turn(turn.tokens)
+        cache.announced, stats = turn, cache.measure()
         try:
-            output = self._generate(inputs, **{**kwargs, **dynamic_cache(kwargs), cache_keyword(kwargs): cache})
+            output = self._generate(inputs, **call.arguments(cache))
         finally:
-            cache.announced, cache.listener = None, self._note_positions
-        stats.prompt_tokens = max(
-            now - before for now, before in zip(cache.questions, asked or (0,) * cache.batch, strict=True)
-        )
-        stats.generated_tokens = cache.occupancy.columns - cache.turn_end + 1
-        stats.peak_tokens = cache.peak_length
+            cache.announced = None
+        stats.prompt_tokens = max(turn.tokens)
+        stats.generated_tokens = cache.occupancy.columns - turn.end + 1
         stats.peak_bytes = cache.peak_bytes
         self.stats.append(stats)
         return output
-
-    def _note_compaction(self, stats: GenerationStats, event: CompactionEvent) -> None:
-        stats.compactions.append(Compaction(event.step, event.before, event.after))
-        self._note_positions(event)
-
-    def _note_positions(self, event: CompactionEvent) -> None:
-        if event.positions is not None:
-            self.kept_positions.append(event.positions)
 
     def _whole_call(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A call of the model or its decoder, hooks included. Forward passes in it count once the outermost has succeeded."""
@@ -270,9 +243,9 @@ class Session:
                 "continue it in a context of the same method"
             )
         check_training(self.model)
-        running = ForwardPass(self.model, cache, self._masks, named)
+        running = ForwardPass(self.model, cache, named)
         self._running.passes.append(running)
-        return (), running.begin()
+        return (), running.arguments()
 
     def _after_forward(
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any

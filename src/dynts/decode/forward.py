@@ -1,5 +1,6 @@
 """What surrounds each forward pass of the decoder: masks for the slots before it, bookkeeping after it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,61 +9,96 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
+from dynts.cache.step import Turn
 from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
 
+TOKENS_AT_ONCE = 2048
+"""The most tokens of a forward pass over a finished text, which bounds the memory of its activations."""
 
-class SlotMasks:
-    """Attention masks of decode steps in a batch whose rows hold different numbers of tokens."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.implementation = model.config._attn_implementation
-        self.dtype = model.get_decoder().dtype
+def forced_spans(
+    cache: BudgetCache, question: int, end: int, at_once: int = TOKENS_AT_ONCE
+) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a finished text to feed one after another: the question, then up to each compaction at a time.
 
-    def step(self, shown: torch.Tensor) -> torch.Tensor:
-        """Mask of a one-token step: bool or additive [batch, 1, 1, slots], or for FlashAttention [batch, slots].
+    When a compaction is due follows from lengths alone, so the tokens between two of them can be fed together. After each
+    the cache holds what it would hold had `generate` written these tokens one by one, rounding aside.
 
-        Args:
-            shown: bool [batch, slots], those that hold a token.
-        """
-        if "flash" in self.implementation:
-            return shown
-        shown = shown[:, None, None]
-        if "sdpa" in self.implementation:
-            return shown
-        return torch.zeros(shown.shape, dtype=self.dtype, device=shown.device).masked_fill(
-            ~shown, torch.finfo(self.dtype).min
-        )
+    Args:
+        cache: a new cache of an entered session, for one row.
+        question: tokens of the question.
+        end: tokens to feed in all.
+        at_once: the most tokens of a part that is not the question.
+
+    Yields:
+        Where a part starts and ends. It has to be fed before the next one is asked for.
+    """
+    cache.announced = Turn(0, question, (question,))
+    start, stop = 0, question
+    while start < end:
+        yield start, stop
+        start, stop = stop, min(end, stop + at_once, stop + (cache.room or at_once))
+
+
+def step_mask(model: PreTrainedModel, shown: torch.Tensor) -> torch.Tensor:
+    """Return the mask of a one-token step of rows that hold different numbers of tokens.
+
+    Args:
+        model: whose attention implementation it is for.
+        shown: bool [batch, slots], those that hold a token.
+
+    Returns:
+        Bool or additive [batch, 1, 1, slots]; for FlashAttention [batch, slots].
+    """
+    implementation = model.config._attn_implementation
+    if "flash" in implementation:
+        return shown
+    shown = shown[:, None, None]
+    if "sdpa" in implementation:
+        return shown
+    dtype = model.get_decoder().dtype
+    return torch.zeros(shown.shape, dtype=dtype, device=shown.device).masked_fill(~shown, torch.finfo(dtype).min)
 
 
 class ForwardPass:
-    """One forward pass on a `BudgetCache`: `begin` gives the decoder its keyword arguments, `end` commits."""
+    """One forward pass on a `BudgetCache`, planned when this is made and committed by `end`.
 
-    def __init__(self, model: PreTrainedModel, cache: BudgetCache, masks: SlotMasks, kwargs: dict[str, Any]) -> None:
-        self.model = model
-        self.cache = cache
-        self.masks = masks
-        self.kwargs = kwargs
-        self.hidden: torch.Tensor | None = None
-        self.shown: list[tuple[int, torch.Size]] = []
+    Args:
+        model: the model.
+        cache: what the pass continues.
+        kwargs: what the decoder is called with.
 
-    def begin(self) -> dict[str, Any]:
-        """Keyword arguments for the decoder."""
-        cache, kwargs = self.cache, dict(self.kwargs)
+    Attributes:
+        hidden: the last hidden state, [batch, new tokens, hidden size], once the decoder has given it.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: BudgetCache, kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
         if mask is not None and (not isinstance(mask, torch.Tensor) or mask.ndim != 2):
             raise UnsupportedError("attention_mask must be 2D (1 for tokens, 0 for padding) under a budget")
         main = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        self.model = model
+        self.cache = cache
+        self.kwargs = kwargs
         rows, columns = main.shape[:2]
         self.step = cache.plan(rows, columns, mask, kwargs.get("position_ids"))
-        kwargs["position_ids"] = self.step.positions
-        kwargs["attention_mask"] = None if self.step.live is None else self._for_layers(self.step.live, mask)
-        if cache.method.observes_attention:
-            kwargs["attention_observer"] = self._observe
-        return kwargs
+        self.shown: list[tuple[int, torch.Size]] = []
+        self.hidden: torch.Tensor | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments that the decoder runs with."""
+        live, mask = self.step.live, self.kwargs.get("attention_mask")
+        changes = {
+            "position_ids": self.step.positions,
+            "attention_mask": None if live is None else self._for_layers(live, mask),
+        }
+        if self.cache.method.observes_attention:
+            changes["attention_observer"] = self._observe
+        return self.kwargs | changes
 
     def end(self) -> None:
-        """Commit the pass, of which `hidden` is now the last hidden state: [batch, new tokens, hidden size].
+        """Commit the pass.
 
         Raises:
             UnsupportedError: the first pass has shown that the model does not cache or attend as dynts needs it.
@@ -87,14 +123,14 @@ class ForwardPass:
             cache.method.observe_attention(cache.full_layers[layer], query, key, **how)
 
     def _for_layers(self, live: torch.Tensor, logical: torch.Tensor | None) -> Any:
-        """A mask over slots for full-attention layers; in hybrid models, one over columns for the others."""
-        slots = self.masks.step(live) if self.step.kind == "generated" else live
+        """Return a mask over slots for full-attention layers; in hybrid models, one over columns for the others."""
+        slots = step_mask(self.model, live) if self.step.kind == "generated" else live
         if not self.cache.sliding_layers:
             return slots
-        shape = torch.empty((len(live), self.step.tokens, 0), dtype=self.masks.dtype, device=live.device)
+        dtype = self.model.get_decoder().dtype
         common: dict[str, Any] = {
             "config": self.model.config,
-            "inputs_embeds": shape,
+            "inputs_embeds": torch.empty((len(live), self.step.tokens, 0), dtype=dtype, device=live.device),
             CACHE: self.cache,
             "position_ids": None,
         }
@@ -105,5 +141,5 @@ class ForwardPass:
 
 
 def _own(tokens: torch.Tensor) -> torch.Tensor:
-    """The same values without keeping a longer tensor alive, of which these are a view."""
+    """Return the same values without keeping a longer tensor alive, of which these are a view."""
     return tokens.clone() if tokens._is_view() else tokens

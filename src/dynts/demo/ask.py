@@ -11,12 +11,12 @@ from rich.live import Live
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
+from dynts.cache.lengths import GenerationStats
 from dynts.chat.markers import END
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Session, compress
 from dynts.decode.contender import Contender
-from dynts.decode.stats import GenerationStats
 from dynts.demo.trace_view import Trace, final_view, live_view, plain_view
 from dynts.errors import DyntsError
 from dynts.methods import Full

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dynts.cache.lengths import GenerationStats
 from dynts.cache.method import Granularity
 from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
-from dynts.decode.stats import GenerationStats
 from dynts.methods import METHODS, DynTSBottom
 from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from dynts.cache.interface import CACHE
 from dynts.decode.compress import Session, compress
-from dynts.decode.forced import forced_spans
+from dynts.decode.forward import forced_spans
 from dynts.errors import DyntsError
 from dynts.models import input_device
 from dynts.traces.tokens import TokenizedTrace

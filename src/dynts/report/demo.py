@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dynts.cache.lengths import GenerationStats
 from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
-from dynts.decode.stats import GenerationStats
 from dynts.demo.compare import Result, compare
 from dynts.report.figures import save_figure
 from dynts.report.tables import markdown_table, terminal_table

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.interface import CACHE
-from dynts.cache.step import CompactionEvent
 from dynts.chat.markers import ThinkFormat
 from dynts.config import CompressionConfig
 from dynts.decode.compress import compress
 from dynts.decode.contender import Contender
-from dynts.decode.forced import forced_spans
+from dynts.decode.forward import forced_spans
 from dynts.models import input_device
 from dynts.traces.tokens import TokenizedTrace
 
@@ -87,18 +85,15 @@ def forced_decode(
         cache = session.new_cache()
         kept = KeptTokens(viewed.name, len(cache.full_layers) * cache.method.kv_heads if cache.native else 1)
         holders = torch.full((len(tokens.ids),), kept.sets)
-
-        def note(event: CompactionEvent) -> None:
-            held = cast(torch.Tensor, event.positions)
-            now = torch.bincount(held[held >= 0], minlength=len(holders))
-            fed = question + event.step
-            changed = (now[:fed] != holders[:fed]).nonzero()[:, 0]
-            holders[changed] = now[changed]
-            kept.evictions.append(Eviction(event.step, event.before, event.after, changed, now[changed]))
-
-        cache.listener = note
         for start, stop in forced_spans(cache, question, question + steps):
             decoder(input_ids=ids[:, start:stop], **{CACHE: cache}, use_cache=True)
+            # a part goes up to the next compaction, so there is one at most
+            if len(session.kept_positions) > len(kept.evictions):
+                compaction, held = cache.stats.compactions[-1], session.kept_positions[-1]
+                now, fed = torch.bincount(held[held >= 0], minlength=len(holders)), question + compaction.step
+                changed = (now[:fed] != holders[:fed]).nonzero()[:, 0]
+                holders[changed] = now[changed]
+                kept.evictions.append(Eviction(*compaction, changed, now[changed]))
             if progress is not None:
                 progress(stop - question, steps)
     return kept

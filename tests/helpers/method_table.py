@@ -1,0 +1,112 @@
+"""Every method in one table, from which the tests of methods are parametrised: a new method adds one row."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from decoding import random_predictor
+from dynts.methods import METHODS, Method
+
+SEPARATORS = (10, 20, 30, 40)
+NATIVE: dict[str, Any] = {"granularity": "native"}
+QUESTION: dict[str, Any] = {"protect_question": True}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method.
+
+    Attributes:
+        defaults: its settings, as docs/methods.md has them.
+        variants: settings that it is tried with. The reference takes them by the same names.
+        reference: further options of the reference.
+    """
+
+    defaults: dict[str, Any]
+    variants: tuple[dict[str, Any], ...] = ({},)
+    reference: dict[str, Any] | None = None
+
+
+def draws(seed: int, *sets: int) -> torch.Tensor:
+    """The random scores of the first positions of a sequence."""
+    return torch.rand(512, *sets, generator=torch.Generator().manual_seed(seed))
+
+
+TABLE: dict[str, Row] = {
+    "full": Row({}),
+    "dynts": Row({"granularity": "shared", "protect_question": True}, ({}, NATIVE)),
+    "dynts-all": Row({"granularity": "shared", "protect_question": False}, ({}, NATIVE, QUESTION)),
+    "dynts-random": Row({"seed": 0, "protect_question": True}, ({"seed": 3},), {"random_scores": draws(3)}),
+    "dynts-bottom": Row({"granularity": "shared", "protect_question": True}),
+    "window": Row({"protect_question": False}, ({}, QUESTION)),
+    "streaming-llm": Row({"n_sink": 4, "protect_question": False}, ({"n_sink": 3},)),
+    "question-window": Row({"protect_question": True}),
+    "sepllm": Row(
+        {"separators": None, "n_initial": 4, "protect_question": False},
+        ({"separators": SEPARATORS},),
+    ),
+    "h2o": Row({"granularity": "shared", "protect_question": False}, ({}, NATIVE, QUESTION)),
+    "snapkv": Row(
+        {"granularity": "shared", "protect_question": False, "window": 32, "kernel": 7},
+        ({}, NATIVE | {"window": 5}),
+    ),
+    "rkv": Row(
+        {"granularity": "shared", "protect_question": False, "window": 8, "kernel": 7, "mix": 0.1},
+        ({}, NATIVE | {"mix": 0.5}, NATIVE | QUESTION),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method as it is tried, and what makes the reference do the same.
+
+    Attributes:
+        method: with its settings.
+        options: of `reference.reference_generate`.
+    """
+
+    method: Method
+    options: dict[str, Any]
+
+
+PREDICTOR = random_predictor()
+_NATIVE_PREDICTOR = random_predictor(native=True)
+
+
+def _native_scores(hidden: torch.Tensor) -> torch.Tensor:
+    """By the definition of the network: the outputs of its last matrix, one layer's heads after the other's."""
+    first, second, third = _NATIVE_PREDICTOR.parameters()
+    softplus = torch.nn.functional.softplus
+    scores = softplus(softplus(softplus(hidden @ first.T) @ second.T) @ third.T)
+    return torch.stack([scores[:, 0:2], scores[:, 2:4]], dim=1)
+
+
+def _case(name: str, settings: dict[str, Any]) -> Case:
+    method = METHODS[name](**settings)
+    options = {"method": name, **settings, **(TABLE[name].reference or {})}
+    options.pop("seed", None)
+    if method.needs_predictor:
+        options["predictor"] = _native_scores if method.granularity == "native" else PREDICTOR
+    return Case(method, options)
+
+
+def _title(name: str, settings: dict[str, Any]) -> str:
+    chosen = {"native": settings.get("granularity") == "native", "question": settings.get("protect_question")}
+    return ", ".join([name, *(word for word, given in chosen.items() if given)])
+
+
+CASES = {_title(name, settings): _case(name, settings) for name, row in TABLE.items() for settings in row.variants}
+"""By names such as "rkv, native, question"."""
+
+
+def named(method: str | Method) -> Method:
+    """A method, or the one of that name with its defaults; told what a tokenizer would tell."""
+    if isinstance(method, Method):
+        return method
+    return METHODS[method](**({"separators": SEPARATORS} if "separators" in TABLE[method].defaults else {}))
+
+
+EVERY = [name for name in CASES if not name.endswith("question")]
+"""Every method in each of its granularities."""
