@@ -43,6 +43,7 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE, FixedRowsCache
 from dynts.cache.layer import BudgetLayer, Occupancy
 from dynts.cache.step import Contents, SlotColumns
+from dynts.config import Sampling
 from dynts.decode.sampling import RowSampling
 from tiny import TINY_NAMES, tiny_model
 
@@ -81,7 +82,7 @@ def rows(table: dict[str, dict[str, str]]) -> list[Any]:
             name,
             value,
             id=f"{place}-{name}",
-            marks=needs_vllm if "vllm" in name.split(".")[:2] else (),
+            marks=needs_vllm if "vllm" in name.split(".")[:3] else (),
         )
         for place, names in table.items()
         for name, value in names.items()
@@ -138,16 +139,16 @@ def test_imported_names_are_there(place: str, name: str, _: str) -> None:
 
 
 CALLED = {
-    "attention.py": {
+    "models/attention.py": {
         "transformers.AttentionInterface.register": "key value",
         "transformers.AttentionInterface.get_interface": "attn_implementation default",
         "transformers.AttentionMaskInterface.register": "key value",
         "transformers.PreTrainedModel.set_attn_implementation": "attn_implementation",
     },
-    "cache/architecture.py": {"transformers.DynamicCache": "config"},
+    "models/shape.py": {"transformers.DynamicCache": "config"},
     "cache/cache.py": {"transformers.Cache": "layers"},
     "cache/layer.py": {"torch._dynamo.mark_static_address": "t"},
-    "collect/vllm_engine.py": {
+    "engines/vllm/offline.py": {
         "vllm.EngineArgs": "model revision tokenizer_revision dtype max_num_seqs enable_chunked_prefill additional_config",
         "vllm.LLMEngine.from_engine_args": "engine_args",
         "vllm.LLMEngine.add_request": "request_id prompt params",
@@ -161,7 +162,7 @@ CALLED = {
         "vllm.utils.torch_utils.kv_cache_dtype_str_to_dtype": "kv_cache_dtype model_config",
         "vllm.v1.engine.core_client.EngineCoreClient.shutdown": "timeout",
     },
-    "decode/answer.py": {"transformers.set_seed": "seed"},
+    "decode/answers.py": {"transformers.set_seed": "seed"},
     "decode/checkpoint.py": {
         "transformers.StopStringCriteria": "tokenizer stop_strings",
         "transformers.MinPLogitsWarper": "min_p",
@@ -184,35 +185,35 @@ CALLED = {
             f"config inputs_embeds attention_mask {CACHE} position_ids"
         ),
     },
-    "decode/row_sampling.py": {
+    "decode/sampling.py": {
         "transformers.TemperatureLogitsWarper": "temperature",
         "transformers.TopKLogitsWarper": "top_k",
         "transformers.TopPLogitsWarper": "top_p",
+        "transformers.GenerationMixin.generate": "logits_processor streamer stopping_criteria",
     },
-    "decode/rows.py": {"transformers.GenerationMixin.generate": "logits_processor streamer stopping_criteria"},
-    "decode/support.py": {
+    "decode/call.py": {
         "transformers.GenerationConfig.get_generation_mode": "assistant_model",
         "transformers.GenerationConfig.update": "kwargs",
     },
-    "prompts.py": {
+    "chat/prompts.py": {
         "transformers.PreTrainedTokenizerBase.encode": "text add_special_tokens kwargs",
         "transformers.PreTrainedTokenizerBase.apply_chat_template": "conversation tokenize add_generation_prompt kwargs",
     },
-    "vllm/blocks.py": {"vllm.v1.core.block_pool.BlockPool.free_blocks": "ordered_blocks"},
-    "vllm/gpu.py": {"vllm.v1.worker.gpu_model_runner.GPUModelRunner": "vllm_config device"},
-    "vllm/plugin.py": {
+    "engines/vllm/blocks.py": {"vllm.v1.core.block_pool.BlockPool.free_blocks": "ordered_blocks"},
+    "engines/vllm/gpu.py": {"vllm.v1.worker.gpu_model_runner.GPUModelRunner": "vllm_config device"},
+    "engines/vllm/plugin.py": {
         "vllm.engine.arg_utils.EngineArgs.create_engine_config": "self",
         "vllm.tokenizers.cached_tokenizer_from_config": "model_config",
         "vllm.v1.engine.input_processor.InputProcessor.process_inputs": "self",
     },
-    "vllm/refusals.py": {
+    "engines/vllm/refusals.py": {
         "vllm.v1.kv_cache_interface.is_quantized_kv_cache": "kv_cache_dtype",
         "vllm.v1.kv_cache_interface.FullAttentionSpec": "sliding_window attention_chunk_size",
         "vllm.v1.kv_cache_interface.KVCacheConfig": "kv_cache_groups",
         "vllm.v1.kv_cache_interface.KVCacheGroupSpec": "layer_names kv_cache_spec",
         "vllm.v1.engine.EngineCoreRequest": "prompt_token_ids prompt_embeds resumable",
     },
-    "vllm/runner.py": {
+    "engines/vllm/runner.py": {
         "vllm.v1.core.sched.output.SchedulerOutput": "scheduled_new_reqs scheduled_cached_reqs num_scheduled_tokens "
         "total_num_scheduled_tokens finished_req_ids preempted_req_ids",
         "vllm.v1.core.sched.output.NewRequestData": "req_id",
@@ -235,27 +236,27 @@ def test_parameters_that_are_named_are_there(place: str, name: str, named: str) 
 SCHEDULER, RUNNER = "vllm.v1.core.sched.scheduler.Scheduler", "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
 ATTRIBUTES = {
     "bench/engines.py": {"transformers.cache_utils.DynamicLayer": "keys values"},
-    "vllm/blocks.py": {
+    "engines/vllm/blocks.py": {
         "vllm.v1.core.block_pool.BlockPool": "num_gpu_blocks",
         "vllm.v1.core.kv_cache_coordinator.KVCacheCoordinator": "single_type_managers",
         "vllm.v1.core.kv_cache_manager.KVCacheManager": "max_model_len coordinator block_pool",
         "vllm.v1.core.single_type_kv_cache_manager.SingleTypeKVCacheManager": "block_size req_to_blocks",
         "vllm.v1.request.Request": "request_id num_prompt_tokens num_computed_tokens max_tokens",
     },
-    "vllm/cpu.py": {
+    "engines/vllm/cpu.py": {
         "vllm.v1.worker.cpu_worker.CPUWorker": "model_runner",
         RUNNER: "input_batch discard_request_mask",
         "vllm.v1.worker.gpu_input_batch.InputBatch": "generators num_reqs",
     },
-    "vllm/plugin.py": {"vllm.v1.engine.input_processor.InputProcessor": "vllm_config"},
-    "vllm/runner.py": {
+    "engines/vllm/plugin.py": {"vllm.v1.engine.input_processor.InputProcessor": "vllm_config"},
+    "engines/vllm/runner.py": {
         RUNNER: "device max_num_reqs max_model_len vllm_config model_config compilation_config requests input_batch "
         "attn_groups shared_kv_cache_layers execute_model_state optimistic_seq_lens_cpu seq_lens positions req_indices "
         "query_pos query_start_loc input_ids",
         "vllm.v1.worker.gpu_input_batch.InputBatch": "block_table num_reqs req_id_to_index num_computed_tokens_cpu",
         "vllm.v1.worker.block_table.BlockTable": "block_size num_blocks_per_row",
     },
-    "vllm/scheduler.py": {SCHEDULER: "kv_cache_config vllm_config kv_cache_manager requests"},
+    "engines/vllm/scheduler.py": {SCHEDULER: "kv_cache_config vllm_config kv_cache_manager requests"},
 }
 """Of instances."""
 
@@ -313,7 +314,11 @@ def vllm_places() -> dict[str, dict[str, str]]:
     """`SIGNATURES` of `dynts.engines.vllm.refusals`, checked when an engine starts too, by the place that relies on them."""
     from dynts.engines.vllm.refusals import SIGNATURES
 
-    places = {".sched.": "vllm/scheduler.py", ".kv_cache_manager.": "vllm/blocks.py", ".worker.": "vllm/runner.py"}
+    places = {
+        ".sched.": "engines/vllm/scheduler.py",
+        ".kv_cache_manager.": "engines/vllm/blocks.py",
+        ".worker.": "engines/vllm/runner.py",
+    }
     table: dict[str, dict[str, str]] = defaultdict(dict)
     for name, parameters in SIGNATURES.items():
         table[next(place for part, place in places.items() if part in name)][name] = parameters
@@ -322,12 +327,12 @@ def vllm_places() -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize(("place", "name", "parameters"), rows(vllm_places()))
 def test_signatures_that_the_plugin_was_written_for(place: str, name: str, parameters: str) -> None:
-    with relied_upon_by(place, "vllm/compat.py"):
+    with relied_upon_by(place, "engines/vllm/refusals.py"):
         assert " ".join(inspect.signature(find(name)).parameters) == parameters
 
 
 @needs_vllm
-@relied_upon_by("vllm/plugin.py", "vllm/runner.py", "vllm/scheduler.py")
+@relied_upon_by("engines/vllm/plugin.py", "engines/vllm/runner.py", "engines/vllm/scheduler.py")
 def test_vllm_chooses_classes_by_name_and_its_objects_take_notes() -> None:
     from dynts.engines.vllm.plugin import WORKERS
 
@@ -339,7 +344,7 @@ def test_vllm_chooses_classes_by_name_and_its_objects_take_notes() -> None:
         assert "__dict__" in dir(find(name))
 
 
-@relied_upon_by("cache/fixed_rows.py", "cache/cache.py")
+@relied_upon_by("cache/interface.py", "cache/cache.py")
 def test_a_compressed_cache_answers_or_refuses_everything_that_a_cache_can_do() -> None:
     # what changes nothing of the past, or belongs to kinds of layers that dynts refuses
     harmless = {
@@ -377,7 +382,7 @@ class Watched:
         return [kwargs["input_ids"].shape[1] for kwargs in self.passes]
 
 
-@relied_upon_by("cache/keyword.py")
+@relied_upon_by("cache/interface.py")
 @pytest.mark.parametrize("architecture", TINY_NAMES)
 def test_one_name_for_the_cache(architecture: str) -> None:
     model = tiny_model(architecture)
@@ -393,7 +398,7 @@ def test_one_name_for_the_cache(architecture: str) -> None:
         assert len({"cache", "past_key_values"} & set(named)) == 1
 
 
-@relied_upon_by("decode/support.py", "decode/compress.py")
+@relied_upon_by("decode/call.py", "decode/compress.py")
 def test_what_generate_feeds() -> None:
     model = tiny_model("llama")
     watched = Watched(model)
@@ -414,7 +419,7 @@ def test_what_generate_feeds() -> None:
     assert torch.equal(new[:, 3:], expected[:, 14:])
 
 
-@relied_upon_by("decode/support.py")
+@relied_upon_by("decode/call.py")
 @pytest.mark.parametrize(("end", "padding"), [(None, True), (5, True), (2, False), ([5, 2], False)])
 def test_padding_is_inferred_unless_it_ends_a_sequence(end: Any, padding: bool) -> None:
     model = tiny_model("llama")
@@ -426,7 +431,7 @@ def test_padding_is_inferred_unless_it_ends_a_sequence(end: Any, padding: bool) 
     assert (torch.ones(2, 4, dtype=torch.long) if mask is None else mask).tolist() == expected
 
 
-@relied_upon_by("decode/support.py")
+@relied_upon_by("decode/call.py")
 def test_generation_configurations() -> None:
     config = GenerationConfig()
     unset = {
@@ -446,16 +451,14 @@ def test_generation_configurations() -> None:
     assert GenerationConfig().get_generation_mode(object()) is configuration_utils.GenerationMode.ASSISTED_GENERATION
 
 
-@relied_upon_by("decode/support.py", "decode/compress.py")
+@relied_upon_by("decode/call.py", "decode/compress.py")
 def test_a_cache_excludes_an_implementation_by_name() -> None:
     model = tiny_model("llama")
     with pytest.raises(ValueError, match="cache_implementation"):
         model.generate(PROMPT, **{CACHE: DynamicCache()}, cache_implementation="dynamic", **GREEDY)
 
 
-@relied_upon_by(
-    "decode/rows.py", "decode/row_sampling.py", "decode/answer.py", "collect/transformers_engine.py", "serve/running.py"
-)
+@relied_upon_by("decode/sampling.py", "decode/answers.py", "engines/transformers.py", "serve/running.py")
 def test_processors_streamers_and_criteria_see_every_step_of_all_rows() -> None:
     class Choose(LogitsProcessor):
         def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -548,7 +551,7 @@ class Attention:
         return query.transpose(1, 2).contiguous(), None
 
 
-@relied_upon_by("attention.py", "training/labels.py")
+@relied_upon_by("models/attention.py", "training/labels.py")
 @pytest.mark.parametrize("architecture", TINY_NAMES)
 def test_attention_functions_see_rotated_queries_all_keys_and_our_own_arguments(architecture: str) -> None:
     model = tiny_model(architecture)
@@ -625,7 +628,7 @@ def test_mask_functions_ask_the_cache_for_sizes_by_kind_of_layer(architecture: s
     assert (sizes, offsets) == ([(1, full), (1, sliding)], [full, sliding])
 
 
-@relied_upon_by("cache/architecture.py", "cache/cache.py", "analyze/retention.py")
+@relied_upon_by("models/shape.py", "cache/cache.py", "analyze/retention.py")
 @pytest.mark.parametrize("architecture", TINY_NAMES)
 def test_a_dynamic_cache_has_layers_by_the_configuration(architecture: str) -> None:
     config = tiny_model(architecture).config
@@ -672,7 +675,7 @@ def test_a_cache_of_given_layers_hands_states_on_to_them() -> None:
     assert (cache.get_seq_length(1), cache.get_mask_sizes(2, 1), cache.is_sliding) == (7, (5, 0), [False, False])
 
 
-@relied_upon_by("decode/support.py", "predictor/fingerprint.py", "shape.py")
+@relied_upon_by("decode/refusals.py", "predictor/fingerprint.py", "models/shape.py")
 @pytest.mark.parametrize("architecture", TINY_NAMES)
 def test_what_is_read_of_a_model_and_its_configuration(architecture: str) -> None:
     model = tiny_model(architecture)
@@ -738,7 +741,7 @@ def test_torch_knows_views_and_the_bytes_behind_them() -> None:
     assert whole[:1].untyped_storage().nbytes() == 4 * 6 * 4
 
 
-@relied_upon_by("written.py")
+@relied_upon_by("chat/written.py")
 def test_a_text_streamer_gets_the_prompt_first() -> None:
     class Put(TextStreamer):
         def put(self, value: Tensor) -> None:
@@ -752,11 +755,11 @@ def test_a_text_streamer_gets_the_prompt_first() -> None:
     assert [len(tokens) for tokens in put[1:]] == [1, 1]
 
 
-@relied_upon_by("decode/row_sampling.py")
+@relied_upon_by("decode/sampling.py")
 def test_warpers_go_in_the_order_of_transformers() -> None:
     model = tiny_model("llama")
     config = GenerationConfig(do_sample=True, temperature=0.5, top_k=5, top_p=0.9)
     made = model._get_logits_processor(config)
     names = [type(warper).__name__ for warper in made if "Warper" in type(warper).__name__]
-    ours = RowSampling([dynts.decode.answers.Sampling(4, 0.5, 0.9, 5)], torch.device("cpu")).groups[0][0]
+    ours = RowSampling([Sampling(4, 0.5, 0.9, 5)], torch.device("cpu")).groups[0][0]
     assert names == [type(warper).__name__ for warper in ours]
