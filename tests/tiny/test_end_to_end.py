@@ -2,34 +2,43 @@
 
 import pytest
 
+from dynts.config import CompressionConfig
 from dynts.decode.contender import Contender
-from dynts.demo.compare import Result, compare, contenders
-from dynts.methods.dynts import DynTS
+from dynts.demo.compare import Result, compare
+from dynts.methods import DynTS, DynTSRandom, Full, Window
 from dynts.tiny import load_tiny_model, load_tiny_predictor
-from dynts.tiny.solve import budget_for, schedule, solve
+from dynts.tiny.solve import mean_length, solve
 from dynts.tiny.task import HELD_OUT, make_problem
 from dynts.training.labels import LABELS
 
-PROBLEMS = [make_problem(seed) for seed in HELD_OUT[:30]]
-BELOW_FULL = 0.1
-"""Pass@1 that DynTS may lose against the full cache at half of the mean length."""
-ABOVE_BASELINES = 0.3
-"""Pass@1 that DynTS must be above every method without a predictor there."""
-CONTENDERS = {
-    contender.name: contender for contender in contenders({label: load_tiny_predictor(label) for label in LABELS})
-}
+PROBLEMS = [make_problem(seed, steps=range(4, 6)) for seed in HELD_OUT[:24]]
+CONFIG = CompressionConfig(budget=188, local_window=59, retention_ratio=2 / 3)
+"""Half of these problems' mean length; the demo's schedule, for questions of 41 tokens."""
+SOLVED = 0.85
+"""Pass@1 that DynTS must reach under the budget; it was 0.97 and 1.0 when this was written."""
+UNSOLVED = 0.5
+"""Pass@1 that a choice of tokens which knows nothing may reach; it was 0.37 at most."""
 
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, Result]:
+    """DynTS with each predictor, the full cache, and choices that know nothing of what a token means."""
     model, tokenizer = load_tiny_model()
-    config = schedule(budget_for(0.5))
-    return {name: compare(model, tokenizer, PROBLEMS, contender, config) for name, contender in CONTENDERS.items()}
+    contenders = [
+        Contender("full", Full()),
+        *(Contender(label, DynTS(), load_tiny_predictor(label)) for label in LABELS),
+        Contender("window", Window(protect_question=True)),
+        Contender("random", DynTSRandom()),
+        Contender("blind", DynTS(), lambda hidden: hidden[..., 0].float()),
+    ]
+    return {each.name: compare(model, tokenizer, PROBLEMS, each, CONFIG) for each in contenders}
 
 
 def test_the_full_cache_solves_the_task(results: dict[str, Result]) -> None:
-    assert results["full"].pass_at_1 >= 0.95
-    assert results["full"].compactions == 0
+    full = results["full"]
+    assert full.pass_at_1 >= 0.95
+    assert full.compactions == 0
+    assert CONFIG.budget == pytest.approx(0.5 * mean_length(full.solutions), rel=0.02)
 
 
 def test_the_task_needs_thinking() -> None:
@@ -38,28 +47,20 @@ def test_the_task_needs_thinking() -> None:
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_dynts_is_close_to_the_full_cache(results: dict[str, Result], label: str) -> None:
-    assert results[f"dynts, {label} label"].pass_at_1 >= results["full"].pass_at_1 - BELOW_FULL
+def test_dynts_solves_the_task_under_the_budget(results: dict[str, Result], label: str) -> None:
+    assert results[label].pass_at_1 >= SOLVED
 
 
-@pytest.mark.parametrize("name", [name for name in CONTENDERS if name != "full" and not name.startswith("dynts, ")])
-def test_dynts_is_above_every_baseline(results: dict[str, Result], name: str) -> None:
-    for label in LABELS:
-        assert results[f"dynts, {label} label"].pass_at_1 >= results[name].pass_at_1 + ABOVE_BASELINES
+@pytest.mark.parametrize("name", ["window", "random", "blind"])
+def test_what_knows_nothing_does_not(results: dict[str, Result], name: str) -> None:
+    assert results[name].pass_at_1 <= UNSOLVED
 
 
 def test_no_method_exceeds_the_budget(results: dict[str, Result]) -> None:
     for name, result in results.items():
         if name != "full":
-            assert result.peak_tokens <= budget_for(0.5), name
+            assert result.peak_tokens <= CONFIG.budget, name
             assert result.compactions > 0, name
-    assert results["full"].peak_tokens > budget_for(0.5)
+    assert results["full"].peak_tokens > CONFIG.budget
     compressed = max(result.peak_bytes for name, result in results.items() if name != "full")
     assert compressed < 0.5 * results["full"].peak_bytes
-
-
-def test_a_predictor_that_knows_nothing_does_not_help(results: dict[str, Result]) -> None:
-    blind = Contender("blind", DynTS(), lambda hidden: hidden[..., 0].float())
-    model, tokenizer = load_tiny_model()
-    result = compare(model, tokenizer, PROBLEMS, blind, schedule(budget_for(0.5)))
-    assert result.pass_at_1 <= results["dynts, future label"].pass_at_1 - ABOVE_BASELINES
