@@ -1,9 +1,9 @@
-"""Shared by all tests: one thread, since tiny models only lose by more, and no Hub."""
+"""Shared by all tests: one thread, since tiny models only lose by more, no Hub, and what is slow to make once a session."""
 
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.training.labelling import label_traces
 from dynts.training.shards import ShardFolder
+from kept_graders import keep_graders
 from tiny_traces import ARCHITECTURES, build_model, build_tokenizer, make_row
 
 
@@ -33,6 +34,12 @@ class _Outdated(logging.Handler):
 @pytest.fixture(autouse=True, scope="session")
 def _no_outdated_names() -> None:
     logging.getLogger("transformers").addHandler(_Outdated())
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kept_graders() -> Iterator[None]:
+    with keep_graders():
+        yield
 
 
 @pytest.fixture
@@ -56,31 +63,37 @@ def sums(write_lines: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A tiny random model of each architecture, shared: tests leave it as it is."""
     return build_model(request.param)
 
 
 @pytest.fixture(scope="session")
 def model() -> PreTrainedModel:
+    """The one of Llama's architecture, shared: tests leave it as it is."""
     return build_model("llama")
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of these models, one token a word, with a chat template and think markers."""
     return build_tokenizer()
 
 
 @pytest.fixture
 def traces(write_lines: Callable[..., Path]) -> Path:
+    """Twelve right and well-formed traces about adding two numbers."""
     return write_lines([make_row(index, steps=6 + index % 5) for index in range(12)])
 
 
 @pytest.fixture
 def shards(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path) -> ShardFolder:
+    """What `dynts label` makes of these traces with that model."""
     return label_traces(model, tokenizer, traces, tmp_path / "shards", future_window=4)
 
 
 @pytest.fixture
 def saved_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """The model's folder, for commands."""
     folder = tmp_path / "model"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

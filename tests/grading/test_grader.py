@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -15,10 +15,17 @@ import pytest
 
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader, Verdict
+from kept_graders import own_graders
 
 ENDLESS = r"\boxed{9^{9^{9^9}}}"
 ANSWERS = [(r"\boxed{x + 1}", "1 + x"), (r"\boxed{3}", "4"), ("no box", "4"), (r"\boxed{\frac{1}{2}}", "0.5")]
 VERDICTS = [Verdict.CORRECT, Verdict.WRONG, Verdict.UNGRADABLE, Verdict.CORRECT]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_graders() -> Iterator[None]:
+    with own_graders():
+        yield
 
 
 def workers() -> list[psutil.Process]:
