@@ -44,51 +44,31 @@ def wait_until(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def test_a_worker_starts_with_the_first_answer_and_ends_with_the_grader() -> None:
-    with Grader() as grader:
+def test_a_worker_starts_with_the_first_answer_and_ends_with_the_grader_which_can_be_used_again() -> None:
+    grader = Grader()
+    for _ in range(2):
         assert workers() == []
         assert [grader.grade(*answer) for answer in ANSWERS] == VERDICTS
         assert len(workers()) == 1
+        grader.close()
     assert workers() == []
 
 
-def test_a_closed_grader_can_be_used_again() -> None:
-    grader = Grader()
-    assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
-    grader.close()
+def test_a_batch_keeps_its_order_and_survives_endless_answers() -> None:
+    hostile = [ENDLESS, r"\boxed{(x+1)^{100000}}", r"\boxed{2^{2^{36}}}", f"\\boxed{{{'(' * 3000}1{')' * 3000}}}"]
+    with Grader(2, seconds=0.7) as grader:
+        found = list(grader.grade_all([*ANSWERS, *((answer, "5") for answer in hostile), *ANSWERS]))
     assert workers() == []
-    assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
-    grader.close()
+    assert found == [*VERDICTS, *[Verdict.FAILED] * len(hostile), *VERDICTS]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_batch_keeps_its_order_and_survives_an_endless_answer(processes: int) -> None:
-    with Grader(processes, seconds=1) as grader:
-        found = list(grader.grade_all([*ANSWERS, (ENDLESS, "5"), *ANSWERS]))
-    assert workers() == []
-    assert found == [*VERDICTS, Verdict.FAILED, *VERDICTS]
-
-
-@pytest.mark.parametrize(
-    "content", [r"(x+1)^{100000}", "(" * 3000 + "1" + ")" * 3000, r"2^{2^{36}}"], ids=["power", "nested", "large"]
-)
-def test_hostile_answers_cost_no_more_than_the_limit(content: str) -> None:
-    with Grader(seconds=1) as grader:
-        assert grader.grade(f"\\boxed{{{content}}}", "5") is Verdict.FAILED
-        assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
-
-
-def test_math_verify_alone_grades_within_the_same_limit() -> None:
-    with Grader(seconds=1) as grader:
+def test_math_verify_alone_grades_within_the_same_limit_and_odd_text_passes_the_pipe() -> None:
+    with Grader(seconds=0.7) as grader:
         assert grader.grade("The answer is 5.", "5", "math-verify") is Verdict.CORRECT
         assert grader.grade("The answer is 5.", "5") is Verdict.UNGRADABLE
         assert grader.grade(r"\boxed{6}", "5", "math-verify") is Verdict.WRONG
         assert grader.grade(ENDLESS, "5", "math-verify") is Verdict.FAILED
         assert grader.grade(r"\boxed{\frac{1}{2}}", r"\frac12", "math-verify") is Verdict.CORRECT
-
-
-def test_odd_text_passes_the_pipe() -> None:
-    with Grader() as grader:
         assert grader.grade("\ud800\x00\n\r\u2028é \\boxed{\n5\n}" + "a" * 200_000, "5\n") is Verdict.CORRECT
 
 
@@ -100,7 +80,7 @@ def test_threads_share_a_grader() -> None:
     assert found == [Verdict.CORRECT if index < 3 else Verdict.WRONG for index in range(24)]
 
 
-def test_a_worker_that_is_killed_while_it_grades_is_replaced() -> None:
+def test_a_worker_that_dies_is_replaced() -> None:
     found: list[Verdict] = []
     with Grader(seconds=100) as grader:
         grader.grade(r"\boxed{5}", "5")
@@ -113,11 +93,7 @@ def test_a_worker_that_is_killed_while_it_grades_is_replaced() -> None:
         thread.join()
         assert found == [Verdict.FAILED]
         assert grader.grade(r"\boxed{5}", "5") is Verdict.CORRECT
-
-
-def test_a_worker_that_died_idle_blames_no_answer() -> None:
-    with Grader() as grader:
-        grader.grade(r"\boxed{5}", "5")
+        # one that died idle blames no answer
         (worker,) = workers()
         worker.kill()
         # a zombie whose threads are still ending cannot be waited for yet
