@@ -9,7 +9,7 @@ from method_table import CASES
 from reference import ReferenceRun, Turn, reference_generate
 from tiny import TINY_NAMES, tiny_model
 
-CONFIG = dynts.CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)
+CONFIG = dynts.CompressionConfig(budget=28, local_window=6, retention_ratio=0.4)
 
 
 def reference_of(model: object, name: str, turns: list[Turn], forced: list[list[int]]) -> ReferenceRun:
@@ -78,12 +78,12 @@ def test_without_eviction_equals_native_generate(architecture: str, attention: s
 def test_single_row(architecture: str, name: str) -> None:
     model = tiny_model(architecture)
     prompt = random_tokens(11, seed=5)
-    talk = converse(model, [([prompt], 90)], CASES[name].method, CONFIG)
-    run = reference_of(model, name, [Turn(prompt, 90)], [talk.tokens[0][0]])
+    talk = converse(model, [([prompt], 52)], CASES[name].method, CONFIG)
+    run = reference_of(model, name, [Turn(prompt, 52)], [talk.tokens[0][0]])
     assert name == "full" or len(run.compactions) >= 3
     check_row(talk, 0, run)
     assert [tuple(event) for event in talk.session.stats[0].compactions] == run.compactions
-    assert talk.session.stats[0].peak_tokens == (100 if name == "full" else CONFIG.budget)
+    assert talk.session.stats[0].peak_tokens == (62 if name == "full" else CONFIG.budget)
 
 
 @pytest.mark.quick
@@ -98,17 +98,17 @@ def test_single_row_of_other_architectures(architecture: str, name: str) -> None
 def test_each_row_of_a_padded_batch(architecture: str, attention: str, name: str) -> None:
     model = tiny_model(architecture, attn_implementation=attention)
     rows = [random_tokens(4, 6), random_tokens(13, 7), random_tokens(9, 8)]
-    talk = converse(model, [(rows, 80)], CASES[name].method, CONFIG)
+    talk = converse(model, [(rows, 48)], CASES[name].method, CONFIG)
     for row, prompt in enumerate(rows):
-        check_row(talk, row, reference_of(model, name, [Turn(prompt, 80)], [talk.tokens[0][row]]))
+        check_row(talk, row, reference_of(model, name, [Turn(prompt, 48)], [talk.tokens[0][row]]))
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 def test_multi_turn(architecture: str, name: str) -> None:
     model = tiny_model(architecture)
-    prompts = [random_tokens(7, 9), random_tokens(6, 10), random_tokens(1, 11)]
-    new_tokens = [40, 35, 50]
+    prompts = [random_tokens(5, 9), random_tokens(4, 10), random_tokens(1, 11)]
+    new_tokens = [24, 20, 30]
     turns = [([prompt], count) for prompt, count in zip(prompts, new_tokens, strict=True)]
     talk = converse(model, turns, CASES[name].method, CONFIG)
     reference_turns = [Turn(prompt, count) for prompt, count in zip(prompts, new_tokens, strict=True)]
@@ -121,10 +121,10 @@ def test_multi_turn(architecture: str, name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_multi_turn_of_a_padded_batch(name: str) -> None:
     model = tiny_model("qwen2")
-    first, second = [random_tokens(4, 12), random_tokens(9, 13)], [random_tokens(8, 14), random_tokens(3, 15)]
-    talk = converse(model, [(first, 45), (second, 45)], CASES[name].method, CONFIG)
+    first, second = [random_tokens(3, 12), random_tokens(7, 13)], [random_tokens(5, 14), random_tokens(2, 15)]
+    talk = converse(model, [(first, 28), (second, 28)], CASES[name].method, CONFIG)
     for row in range(2):
-        turns = [Turn(first[row], 45), Turn(second[row], 45)]
+        turns = [Turn(first[row], 28), Turn(second[row], 28)]
         check_row(talk, row, reference_of(model, name, turns, [tokens[row] for tokens in talk.tokens]))
 
 
@@ -133,13 +133,13 @@ def test_answer_tokens_are_protected_but_where_all_compete(name: str) -> None:
     model = tiny_model("llama")
     prompt = random_tokens(8, 16)
     # the greedy text decides when thinking "ends": take a token that it writes between two compactions
-    plain = converse(model, [([prompt], 120)], CASES[name].method, CONFIG)
+    plain = converse(model, [([prompt], 70)], CASES[name].method, CONFIG)
     end = plain.tokens[0][0][20]
     markers = dynts.ThinkMarkers(start=(1,), end=(end,))
-    talk = converse(model, [([prompt], 120)], CASES[name].method, CONFIG, markers=markers)
+    talk = converse(model, [([prompt], 70)], CASES[name].method, CONFIG, markers=markers)
     run = reference_generate(
         model,
-        [Turn(prompt, 120)],
+        [Turn(prompt, 70)],
         budget=CONFIG.budget,
         local_window=CONFIG.local_window,
         retention_ratio=CONFIG.retention_ratio,
