@@ -19,25 +19,18 @@ class Row:
 
     Attributes:
         defaults: its settings, as docs/methods.md has them.
-        variants: settings that it is tried with. The reference takes them by the same names.
-        reference: further options of the reference.
+        variants: settings that it is tried with. The reference takes them by the same names, and for a seed what it draws.
     """
 
     defaults: dict[str, Any]
     variants: tuple[dict[str, Any], ...] = ({},)
-    reference: dict[str, Any] | None = None
-
-
-def draws(seed: int, *sets: int) -> torch.Tensor:
-    """The random scores of the first positions of a sequence."""
-    return torch.rand(512, *sets, generator=torch.Generator().manual_seed(seed))
 
 
 TABLE: dict[str, Row] = {
     "full": Row({}),
     "dynts": Row({"granularity": "shared", "protect_question": True}, ({}, NATIVE)),
     "dynts-all": Row({"granularity": "shared", "protect_question": False}, ({}, NATIVE, QUESTION)),
-    "dynts-random": Row({"seed": 0, "protect_question": True}, ({"seed": 3},), {"random_scores": draws(3)}),
+    "dynts-random": Row({"seed": 0, "protect_question": True}, ({"seed": 3},)),
     "dynts-bottom": Row({"granularity": "shared", "protect_question": True}),
     "window": Row({"protect_question": False}, ({}, QUESTION)),
     "streaming-llm": Row({"n_sink": 4, "protect_question": False}, ({"n_sink": 3},)),
@@ -85,10 +78,12 @@ def _native_scores(hidden: torch.Tensor) -> torch.Tensor:
 
 def _case(name: str, settings: dict[str, Any]) -> Case:
     method = METHODS[name](**settings)
-    options = {"method": name, **settings, **(TABLE[name].reference or {})}
-    options.pop("seed", None)
+    options, native = {"method": name, **settings}, method.granularity == "native"
+    if "seed" in options:
+        generator = torch.Generator().manual_seed(options.pop("seed"))
+        options["random_scores"] = torch.rand(512, *((2, 2) if native else ()), generator=generator)
     if method.needs_predictor:
-        options["predictor"] = _native_scores if method.granularity == "native" else PREDICTOR
+        options["predictor"] = _native_scores if native else PREDICTOR
     return Case(method, options)
 
 

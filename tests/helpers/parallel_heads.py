@@ -11,13 +11,11 @@ from transformers.distributed import DistributedConfig
 
 import dynts
 from decoding import predictor_for, random_tokens
-from dynts.methods import H2O, RKV, DynTS, DynTSAll, DynTSRandom, Method, SnapKV
+from method_table import CASES, EVERY
 
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
-METHODS: list[Method] = [
-    *(kind(granularity=how) for kind in (H2O, DynTS) for how in ("shared", "native")),
-    *(SnapKV(), RKV(), DynTSAll(), DynTSRandom()),
-]
+SHARED = ["h2o", "dynts", "snapkv", "rkv", "dynts-all", "dynts-random"]
+METHODS = [CASES[name].method for name in EVERY if name in SHARED or name.endswith("native")]
 
 
 def run(model: Any) -> list[dict[str, Any]]:

@@ -80,12 +80,12 @@ class Method(ABC):
     scores_all_tokens: ClassVar[bool] = False
     keeping_question: ClassVar[str | None] = None
 
-    kv_heads: int
     layers: list[int]
+    kv_heads: int
     heads_group: "ProcessGroup | None"
 
     def start(self, surroundings: Surroundings) -> Self:
-        """A copy of this method for one cache, remembering nothing.
+        """Return a copy of this method for one cache, remembering nothing.
 
         Raises:
             DyntsError: something that the method needs is missing.
@@ -97,11 +97,22 @@ class Method(ABC):
         started.begin(surroundings)
         return started
 
+    @property
+    def own_heads(self) -> slice:
+        """Of a layer's KV heads those that this process holds."""
+        first = 0 if self.heads_group is None else self.heads_group.rank() * self.kv_heads
+        return slice(first, first + self.kv_heads)
+
+    @property
+    def all_heads(self) -> int:
+        """KV heads of a layer, those that other processes hold included."""
+        return self.kv_heads * (1 if self.heads_group is None else self.heads_group.size())
+
     def begin(self, surroundings: Surroundings) -> None:
         """Set up the memory of a started method."""
 
     def memory(self) -> dict[str, Any]:
-        """What this method remembers: its attributes, of lists a copy."""
+        """Return what this method remembers: its attributes, of lists a copy."""
         return {name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()}
 
     def recall(self, memory: dict[str, Any]) -> None:

@@ -71,8 +71,6 @@ class DynTS(Method):
                 "this predictor has one score for all layers and heads: train one with `dynts label --labels answer-native` "
                 "and `dynts train --label answer-native`, or use granularity 'shared'"
             )
-        first = 0 if self.heads_group is None else self.heads_group.rank() * self.kv_heads
-        self.heads = slice(first, first + self.kv_heads)
         self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores: list[torch.Tensor] = []
         self.unscored: list[torch.Tensor] = []
@@ -100,7 +98,7 @@ class DynTS(Method):
             return
         hidden = torch.cat(self.unscored, dim=1)
         if self.granularity == "native":
-            self.scores.append(predicted_scores(self.predictor, hidden, native=True)[..., self.heads])
+            self.scores.append(predicted_scores(self.predictor, hidden, native=True)[..., self.own_heads])
         else:
             self.scores.append(predicted_scores(self.predictor, hidden))
         self.unscored = []
@@ -154,9 +152,18 @@ class DynTSBottom(DynTS):
         return -super().score(slots)
 
 
-def random_scores(seed: int, positions: int) -> torch.Tensor:
-    """float32 [positions]: one score per logical position, the same on every machine, device and batch."""
-    return torch.rand(positions, generator=torch.Generator().manual_seed(seed))
+def random_scores(seed: int, positions: int, *sets: int) -> torch.Tensor:
+    """Return random scores of logical positions, the same on every machine, device and batch, and however many there are.
+
+    Args:
+        seed: chooses the scores.
+        positions: how many.
+        sets: how many scores a position has, such as layers and KV heads; none for one.
+
+    Returns:
+        float32 [positions, *sets].
+    """
+    return torch.rand(positions, *sets, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass
