@@ -19,6 +19,7 @@ from dynts.report.demo import cache_lengths, results_markdown, results_table
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import QUESTION_TOKENS, Solution, budget_for, schedule
 from dynts.tiny.task import make_problem
+from method_table import CASES, EVERY, TABLE
 
 
 def test_every_method_takes_part_with_the_question_kept() -> None:
@@ -27,11 +28,8 @@ def test_every_method_takes_part_with_the_question_kept() -> None:
     # those that ship have seen thinking tokens only
     assert {type(item.method) for item in found} == set(METHODS.values()) - {DynTSAll}
     assert [item.name for item in found[:3]] == ["full", "dynts, answer label", "dynts, future label"]
-    assert [item.name for item in found if item.name.endswith("native")] == [
-        "h2o, native",
-        "snapkv, native",
-        "rkv, native",
-    ]
+    native = [name for name in EVERY if name.endswith("native") and not CASES[name].method.needs_predictor]
+    assert [item.name for item in found if item.name.endswith("native")] == native
     assert all(item.method.granularity == "native" for item in found if item.name.endswith("native"))
     assert all(item.method.protect_question for item in found if item.name not in ("full", "window"))
     own = random_predictor(native=True, all_tokens=False)
@@ -46,12 +44,11 @@ def test_every_method_takes_part_with_the_question_kept() -> None:
     names = [item.name for item in contenders({"future": every}, native=True) if item.predictor is every]
     assert names == ["dynts, future label", "dynts-all, future label", "dynts-bottom"]
     published = contenders(predictors, protect_question=False)
+    protecting = [name for name, row in TABLE.items() if row.defaults.get("protect_question")]
     assert [item.name for item in published if item.method.protect_question] == [
         "dynts, answer label",
         "dynts, future label",
-        "dynts-random",
-        "dynts-bottom",
-        "question-window",
+        *protecting[1:],
     ]
 
 
