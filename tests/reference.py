@@ -510,6 +510,7 @@ METHODS = {
     "h2o": Rule(lambda run, layer, head, cached: [run.received[layer, head].get(p, 0.0) for p in cached]),
     "snapkv": Rule(_snapkv, window=32),
     "rkv": Rule(_rkv, window=8),
+    "random": Rule(lambda run, *at: run.own(run.random_scores, *at), question=True),
 }
 
 

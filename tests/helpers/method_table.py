@@ -48,6 +48,10 @@ TABLE: dict[str, Row] = {
         {"granularity": "shared", "protect_question": False, "window": 8, "kernel": 7, "mix": 0.1},
         ({}, NATIVE | {"mix": 0.5}, NATIVE | QUESTION),
     ),
+    "random": Row(
+        {"seed": 0, "protect_question": True, "granularity": "shared"},
+        ({"seed": 3}, NATIVE | {"seed": 4}),
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from dynts.cache.method import Method, Surroundings
 from dynts.errors import DyntsError
 from dynts.methods.dynts import DynTS, DynTSAll, DynTSBottom, DynTSRandom
 from dynts.methods.h2o import H2O
+from dynts.methods.random import Random
 from dynts.methods.rkv import RKV
 from dynts.methods.sepllm import SepLLM
 from dynts.methods.snapkv import SnapKV
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
         H2O,
         SnapKV,
         RKV,
+        Random,
     )
 }
 
@@ -68,6 +70,7 @@ __all__ = [
     "Full",
     "Method",
     "QuestionWindow",
+    "Random",
     "SepLLM",
     "SnapKV",
     "StreamingLLM",
