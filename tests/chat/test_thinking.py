@@ -14,7 +14,7 @@ import dynts
 from decoding import random_predictor
 from dynts.cache.interface import CACHE
 from dynts.chat.markers import KNOWN_FORMATS, ThinkFormat, ThinkMarkers, find_format
-from dynts.chat.thinking import ThinkScanner, think_scanner
+from dynts.chat.scanner import ThinkScanner, think_scanner
 from dynts.errors import DyntsError
 from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import Trace

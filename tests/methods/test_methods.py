@@ -21,7 +21,7 @@ from dynts.cache.interface import CACHE
 from dynts.cache.slots import History, Slots
 from dynts.cache.step import Turn
 from dynts.chat.markers import ThinkMarkers
-from dynts.chat.thinking import ThinkScanner
+from dynts.chat.scanner import ThinkScanner
 from dynts.decode.forward import step_mask
 from dynts.errors import DyntsError
 from dynts.methods import (

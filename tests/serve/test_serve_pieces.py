@@ -18,7 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from dynts.chat.markers import KNOWN_FORMATS, ThinkFormat
 from dynts.chat.prompts import chat_prompt
-from dynts.chat.streaming import ReasoningSplit, StopStrings, undecided
+from dynts.chat.streaming import StopStrings, undecided
+from dynts.chat.thinking import ReasoningSplit
 from dynts.config import CompressionConfig, Sampling
 from dynts.decode.compress import Session, compress
 from dynts.decode.sampling import FiniteRows, RowSampling

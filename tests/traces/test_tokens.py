@@ -7,8 +7,9 @@ from transformers import PreTrainedTokenizerFast
 from dynts.chat.markers import think_markers
 from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import chat_prompt
+from dynts.chat.thinking import split_response
 from dynts.errors import DyntsError
-from dynts.traces.tokens import split_response, tokenize_trace
+from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import Trace
 from tiny_traces import make_row
 

@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 
 from dynts.cache.step import Turn
-from dynts.chat.thinking import ThinkScanner
+from dynts.chat.scanner import ThinkScanner
 
 
 class History:

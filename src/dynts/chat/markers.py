@@ -58,7 +58,7 @@ def think_markers(tokenizer: "PreTrainedTokenizerBase", start: str = START, end:
     """Token ids of the think markers, or None if the tokenizer cannot write them.
 
     A marker of several ids may be merged with the text around it (".</" can be one token), so the ids find a marker
-    that a model writes on a line of its own, but not every one in a text: `dynts.chat.thinking` finds them all.
+    that a model writes on a line of its own, but not every one in a text: `dynts.chat.scanner` finds them all.
     """
     start_ids, end_ids = _ids(tokenizer, start), _ids(tokenizer, end)
     if not start_ids or not end_ids:

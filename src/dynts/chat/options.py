@@ -48,7 +48,7 @@ class ChatOptions:
         Raises:
             DyntsError: the tokenizer cannot write the user's.
         """
-        from dynts.chat.thinking import think_scanner  # loads torch
+        from dynts.chat.scanner import think_scanner  # loads torch
 
         format = find_format(tokenizer, self.think_start, self.think_end)
         given = self.think_start is not None or self.think_end is not None

@@ -1,230 +1,98 @@
-"""Where thinking begins and ends in what a model wrote, however the markers are cut into tokens.
+"""Where thinking ends in a text; in token ids, `dynts.chat.scanner` finds it. Light: grading imports it in every process.
 
-A marker that is no token of its own is written in pieces that merge with the text around it: after `</think`, Llama 3 and
-Qwen2.5 write `>` and the line breaks as one token. So markers are looked for in the bytes that tokens stand for.
+Stored responses are in dynts' form: they begin within the thinking, and END closes it.
 """
 
-import functools
-import re
-from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from transformers import PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-from dynts.chat.markers import ThinkFormat, ThinkMarkers, find_format, think_markers
-
-Table = npt.NDArray[Any]
-
-_NOTHING, _OPENED, _CLOSED = 0, 1, 2
-_OTHERS = re.compile(b"\0+")
-_UNKNOWN = b"\xff"
-"""Stands for tokens that nobody knows: no UTF-8 text holds this byte."""
+from dynts.chat.markers import END, START, ThinkFormat
+from dynts.chat.streaming import undecided
 
 
-class ThinkScanner:
-    """Finds the markers in token ids.
+def closes_thinking(response: str) -> bool:
+    """Return whether a response, in dynts' form, has ended its thinking, so that there is an answer."""
+    return END in response
 
-    A finite automaton reads bytes, its state being the beginning of a marker that was read last. Made once is what each token
-    does to it, from every state. Its state depends on no more bytes than a marker has, so it is known for all tokens of a
-    sequence after that many look-ups of the whole sequence at a time, wherever the tensors are and without asking the host.
+
+def answer_of(response: str, end: str = END) -> str | None:
+    """Return the text after the last closing marker; None where the thinking never ends.
 
     Args:
-        start: bytes of the opening marker; empty for none.
-        end: bytes of the closing marker.
-        spellings: what each token writes, by id; tokens that write nothing leave everything as it is.
+        response: what the model wrote.
+        end: the closing marker.
     """
-
-    def __init__(self, start: bytes, end: bytes, spellings: Sequence[bytes]) -> None:
-        self.end = end
-        self._spellings = spellings
-        symbols = bytes(sorted({*start, *end}))
-        classes = bytes(symbols.find(byte) + 1 for byte in range(256))  # 0: in no marker
-        tokens = [_OTHERS.sub(b"\0", spelling.translate(classes)) for spelling in (*spellings, _UNKNOWN)]
-        # tokens that mean the same to the automaton share a column
-        columns = {read: column for column, read in enumerate(dict.fromkeys(tokens))}
-        states, step, event = _automaton(start.translate(classes), end.translate(classes), len(symbols) + 1)
-        step, event = _run(step, event, list(columns))
-        self._reach = max(len(states[state]) for state in _reachable(step))
-        self._tables = (
-            torch.tensor([columns[read] for read in tokens]),
-            torch.tensor([bool(read) for read in tokens]),
-            torch.from_numpy(np.ascontiguousarray(step, dtype=np.int16)),
-            torch.from_numpy(np.ascontiguousarray(event)),
-        )
-        self._on_device = functools.cache(lambda device: tuple(table.to(device) for table in self._tables))
-
-    @classmethod
-    def of_ids(cls, markers: ThinkMarkers) -> "ThinkScanner":
-        """Finds just those ids, where no more is known of the tokens than that."""
-        code = {token: index.to_bytes() for index, token in enumerate(dict.fromkeys((*markers.start, *markers.end)))}
-        spellings = [code.get(token, _UNKNOWN) for token in range(max(code, default=0) + 1)]
-        return cls(
-            b"".join(map(code.__getitem__, markers.start)), b"".join(map(code.__getitem__, markers.end)), spellings
-        )
-
-    def after_thinking(self, tokens: torch.Tensor) -> torch.Tensor:
-        """bool [batch, n]: the latest marker completed before a token closes the thinking.
-
-        Args:
-            tokens: int [batch, n], ids; -1 where unknown.
-        """
-        columns, writes, step, event = self._on_device(tokens.device)
-        unknown = len(columns) - 1
-        tokens = torch.where((tokens >= 0) & (tokens < unknown), tokens, unknown).long()
-        column, width = columns[tokens], step.shape[1]
-        # places count from 1: place 0 is what comes before all tokens
-        before = _from_zero(_latest(writes[tokens]))[:, :-1]  # the latest token before each one that writes something
-        state = torch.zeros_like(tokens)
-        for _ in range(self._reach):
-            state = _from_zero(step.view(-1)[state * width + column].long()).gather(1, before)
-        found = event.view(-1)[state * width + column]
-        closed = _from_zero(found == _CLOSED).gather(1, _latest(found != _NOTHING))
-        return _from_zero(closed)[:, :-1]
-
-    def find_end(self, tokens: Sequence[int]) -> tuple[int, int] | None:
-        """Where the first closing marker is: its first token, and the one after its last; None without one."""
-        pieces = [self._spellings[token] if 0 <= token < len(self._spellings) else _UNKNOWN for token in tokens]
-        at = b"".join(pieces).find(self.end)
-        if at < 0:
-            return None
-        ends = list(accumulate(map(len, pieces)))
-        first, last = at, at + len(self.end) - 1
-        return (
-            next(index for index, end in enumerate(ends) if end > first),
-            next(index for index, end in enumerate(ends) if end > last) + 1,
-        )
+    _, closed, answer = response.rpartition(end)
+    return answer if closed else None
 
 
-@functools.lru_cache(maxsize=4)
-def _scanner(tokenizer: PreTrainedTokenizerBase, size: int, format: ThinkFormat) -> ThinkScanner | None:
-    scanner = ThinkScanner(format.start.encode(), format.end.encode(), spellings(tokenizer))
-    if scanner.find_end(tokenizer.encode(format.end, add_special_tokens=False)) is not None:
-        return scanner
-    # tokens that do not spell what they stand for can still be known by their ids
-    markers = think_markers(tokenizer, format.start, format.end)
-    return None if markers is None else ThinkScanner.of_ids(markers)
-
-
-def think_scanner(tokenizer: PreTrainedTokenizerBase, format: ThinkFormat | None = None) -> ThinkScanner | None:
-    """What finds a model's think markers in its tokens, made once; None where its tokenizer cannot write the closing one.
+def split_response(response: str, start: str = START, end: str = END) -> tuple[str, str]:
+    """Return the text before and after the first closing marker; an opening marker at the very start is dropped.
 
     Args:
-        tokenizer: the model's.
-        format: its markers; None for those that `dynts.chat.markers.find_format` finds.
+        response: what the model wrote.
+        start: the opening marker.
+        end: the closing one.
     """
-    return _scanner(tokenizer, len(tokenizer), format or find_format(tokenizer))
+    thinking, _, answer = response.partition(end)
+    if thinking.lstrip().startswith(start):
+        thinking = thinking.lstrip().removeprefix(start)
+    return thinking, answer
 
 
-def scanner_of(
-    tokenizer: PreTrainedTokenizerBase | None, markers: ThinkFormat | ThinkMarkers | None, recorded: ThinkMarkers | None
-) -> ThinkScanner | None:
-    """What finds the think markers, by what is known of them; None if nothing is.
+class Parts(NamedTuple):
+    """Text of the thinking and of the answer, without the markers."""
+
+    reasoning: str
+    content: str
+
+
+class ReasoningSplit:
+    """Splits at the think markers, however they are cut up.
+
+    Thinking begins in the prompt, or with a marker before any other text; what follows its end is the answer, further markers
+    included. No space is taken away but that before the opening marker.
 
     Args:
-        tokenizer: the model's, if there is one.
-        markers: as the user gives them.
-        recorded: in a predictor, where neither tells.
-    """
-    if isinstance(markers, ThinkMarkers):
-        return ThinkScanner.of_ids(markers)
-    found = None if tokenizer is None else think_scanner(tokenizer, markers)
-    return ThinkScanner.of_ids(recorded) if found is None and recorded is not None else found
+        thinks: whether the prompt ends within the thinking, see `dynts.chat.prompts.ChatPrompt`.
+        format: the markers.
 
-
-def spellings(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
-    """The bytes that each token writes within a text, by its id: of byte-level BPE, of SentencePiece with or without bytes for
-    what it has no token for, and of plain words. An id without a token writes a byte that no text holds.
+    Attributes:
+        thinks: whether what comes next is thinking; None while that is open.
+        closed: whether the thinking was ended, in the prompt or here.
     """
 
-    def write(*tokens: str) -> str:
-        return tokenizer.convert_tokens_to_string(["x", *tokens])
+    def __init__(self, thinks: bool | None, format: ThinkFormat) -> None:
+        self.thinks = thinks
+        self.closed = thinks is False
+        self.format = format
+        self._held = ""
 
-    byte_level, bytes_apart = write("Ġ") == "x ", write("<0x41>") == "xA"
-    space, between = write("▁x") == "x x", b" " if write("x") == "x x" else b""
-    vocabulary = tokenizer.get_vocab()
-    found = [_UNKNOWN] * (max(vocabulary.values(), default=-1) + 1)
-    for token, index in vocabulary.items():
-        if byte_level:
-            found[index] = _byte_level(token)
-        elif bytes_apart and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-            found[index] = bytes.fromhex(token[3:5])
-        else:
-            found[index] = between + (token.replace("▁", " ") if space else token).encode(errors="replace")
-    return found
+    def feed(self, text: str) -> Parts:
+        """Return the parts of the text that are certain by now."""
+        text, self._held = self._held + text, ""
+        if self.thinks is None:
+            begun, start = text.lstrip(), self.format.start
+            if begun != start and start.startswith(begun):  # or it is empty
+                self._held = text
+                return Parts("", "")
+            self.thinks = begun.startswith(start)
+            text = begun[len(start) :] if self.thinks else text
+        if not self.thinks:
+            return Parts("", text)
+        reasoning, end, content = text.partition(self.format.end)
+        if end:
+            self.thinks, self.closed = False, True
+            return Parts(reasoning, content)
+        certain = len(text) - undecided(text, (self.format.end,))
+        self._held = text[certain:]
+        return Parts(text[:certain], "")
 
+    def flush(self) -> Parts:
+        """Return what was held back, once nothing more comes."""
+        held, self._held = self._held, ""
+        return Parts(held, "") if self.thinks else Parts("", held)
 
-def _byte_level(token: str) -> bytes:
-    """The bytes that GPT-2's alphabet stands for; a token with other characters (an added one) stands for itself."""
-    try:
-        return token.translate(_byte_alphabet()).encode("latin-1")
-    except UnicodeEncodeError:
-        return token.encode(errors="replace")
-
-
-@functools.cache
-def _byte_alphabet() -> dict[int, int]:
-    """From a character of GPT-2's alphabet to the byte; from other Latin-1 characters to what is not Latin-1."""
-    alphabet = {ord(character): byte for byte, character in bytes_to_unicode().items()}
-    return {character: ord("\uffff") for character in range(256)} | alphabet
-
-
-def _latest(flags: torch.Tensor) -> torch.Tensor:
-    """int64 [batch, n]: number of the latest flag at or before each place, counted from 1; 0 for none."""
-    number = torch.arange(1, flags.shape[1] + 1, device=flags.device)
-    return torch.where(flags, number, 0).cummax(dim=1).values
-
-
-def _from_zero(values: torch.Tensor) -> torch.Tensor:
-    """[batch, 1 + n]: a zero before the values."""
-    return torch.nn.functional.pad(values, (1, 0))
-
-
-def _automaton(start: bytes, end: bytes, symbols: int) -> tuple[list[bytes], Table, Table]:
-    """The states, then [states, symbols] the next state and the marker that is completed; symbols are 0 to `symbols` - 1.
-
-    A state is a beginning of a marker, the first one nothing: the longest that what was read ends with.
-    """
-    states = list(dict.fromkeys(marker[:size] for marker in (start, end) for size in range(max(len(marker), 1))))
-    step = np.zeros((len(states), symbols), dtype=np.int64)
-    event = np.zeros((len(states), symbols), dtype=np.uint8)
-    for number, state in enumerate(states):
-        for symbol in range(symbols):
-            read = state + symbol.to_bytes()
-            step[number, symbol] = states.index(max((part for part in states if read.endswith(part)), key=len))
-            if end and read.endswith(end):
-                event[number, symbol] = _CLOSED
-            elif start and read.endswith(start):
-                event[number, symbol] = _OPENED
-    return states, step, event
-
-
-def _reachable(step: Table) -> set[int]:
-    """The states that some sequence of texts leads to."""
-    found, new = {0}, {0}
-    while new:
-        new = {int(state) for state in np.unique(step[list(new)])} - found
-        found |= new
-    return found
-
-
-def _run(step: Table, event: Table, texts: Sequence[bytes]) -> tuple[Table, Table]:
-    """What whole texts do to the automaton: final state, and the latest marker that is completed, each [states, texts]."""
-    lengths = np.array([len(text) for text in texts])
-    order = np.argsort(-lengths, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])[order]
-    read = np.frombuffer(b"".join(texts), dtype=np.uint8)
-    state = np.repeat(np.arange(len(step))[:, None], len(texts), axis=1)
-    found = np.zeros_like(state, dtype=np.uint8)
-    for place in range(lengths.max(initial=0)):
-        longer = int((lengths > place).sum())
-        symbols = read[offsets[:longer] + place]
-        came = event[state[:, :longer], symbols]
-        found[:, :longer] = np.where(came != _NOTHING, came, found[:, :longer])
-        state[:, :longer] = step[state[:, :longer], symbols]
-    back = np.argsort(order)
-    return state[:, back], found[:, back]
+    def whole(self, text: str) -> Parts:
+        """Return the parts of a text that is complete."""
+        first, last = self.feed(text), self.flush()
+        return Parts(first.reasoning + last.reasoning, first.content + last.content)

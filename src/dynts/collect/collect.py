@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dynts.chat.markers import END
+from dynts.chat.thinking import closes_thinking
 from dynts.chat.written import ClosingWatch, normalise
 from dynts.collect.plan import Plan, collect_facts
 from dynts.engines.engine import Completion, EngineSpec, Request, trace_id
@@ -144,7 +144,7 @@ def store(
             tally.add(row.correct, row.reason)
             tally.tokens += row.generated_tokens or 0
             if watch is not None:
-                watch.note(bool(row.finished), END in row.response)
+                watch.note(bool(row.finished), closes_thinking(row.response))
             held.note(**tally.figures())
             display.update(tally)
     finally:

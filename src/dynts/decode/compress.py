@@ -19,7 +19,7 @@ from dynts.cache.lengths import GenerationStats
 from dynts.cache.slots import History
 from dynts.cache.step import Turn
 from dynts.chat.markers import ThinkFormat, ThinkMarkers
-from dynts.chat.thinking import ThinkScanner, scanner_of
+from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.config import CompressionConfig, ModelSource
 from dynts.decode.call import GenerateCall
 from dynts.decode.checkpoint import say_once

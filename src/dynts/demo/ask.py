@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.streamers import BaseStreamer
 
 from dynts.cache.lengths import GenerationStats
-from dynts.chat.markers import END
 from dynts.chat.prompts import chat_prompt, encode_prompt
+from dynts.chat.thinking import answer_of
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Session, compress
 from dynts.decode.contender import Contender
@@ -151,7 +151,7 @@ def footer(trace: Trace, problem: AskedProblem, stats: GenerationStats, cached: 
         cached: tokens in the cache at the end.
     """
     text = " ".join(trace.words[trace.prompt_tokens :])
-    boxed = re.findall(r"\\boxed\{ (.*?) \}", text.rpartition(END)[2]) if END in text else []
+    boxed = re.findall(r"\\boxed\{ (.*?) \}", answer_of(text) or "")
     if not boxed:
         verdict = f"no answer; {problem.answer} is right"
     elif is_solved(text, problem.answer):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynts.cache.lengths import attended_tokens
-from dynts.chat.markers import END
+from dynts.chat.thinking import closes_thinking
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.grading.grader import MATH_VERIFY, Grader, GraderName
@@ -143,7 +143,7 @@ def _sample(row: TraceRow, thinking: bool, folder: Path, grading: Grader, grader
     values: dict[str, Any] = {name: getattr(row, name) for name in found}
     other = math_verify_says(row, grading)
     values |= {"correct": other if grader == MATH_VERIFY else row.correct, "graders_differ": row.correct != other}
-    values["closed"] = END in row.response if thinking else None
+    values["closed"] = closes_thinking(row.response) if thinking else None
     values["answer"] = given_answer(row.response, thinking)
     for name, value in values.items():
         if value is None and name not in ("answer", "closed"):

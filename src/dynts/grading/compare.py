@@ -7,6 +7,7 @@ from typing import Any
 from math_verify import parse, verify
 
 from dynts.chat.markers import END
+from dynts.chat.thinking import answer_of
 from dynts.grading.boxed import last_boxed
 from dynts.grading.normalize import as_whole_numbers, exact, normalize
 from dynts.grading.plain import plain
@@ -53,9 +54,9 @@ def is_correct(answer_text: str, gold: str) -> bool | None:
 
 
 def is_response_correct(response: str, gold: str, end: str = END) -> bool | None:
-    """`is_correct` of what follows the last closing think marker; a response without one is not correct."""
-    _, closed, answer_text = response.rpartition(end)
-    return is_correct(answer_text, gold) if closed else False
+    """Return `is_correct` of what follows the last closing think marker; a response without one is not correct."""
+    answer = answer_of(response, end)
+    return False if answer is None else is_correct(answer, gold)
 
 
 def same_answer(given: str, gold: str) -> bool | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dynts.chat.markers import ThinkFormat
-from dynts.chat.streaming import Parts, ReasoningSplit
+from dynts.chat.thinking import Parts, ReasoningSplit
 from dynts.chat.written import ClosingWatch
 from dynts.serve.protocol import (
     ChatChoice,

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from transformers import PreTrainedTokenizerBase
 
 from dynts.chat.markers import ThinkFormat
-from dynts.chat.thinking import spellings
+from dynts.chat.scanner import spellings
 from dynts.chat.written import hidden_tokens
 
 

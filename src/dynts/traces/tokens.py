@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from dynts.chat.markers import END, START, ThinkFormat
+from dynts.chat.markers import ThinkFormat
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.prompts import chat_prompt, encode_prompt, render_chat, user_message
-from dynts.chat.thinking import think_scanner
+from dynts.chat.scanner import think_scanner
+from dynts.chat.thinking import split_response
 from dynts.chat.written import decode_text
 from dynts.errors import DyntsError
 from dynts.traces.traces import Trace, TraceIds
@@ -33,14 +34,6 @@ class TokenizedTrace:
     question_end: int
     thinking_end: int
     answer_start: int
-
-
-def split_response(response: str, start: str = START, end: str = END) -> tuple[str, str]:
-    """The text before and after the closing think marker; an opening marker at the very start is dropped."""
-    thinking, _, answer = response.partition(end)
-    if thinking.lstrip().startswith(start):
-        thinking = thinking.lstrip().removeprefix(start)
-    return thinking, answer
 
 
 def tokenize_trace(

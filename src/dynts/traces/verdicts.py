@@ -1,6 +1,6 @@
 """What counts as the answer of a response, and whether it is right."""
 
-from dynts.chat.markers import END
+from dynts.chat.thinking import answer_of
 from dynts.grading.boxed import last_boxed
 from dynts.grading.grader import MATH_VERIFY, Grader, Verdict
 from dynts.traces.record import TraceRow
@@ -8,10 +8,7 @@ from dynts.traces.record import TraceRow
 
 def answer_text(response: str, thinking: bool) -> str | None:
     """What follows the last closing think marker, None without one; all of the response of a model that does not think."""
-    if not thinking:
-        return response
-    _, closed, text = response.rpartition(END)
-    return text if closed else None
+    return answer_of(response) if thinking else response
 
 
 def given_answer(response: str, thinking: bool) -> str | None:
@@ -43,4 +40,5 @@ def math_verify_says(row: TraceRow, grader: Grader) -> bool:
         return row.math_verify
     if row.reason is not None and row.reason not in set(Verdict):
         return False
-    return grader.grade(row.response.rpartition(END)[2], row.answer, MATH_VERIFY) is Verdict.CORRECT
+    answer = answer_of(row.response)
+    return grader.grade(row.response if answer is None else answer, row.answer, MATH_VERIFY) is Verdict.CORRECT

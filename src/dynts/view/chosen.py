@@ -8,12 +8,13 @@ from transformers import PreTrainedTokenizerBase
 from dynts.cache.method import Granularity
 from dynts.chat.markers import END
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
+from dynts.chat.thinking import closes_thinking, split_response
 from dynts.decode.contender import Contender
 from dynts.errors import DyntsError
 from dynts.methods import resolve_method
 from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
-from dynts.traces.tokens import TokenizedTrace, split_response, tokenize_trace
+from dynts.traces.tokens import TokenizedTrace, tokenize_trace
 from dynts.traces.traces import Trace
 
 _SHOWN = 5
@@ -61,7 +62,7 @@ def tokenize_chosen(
     Raises:
         DyntsError: it has not, or the tokenizer cannot split it.
     """
-    if END not in trace.response:
+    if not closes_thinking(trace.response):
         raise DyntsError(
             f"trace {trace.id!r} has no closing think marker {END}, so no token of it is an answer: choose a finished trace"
         )

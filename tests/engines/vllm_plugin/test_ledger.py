@@ -5,7 +5,7 @@ import random
 import torch
 
 from dynts.chat.markers import ThinkMarkers
-from dynts.chat.thinking import ThinkScanner
+from dynts.chat.scanner import ThinkScanner
 from dynts.config import CompressionConfig
 from dynts.engines.vllm.ledger import Ledger
 

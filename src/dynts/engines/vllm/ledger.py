@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dynts.cache.selection import left_align, survivors
-from dynts.chat.thinking import ThinkScanner
+from dynts.chat.scanner import ThinkScanner
 from dynts.config import CompressionConfig
 
 

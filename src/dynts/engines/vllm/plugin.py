@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dynts.chat.markers import find_format
-from dynts.chat.thinking import ThinkScanner, scanner_of
+from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.engines.vllm.refusals import check_config, check_request, check_vllm
 from dynts.engines.vllm.settings import KEY, PARSER, PluginSettings, read_settings
 from dynts.errors import DyntsError, UnsupportedError

@@ -10,8 +10,8 @@ from vllm.reasoning import ReasoningParser
 
 from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import known_arguments, render_prompt, user_message
-from dynts.chat.streaming import ReasoningSplit
-from dynts.chat.thinking import think_scanner
+from dynts.chat.scanner import think_scanner
+from dynts.chat.thinking import ReasoningSplit
 from dynts.chat.written import hidden_tokens
 
 
