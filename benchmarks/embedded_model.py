@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 from embedded_model_tables import results_page
-from every_contender import PUBLISHED, every_contender
+from every_arm import PUBLISHED, arms_by_name
 from resumed_rows import read_rows, shipped_weights, write_rows
 from rich.progress import track
 
 from dynts.analyze.retention import answers_by_share
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.demo.compare import Result, compare
 from dynts.grading.compare import is_correct
 from dynts.models import end_tokens
@@ -59,7 +59,7 @@ def main() -> None:
     }
     path = arguments.out / "embedded_model.json"
     rows = read_rows(path, settings)
-    keys = [key for key in _contenders() if key != "full"]
+    keys = [key for key in _arms() if key != "full"]
     own = [key for key in keys if not key.endswith(PUBLISHED)]
     tasks = {f"{key}, {PUBLISHED_SHARE:.0%}": partial(_solve, key, PUBLISHED_SHARE) for key in keys}
     tasks |= {f"{key}, {share:.0%}": partial(_solve, key, share) for share in SHARES for key in own}
@@ -77,8 +77,8 @@ def main() -> None:
     write_text_whole(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, records))
 
 
-def _contenders() -> dict[str, Contender]:
-    return every_contender({label: load_tiny_predictor(label) for label in LABELS})
+def _arms() -> dict[str, Arm]:
+    return arms_by_name({label: load_tiny_predictor(label) for label in LABELS})
 
 
 def _problems(count: int) -> list[ChainProblem]:
@@ -88,7 +88,7 @@ def _problems(count: int) -> list[ChainProblem]:
 def _solve(key: str, share: float, count: int) -> dict[str, Any]:
     model, tokenizer = load_tiny_model()
     config = schedule(budget_for(share))
-    result: Result = compare(model, tokenizer, _problems(count), _contenders()[key], config)
+    result: Result = compare(model, tokenizer, _problems(count), _arms()[key], config)
     return {
         "correct": result.correct,
         "truncated": result.truncated,

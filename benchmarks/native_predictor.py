@@ -23,9 +23,8 @@ from rich.progress import track
 
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm, make_arms
 from dynts.demo.compare import compare
-from dynts.evaluate.arms import configured_methods
 from dynts.evaluate.intervals import wilson
 from dynts.methods import H2O, DynTSAll
 from dynts.models import load_model
@@ -85,7 +84,7 @@ def main() -> None:
             f"{name}, {share}, {method}": (folder, arguments.work / name, method, config)
             for name, folder in models.items()
             for share, config in CONFIGS.items()
-            for method in _contenders(arguments.work / name)
+            for method in _arms(arguments.work / name)
         }
         running = {
             pool.submit(_solve, *task, arguments.problems): key for key, task in tasks.items() if key not in rows
@@ -132,7 +131,7 @@ def _train(shards: ShardFolder, predictors: dict[str, Path]) -> None:
             save_predictor(trained.predictor, out)
 
 
-def _contenders(work: Path) -> dict[str, Contender]:
+def _arms(work: Path) -> dict[str, Arm]:
     """dynts by every predictor, shared and native, dynts-all by those that serve it, and the best method without one."""
     found = {}
     for name, folders in {
@@ -141,19 +140,20 @@ def _contenders(work: Path) -> dict[str, Contender]:
     }.items():
         predictors = {label: ImportancePredictor.from_pretrained(folder) for label, folder in folders.items()}
         configs = {label: predictor.config for label, predictor in predictors.items()}
-        for item in configured_methods([name], ["shared", "native"], configs, protect_question=False):
-            items = [item]
-            if isinstance(item.method, DynTSAll) and item.method.granularity == "native":
-                items.append(replace(item, method=replace(item.method, protect_question=True)))
-            found |= {str(each): Contender(str(each), each.method, predictors[str(each.predictor)]) for each in items}
-    found["h2o, native"] = Contender("h2o, native", H2O(granularity="native", protect_question=True))
+        for made in make_arms([name], ["shared", "native"], configs, protect_question=False):
+            arm = replace(made, predictor=predictors[str(made.predictor)])
+            found[arm.name()] = arm
+            if isinstance(arm.method, DynTSAll) and arm.method.granularity == "native":
+                kept = replace(arm, method=replace(arm.method, protect_question=True))
+                found[kept.name()] = kept
+    found["h2o, native"] = Arm(H2O(granularity="native", protect_question=True))
     return found
 
 
 def _solve(source: str, work: Path, method: str, config: CompressionConfig, count: int) -> dict[str, Any]:
     model, tokenizer = load_model(source)
     problems = [make_problem(seed) for seed in HELD_OUT[:count]]
-    result = compare(model, tokenizer, problems, _contenders(work)[method], config)
+    result = compare(model, tokenizer, problems, _arms(work)[method], config)
     return {"correct": result.correct, "truncated": result.truncated, "mean_length": result.mean_length}
 
 

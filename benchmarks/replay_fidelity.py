@@ -15,7 +15,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from every_contender import PUBLISHED, every_contender
+from every_arm import PUBLISHED, arms_by_name
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from resumed_rows import read_rows, write_rows
@@ -78,7 +78,7 @@ def main() -> None:
     rows = read_rows(path, settings)
     sessions = {
         (name, schedule): dynts.compress(model, item.method, schedule, item.predictor, tokenizer=tokenizer)
-        for name, item in every_contender(predictors).items()
+        for name, item in arms_by_name(predictors).items()
         if name != "full"
         for schedule in schedules
     }

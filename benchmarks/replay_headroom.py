@@ -24,8 +24,7 @@ import dynts
 from dynts.cache.method import Granularity
 from dynts.collect.plan import model_files
 from dynts.config import CompressionConfig, ModelSource
-from dynts.decode.contender import Contender
-from dynts.evaluate.arms import configured_methods
+from dynts.decode.arm import Arm, make_arms
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import H2O, Method
 from dynts.models import load_model
@@ -105,11 +104,11 @@ def main() -> None:
             continue
         full = with_full_cache(model, trace.tokens)
         found = {}
-        for item in (*_known(predictors), *_true(model, trace.tokens)):
+        for name, item in (_known(predictors) | _true(model, trace.tokens)).items():
             session = dynts.compress(model, item.method, schedule, item.predictor, tokenizer=tokenizer)
             result = replay(session, trace.tokens, full)
             if result.compactions:
-                found[item.name] = {
+                found[name] = {
                     "kl": float(result.kl.mean()),
                     "thinking_loss": float(result.thinking_loss.mean()),
                 }
@@ -118,23 +117,20 @@ def main() -> None:
     write_text_whole(path.with_suffix(".md"), _page(settings, [rows[trace.trace.id] for trace in traces]))
 
 
-def _known(predictors: dict[str, ImportancePredictor]) -> list[Contender]:
+def _known(predictors: dict[str, ImportancePredictor]) -> dict[str, Arm]:
     """What can be had: predictors, and the best method without one."""
     configs = {folder: predictor.config for folder, predictor in predictors.items()}
     names = ["dynts", "dynts-all"] if any(config.all_tokens for config in configs.values()) else ["dynts"]
-    found = [
-        Contender(str(item), item.method, predictors[str(item.predictor)])
-        for item in configured_methods(names, ["shared", "native"], configs, protect_question=False)
-    ]
+    arms = make_arms(names, ["shared", "native"], configs, protect_question=False)
     kept = H2O(granularity="native", protect_question=True)
-    return [
-        *found,
-        Contender("h2o, native", kept),
-        Contender("h2o, native, as published", replace(kept, protect_question=False)),
-    ]
+    return {
+        **{arm.name(): replace(arm, predictor=predictors[str(arm.predictor)]) for arm in arms},
+        "h2o, native": Arm(kept),
+        "h2o, native, as published": Arm(replace(kept, protect_question=False)),
+    }
 
 
-def _true(model: PreTrainedModel, tokens: TokenizedTrace) -> list[Contender]:
+def _true(model: PreTrainedModel, tokens: TokenizedTrace) -> dict[str, Arm]:
     """What could be had with the true label of every token, question and answer among them."""
     whole = replace(tokens, question_end=0, thinking_end=len(tokens.ids))
     each = label_trace(model, whole, (LABEL,)).labels[LABEL].permute(1, 2, 0)
@@ -143,11 +139,11 @@ def _true(model: PreTrainedModel, tokens: TokenizedTrace) -> list[Contender]:
         "true future label, native": ("native", each),
     }
     rules = {"": (TrueLabelAndAnswer, True), ", question and answer by label": (TrueLabel, False)}
-    return [
-        Contender(f"{name}{suffix}", method(table, granularity, protect))
+    return {
+        f"{name}{suffix}": Arm(method(table, granularity, protect))
         for suffix, (method, protect) in rules.items()
         for name, (granularity, table) in tables.items()
-    ]
+    }
 
 
 def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:

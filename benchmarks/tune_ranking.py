@@ -21,7 +21,7 @@ from rich.progress import track
 from scipy.stats import kendalltau
 
 import dynts
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.demo.compare import compare
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import resolve_method
@@ -68,7 +68,7 @@ def main() -> None:
         "torch": torch.__version__,
     }
     rows = read_rows(path, settings)
-    contender = Contender(arguments.method, resolve_method(arguments.method), load_tiny_predictor(arguments.label))
+    arm = Arm(resolve_method(arguments.method), predictor=load_tiny_predictor(arguments.label))
     traces = _right_traces(model, tokenizer, arguments.traces)
     full = [with_full_cache(model, trace) for trace in traces]
     problems = [make_problem(seed) for seed in HELD_OUT[: arguments.problems]]
@@ -76,8 +76,8 @@ def main() -> None:
         key = setting.describe()
         if key in rows:
             continue
-        session = dynts.compress(model, contender.method, setting, contender.predictor, tokenizer=tokenizer)
-        solved = compare(model, tokenizer, problems, contender, setting)
+        session = dynts.compress(model, arm.method, setting, arm.predictor, tokenizer=tokenizer)
+        solved = compare(model, tokenizer, problems, arm, setting)
         replays = [replay(session, trace, logits) for trace, logits in zip(traces, full, strict=True)]
         rows[key] = {
             "kl": mean(float(found.kl.mean()) for found in replays),

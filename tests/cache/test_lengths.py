@@ -12,7 +12,8 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.lengths import CacheLengths, cache_lengths
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import CompressionConfig, Sampling
-from dynts.engines.engine import Completion, Compression, Request
+from dynts.decode.arm import Arm
+from dynts.engines.engine import Completion, Request
 from dynts.engines.transformers import TransformersEngine
 from dynts.errors import DyntsError
 from dynts.methods import H2O, Full, Method, StreamingLLM, Window
@@ -102,12 +103,12 @@ def model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 
 
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[int], compression: Compression, seed: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[int], arm: Arm, seed: int
 ) -> list[Completion]:
     """Complete one batch of prompts with so many words each."""
-    engine = TransformersEngine(model, tokenizer, Sampling(60, 1.0, 1.0, 50), (compression,), batch=len(words))
+    engine = TransformersEngine(model, tokenizer, Sampling(60, 1.0, 1.0, 50), (arm,), batch=len(words))
     problems = [Problem(str(row), " ".join(["so"] * count), "1") for row, count in enumerate(words)]
-    return list(engine.generate(Request(problem, 0, seed, compression) for problem in problems))
+    return list(engine.generate(Request(problem, 0, seed, arm) for problem in problems))
 
 
 METHODS = (Full(), Window(), StreamingLLM(protect_question=True), H2O(granularity="native"))
@@ -132,7 +133,7 @@ def test_every_row_of_a_batch_is_measured_by_itself(
     assume(fits(schedule, max(questions)))
     with pytest.MonkeyPatch.context() as patched:
         recorder = Recorder(patched)
-        done = generate(model, tokenizer, words, Compression(method, schedule), seed)
+        done = generate(model, tokenizer, words, Arm(method, schedule), seed)
     assert len(done) == len(words)
     assert len({item.batch for item in done}) == 1
     # the engine puts the rows in the order of their lengths
@@ -147,8 +148,8 @@ def test_every_row_of_a_batch_is_measured_by_itself(
 def test_rows_really_end_and_compact_at_different_times(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    done = generate(model, tokenizer, [2, 5, 9, 12], Compression(Window(), CompressionConfig(30, 8, 0.5)), 3)
+    done = generate(model, tokenizer, [2, 5, 9, 12], Arm(Window(), CompressionConfig(30, 8, 0.5)), 3)
     assert len({item.generated_tokens for item in done}) >= 3
     assert len({len(item.lengths.compactions) for item in done if item.lengths is not None}) >= 2
-    assert len({item.batch for item in done + generate(model, tokenizer, [2], Compression(), 3)}) == 2
+    assert len({item.batch for item in done + generate(model, tokenizer, [2], Arm(), 3)}) == 2
     assert [item.seconds for item in done] == sorted(item.seconds for item in done)

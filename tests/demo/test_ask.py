@@ -14,7 +14,7 @@ import dynts
 from dynts.cache.lengths import Compaction, GenerationStats
 from dynts.chat.prompts import chat_prompt
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.demo import ask as asking
 from dynts.demo.trace_view import DOT, Trace
 from dynts.errors import DyntsError
@@ -40,18 +40,13 @@ def model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return build_model(tokenizer).eval()
 
 
-def contender(method: str | Method) -> Contender:
-    resolved = resolve_method(method)
-    return Contender(method if isinstance(method, str) else type(method).__name__, resolved)
-
-
 def shown(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, console: Console, method: str | Method) -> str:
     """What `ask` writes to the console."""
     asking.ask(
         PROBLEM,
         model,
         tokenizer,
-        contender=contender(method),
+        arm=Arm(resolve_method(method)),
         config=CONFIG,
         console=console,
         max_new_tokens=NEW_TOKENS,
@@ -211,7 +206,7 @@ def test_refusals_come_before_anything_is_generated(
             PROBLEM,
             model,
             tokenizer,
-            contender=contender(method),
+            arm=Arm(resolve_method(method)),
             config=CompressionConfig(budget, local_window=8),
             console=console,
         )
@@ -223,7 +218,7 @@ def test_a_warning_comes_first(model: PreTrainedModel, tokenizer: PreTrainedToke
         parse_question("a=3 find a."),
         model,
         tokenizer,
-        contender=contender("window"),
+        arm=Arm(resolve_method("window")),
         config=CONFIG,
         console=console,
         max_new_tokens=4,

@@ -10,8 +10,8 @@ from rich.console import Console
 from command_line import run
 from decoding import random_predictor
 from dynts.cache.lengths import Compaction, GenerationStats
-from dynts.decode.contender import Contender
-from dynts.demo.compare import Result, compare, contenders
+from dynts.decode.arm import Arm
+from dynts.demo.compare import Result, compare, every_arm
 from dynts.extras import pip_install
 from dynts.methods import METHODS, DynTSAll
 from dynts.methods.window import QuestionWindow
@@ -24,16 +24,18 @@ from method_table import CASES, EVERY, TABLE
 
 def test_every_method_takes_part_with_the_question_kept() -> None:
     predictors = {label: load_tiny_predictor(label) for label in ("answer", "future")}
-    found = contenders(predictors, native=True)
+    found = every_arm(predictors, native=True)
     # those that ship have seen thinking tokens only
     assert {type(item.method) for item in found} == set(METHODS.values()) - {DynTSAll}
-    assert [item.name for item in found[:3]] == ["full", "dynts, answer label", "dynts, future label"]
+    names = [item.name(question=False) for item in found]
+    assert names[:3] == ["full", "dynts, answer label", "dynts, future label"]
     native = [name for name in EVERY if name.endswith("native") and not CASES[name].method.needs_predictor]
-    assert [item.name for item in found if item.name.endswith("native")] == native
-    assert all(item.method.granularity == "native" for item in found if item.name.endswith("native"))
-    assert all(item.method.protect_question for item in found if item.name not in ("full", "window"))
+    assert [name for name, item in zip(names, found, strict=True) if item.method.granularity == "native"] == native
+    assert all(item.method.protect_question for item in found if item.method.name not in ("full", "window"))
     own = random_predictor(native=True, all_tokens=False)
-    names = [item.name for item in contenders({"answer-native": own}, native=True) if item.predictor is own]
+    names = [
+        item.name(question=False) for item in every_arm({"answer-native": own}, native=True) if item.predictor is own
+    ]
     assert names == [
         "dynts, answer-native label",
         "dynts, answer-native label, native",
@@ -41,11 +43,11 @@ def test_every_method_takes_part_with_the_question_kept() -> None:
         "dynts-bottom, native",
     ]
     every = random_predictor()
-    names = [item.name for item in contenders({"future": every}, native=True) if item.predictor is every]
+    names = [item.name(question=False) for item in every_arm({"future": every}, native=True) if item.predictor is every]
     assert names == ["dynts, future label", "dynts-all, future label", "dynts-bottom"]
-    published = contenders(predictors, protect_question=False)
+    published = every_arm(predictors, protect_question=False)
     protecting = [name for name, row in TABLE.items() if row.defaults.get("protect_question")]
-    assert [item.name for item in published if item.method.protect_question] == [
+    assert [item.name(question=False) for item in published if item.method.protect_question] == [
         "dynts, answer label",
         "dynts, future label",
         *protecting[1:],
@@ -64,9 +66,7 @@ def test_compare_reports_what_was_generated() -> None:
     problems = [make_problem(seed) for seed in (5, 6, 7)]
     counts: list[int] = []
     config = schedule(150)
-    result = compare(
-        model, tokenizer, problems, Contender("kept", QuestionWindow()), config, batch=2, progress=counts.append
-    )
+    result = compare(model, tokenizer, problems, Arm(QuestionWindow()), config, batch=2, progress=counts.append)
     assert counts == sorted(counts)
     assert counts[-1] <= 3
     assert len(result.stats) == 2

@@ -17,8 +17,9 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, Pr
 from dynts.cache.lengths import cache_lengths
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import CompressionConfig, ModelSource, Sampling
+from dynts.decode.arm import Arm
 from dynts.decode.sampling import RowSampling
-from dynts.engines.engine import FULL_CACHE, Compression, Request
+from dynts.engines.engine import FULL_CACHE, Request
 from dynts.engines.transformers import TransformersEngine
 from dynts.engines.vllm.offline import VllmEngine, VllmSpec
 from dynts.engines.vllm.settings import PluginSettings, read_settings
@@ -47,9 +48,9 @@ def grader() -> Iterator[Grader]:
         yield opened
 
 
-def requests(count: int, compression: Compression = FULL_CACHE, *, sample: int = 0, seed: int = 0) -> list[Request]:
+def requests(count: int, arm: Arm = FULL_CACHE, *, sample: int = 0, seed: int = 0) -> list[Request]:
     problems = [make_problem(number, steps=range(4, 5)) for number in PREDICTOR[:count]]
-    return [Request(Problem(f"p{i}", p.question, p.answer), sample, seed, compression) for i, p in enumerate(problems)]
+    return [Request(Problem(f"p{i}", p.question, p.answer), sample, seed, arm) for i, p in enumerate(problems)]
 
 
 def texts(engine: TransformersEngine, wanted: list[Request]) -> dict[str, str]:
@@ -123,11 +124,11 @@ def test_collecting_under_compression(
             super().clear()
 
     config = CompressionConfig(budget=170, local_window=50, retention_ratio=0.66)
-    compression = Compression(METHODS[method](), config, "answer" if METHODS[method].needs_predictor else None)
-    engine = TransformersEngine(*tiny, SAMPLING, (compression,), {"answer": load_tiny_predictor()}, batch=4)
+    arm = Arm(METHODS[method](), config, "answer" if METHODS[method].needs_predictor else None)
+    engine = TransformersEngine(*tiny, SAMPLING, (arm,), {"answer": load_tiny_predictor()}, batch=4)
     [(_, session)] = engine.sessions
     session.stats = Watched()
-    done = list(engine.generate(requests(6, compression)))
+    done = list(engine.generate(requests(6, arm)))
     assert len(done) == 6
     assert peaks == [170, 170], "every batch under the budget, and its statistics must not pile up"
     assert session.stats == []
@@ -323,8 +324,8 @@ def test_vllm_follows_the_checkpoint_as_far_as_it_can(
 def test_a_budget_reaches_vllm_beside_what_else_is_configured(vllm: FakeVllm) -> None:
     settings = PluginSettings("some/predictor", 300, 100, 0.5)
     arguments = {"additional_config": {"other": 1}, "enable_chunked_prefill": True}
-    compression = Compression(METHODS["dynts"](), settings.schedule, settings.predictor)
-    VllmSpec(SOURCE, SAMPLING, (compression,), 4, engine_args=arguments).start()
+    arm = Arm(METHODS["dynts"](), settings.schedule, settings.predictor)
+    VllmSpec(SOURCE, SAMPLING, (arm,), 4, engine_args=arguments).start()
     assert vllm.engine_args["additional_config"]["other"] == 1
     assert read_settings(vllm.engine_args["additional_config"], {}) == settings
     assert vllm.engine_args["enable_chunked_prefill"] is True
@@ -334,20 +335,18 @@ def test_each_budget_has_an_engine_of_vllm_of_its_own(
     vllm: FakeVllm, tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]
 ) -> None:
     budgets = (CompressionConfig(90, 20, 0.5), CompressionConfig(120, 20, 0.5))
-    small, large = (Compression(METHODS["dynts"](), config, "some/predictor") for config in budgets)
+    small, large = (Arm(METHODS["dynts"](), config, "some/predictor") for config in budgets)
     engine = VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, small, large), 2).start()
     assert [item and item["budget"] for item in vllm.checked] == [None, 90, 120]
     assert vllm.events == [], "the model is loaded with the first request"
     wanted = [*requests(3, small), *requests(2, large)]
     done = list(engine.generate(wanted)) + list(engine.generate(requests(2, large, sample=1)))
     assert vllm.events == [("started", 90), ("ended", 90), ("started", 120)]
-    assert [item.request.compression for item in done] == [small] * 3 + [large] * 4
+    assert [item.request.arm for item in done] == [small] * 3 + [large] * 4
     assert [len({item.batch for item in done[:end]}) for end in (3, 5, 7)] == [1, 2, 3]
     width = ModelShape.of(tiny[0].config).kv_bytes_per_token(2)
     for item in done:
-        assert item.lengths == cache_lengths(
-            item.prompt_tokens, item.generated_tokens, item.request.compression.schedule
-        )
+        assert item.lengths == cache_lengths(item.prompt_tokens, item.generated_tokens, item.request.arm.schedule)
         assert item.peak_bytes == width * item.lengths.peak
     engine.shut_down()
     engine.shut_down()
@@ -366,16 +365,16 @@ def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pyt
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     for name in ("window", "dynts-random", "rkv"):
         with pytest.raises(DyntsError, match=f"methods full and dynts, got {METHODS[name].__name__}"):
-            VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, Compression(METHODS[name]())), 4)
+            VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, Arm(METHODS[name]())), 4)
     with pytest.raises(DyntsError, match="one set of tokens for all heads"):
-        VllmSpec(SOURCE, SAMPLING, (Compression(DynTS(granularity="native")),), 4)
+        VllmSpec(SOURCE, SAMPLING, (Arm(DynTS(granularity="native")),), 4)
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused(vllm: FakeVllm) -> None:
-    compression = Compression(METHODS["dynts"](), CompressionConfig(30, 10, 0.5), "some/predictor")
-    engine = VllmSpec(SOURCE, SAMPLING, (compression,), 4).start()
+    arm = Arm(METHODS["dynts"](), CompressionConfig(30, 10, 0.5), "some/predictor")
+    engine = VllmSpec(SOURCE, SAMPLING, (arm,), 4).start()
     with pytest.raises(DyntsError, match="budget 30 is too small for a question of"):
-        list(engine.generate(requests(1, compression)))
+        list(engine.generate(requests(1, arm)))
 
 
 def test_vllm_requests_are_aborted_when_nobody_waits_for_them(vllm: FakeVllm) -> None:

@@ -15,9 +15,10 @@ from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.evaluate.intervals import mean_difference, mean_share
 from dynts.evaluate.metrics import pass_at, summarize
-from dynts.evaluate.results import Arm, Sample
+from dynts.evaluate.results import ArmResults, Sample
 from dynts.evaluate.voting import SUBSETS, AnswerComparison, answer_groups, maj_at
 from dynts.grading.grader import Grader
+from dynts.methods import RKV
 from evaluate_samples import sample
 
 
@@ -132,7 +133,9 @@ def test_summary_of_samples(drawn: list[tuple[str, bool, int, str, float, bool]]
         )
         for number, (problem, correct, tokens, batch, seconds, finished) in enumerate(drawn)
     ]
-    found = summarize(Arm("b", "rkv", CompressionConfig(30, 5), samples, {"settings": {}}, Path("x")), equal, None)
+    found = summarize(
+        ArmResults("b", "rkv", RKV, 0, CompressionConfig(30, 5), samples, {"settings": {}}, Path("x")), equal, None
+    )
     questions = {row[0] for row in drawn}
     shares = []
     for question in questions:
@@ -156,7 +159,7 @@ def test_summary_of_samples(drawn: list[tuple[str, bool, int, str, float, bool]]
 
 def test_no_samples() -> None:
     with pytest.raises(DyntsError, match="holds no samples of rkv"):
-        summarize(Arm("b", "rkv", None, [], {"settings": {}}, Path("x")), equal, None)
+        summarize(ArmResults("b", "rkv", RKV, 0, None, [], {"settings": {}}, Path("x")), equal, None)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.85])

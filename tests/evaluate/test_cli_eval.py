@@ -14,7 +14,7 @@ from command_line import run
 from drills import run_drill
 from dynts.chat.markers import END
 from dynts.errors import DyntsError
-from dynts.evaluate.results import Arm, read_arm, read_results
+from dynts.evaluate.results import ArmResults, read_arm, read_results
 from dynts.grading.boxed import last_boxed
 from dynts.grading.grader import Grader, Verdict
 from dynts.predictor import ImportancePredictor, PredictorConfig
@@ -44,7 +44,7 @@ def problems(write_lines: Callable[..., Path]) -> Path:
     return write_lines(rows, "chains.jsonl")
 
 
-def by_name(folder: Path) -> dict[tuple[str, int | None], Arm]:
+def by_name(folder: Path) -> dict[tuple[str, int | None], ArmResults]:
     return {(arm.method, arm.config and arm.config.budget): arm for arm in read_results(folder)}
 
 
@@ -252,7 +252,7 @@ def test_torchrun_shares_the_work(problems: Path, tmp_path: Path) -> None:
         assert responses(arm) == responses(alone[name])
 
 
-def responses(arm: Arm) -> dict[str, str]:
+def responses(arm: ArmResults) -> dict[str, str]:
     """By id; an id that occurs twice is an error."""
     rows = list(TraceFolder.open(arm.folder).rows())
     found = {row.id: row.response for row in rows}

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from dynts.errors import DyntsError
 from dynts.evaluate.paired import compare, holm
-from dynts.evaluate.results import Arm
+from dynts.evaluate.results import ArmResults
 from evaluate_samples import sample
 
 
-def arm(correct: list[list[bool]], name: str = "rkv", first: int = 0) -> Arm:
+def arm(correct: list[list[bool]], name: str = "rkv", first: int = 0) -> ArmResults:
     """One list of verdicts a question."""
     samples = [
         sample(number, problem_id=f"{first + question:03d}", correct=right)
         for question, flags in enumerate(correct)
         for number, right in enumerate(flags)
     ]
-    return Arm("b", name, None, samples, {"settings": {}}, Path("x"))
+    return ArmResults("b", name, None, 0, None, samples, {"settings": {}}, Path("x"))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 import dynts
 from decoding import ForcedTokens
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Kept:
 
 
 def forced_generate(
-    model: PreTrainedModel, ids: tuple[int, ...], question: int, viewed: Contender, config: dynts.CompressionConfig
+    model: PreTrainedModel, ids: tuple[int, ...], question: int, viewed: Arm, config: dynts.CompressionConfig
 ) -> Kept:
     """Let `generate` itself write these tokens."""
     with dynts.compress(model, viewed.method, config, viewed.predictor, record=True) as session:

@@ -1,11 +1,13 @@
 """Arms made in memory: answers drawn at random, cache lengths as the schedule makes them."""
 
+import re
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from dynts.config import CompressionConfig
-from dynts.evaluate.results import Arm, Sample
+from dynts.evaluate.results import ArmResults, Sample
+from dynts.methods import METHODS
 
 PROMPT = 60
 
@@ -51,8 +53,9 @@ def make_arm(
     folder: str = "results",
     mean_length: int = 900,
     **settings: Any,
-) -> Arm:
-    """An arm of `questions` times `samples` samples, right with probability `accuracy`."""
+) -> ArmResults:
+    """An arm, named as reports show it, of `questions` times `samples` samples, right with probability `accuracy`."""
+    kind = METHODS.get(re.split(r",| \(", method)[0])
     source = Random(f"{method} {config} {seed}")
     made = []
     for question in range(questions):
@@ -75,10 +78,10 @@ def make_arm(
             "model": "no-such/model",
             "sampling": {"max_new_tokens": 2000, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "seed": 0},
             "data_sha256": "0123456789abcdef",
-            "method": {"name": method},
+            "method": {"name": method if kind is None else kind.__name__},
             **settings,
         },
         "total": questions * samples,
         "versions": {"dynts": "0.1.0", "torch": "2.13.0"},
     }
-    return Arm(benchmark, method, config, made, manifest, Path(folder))
+    return ArmResults(benchmark, method, kind, method.count(","), config, made, manifest, Path(folder))

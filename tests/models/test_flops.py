@@ -8,8 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dynts
 from decoding import cached_tokens, random_predictor, random_tokens
-from dynts.evaluate.metrics import summarize, uses_predictor
-from dynts.evaluate.results import Arm
+from dynts.evaluate.metrics import summarize
+from dynts.evaluate.results import ArmResults
+from dynts.methods import METHODS
 from dynts.models.costs import PredictorCost, flops_by_length
 from dynts.models.shape import ModelShape
 from evaluate_samples import sample
@@ -49,9 +50,9 @@ def test_a_generation_costs_what_torch_counts(kind: str, method: str) -> None:
     assert bool(stats.compactions) == (schedule is not None)
     assert made.attended().tolist() == cached_tokens(PROMPT, NEW, schedule)[0]
     shape = ModelShape.of(model.config)
-    arm = Arm("b", method, schedule, [made], {"settings": {}}, Path("x"))
+    arm = ArmResults("b", method, METHODS[method], 0, schedule, [made], {"settings": {}}, Path("x"))
     metrics = summarize(arm, lambda first, second: first == second, shape)
-    assert uses_predictor(arm) == (method == "dynts")
+    assert arm.uses_predictor == (method == "dynts")
     assert metrics.flops == torch_counted
     assert metrics.flops_per_step == pytest.approx(metrics.flops / (NEW - 1))
 

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
-from dynts.evaluate.results import Arm
+from dynts.evaluate.results import ArmResults
 from dynts.report.build import arms_csv, check_out, group_arms, samples_csv, write_report
 from dynts.report.groups import Group, shared_config
 from dynts.report.page import page
@@ -20,7 +20,7 @@ SHAPE = str(Path(__file__).parents[2] / "benchmarks/shapes/smollm2-135m")
 WIDE, NARROW = CompressionConfig(400, 100, 0.4), CompressionConfig(200, 50, 0.4)
 
 
-def arms(**settings: object) -> list[Arm]:
+def arms(**settings: object) -> list[ArmResults]:
     """Two methods at two budgets beside the full cache."""
     return [
         make_arm("rkv, native", NARROW, 0.3, **settings),
@@ -31,7 +31,7 @@ def arms(**settings: object) -> list[Arm]:
     ]
 
 
-def page_of(made: list[Arm]) -> str:
+def page_of(made: list[ArmResults]) -> str:
     """The page without figures, which take their time."""
     groups = group_arms(made)
     return page(groups, {group.slug: [] for group in groups})

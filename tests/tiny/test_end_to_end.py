@@ -3,7 +3,7 @@
 import pytest
 
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.demo.compare import Result, compare
 from dynts.methods import DynTS, DynTSRandom, Full, Window
 from dynts.tiny import load_tiny_model, load_tiny_predictor
@@ -24,14 +24,14 @@ UNSOLVED = 0.5
 def results() -> dict[str, Result]:
     """DynTS with each predictor, the full cache, and choices that know nothing of what a token means."""
     model, tokenizer = load_tiny_model()
-    contenders = [
-        Contender("full", Full()),
-        *(Contender(label, DynTS(), load_tiny_predictor(label)) for label in LABELS),
-        Contender("window", Window(protect_question=True)),
-        Contender("random", DynTSRandom()),
-        Contender("blind", DynTS(), lambda hidden: hidden[..., 0].float()),
-    ]
-    return {each.name: compare(model, tokenizer, PROBLEMS, each, CONFIG) for each in contenders}
+    arms = {
+        "full": Arm(Full()),
+        **{label: Arm(DynTS(), predictor=load_tiny_predictor(label)) for label in LABELS},
+        "window": Arm(Window(protect_question=True)),
+        "random": Arm(DynTSRandom()),
+        "blind": Arm(DynTS(), predictor=lambda hidden: hidden[..., 0].float()),
+    }
+    return {name: compare(model, tokenizer, PROBLEMS, arm, CONFIG) for name, arm in arms.items()}
 
 
 def test_the_full_cache_solves_the_task(results: dict[str, Result]) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from browser import chromium
 from decoding import random_predictor
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.methods import resolve_method
 from dynts.methods.rkv import RKV
 from dynts.predictor.model import ImportancePredictor
@@ -53,11 +53,11 @@ def trace() -> Trace:
 
 
 @pytest.fixture(scope="session")
-def methods(predictor: ImportancePredictor) -> list[Contender]:
+def methods(predictor: ImportancePredictor) -> list[Arm]:
     return [
-        Contender("dynts", resolve_method("dynts"), predictor),
-        Contender("rkv, native", RKV(granularity="native")),
-        Contender("window", resolve_method("window")),
+        Arm(resolve_method("dynts"), predictor=predictor),
+        Arm(RKV(granularity="native")),
+        Arm(resolve_method("window")),
     ]
 
 
@@ -66,7 +66,7 @@ def shown(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     trace: Trace,
-    methods: list[Contender],
+    methods: list[Arm],
     predictor: ImportancePredictor,
 ) -> TraceView:
     """A view of a trace with all kinds of text in it."""

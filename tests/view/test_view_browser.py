@@ -12,7 +12,7 @@ from selenium.webdriver.common.keys import Keys
 from transformers import PreTrainedModel
 
 from browser import set_screen
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.view.data import TraceView
 from dynts.view.page import write_page
 from forced_generate import Kept, forced_generate
@@ -27,7 +27,7 @@ def address(shown: TraceView, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def kept(model: PreTrainedModel, shown: TraceView, methods: list[Contender]) -> list[Kept]:
+def kept(model: PreTrainedModel, shown: TraceView, methods: list[Arm]) -> list[Kept]:
     """What `generate` keeps with each method."""
     ids, question = shown.tokens.ids, shown.tokens.question_end
     return [forced_generate(model, ids, question, copy.deepcopy(viewed), CONFIG) for viewed in methods]

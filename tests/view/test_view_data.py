@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from decoding import random_predictor, random_tokens
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
 from dynts.errors import DyntsError
 from dynts.methods import H2O, RKV, SnapKV, resolve_method
 from dynts.predictor.model import ImportancePredictor
@@ -46,7 +46,7 @@ def test_kept_tokens_are_those_of_the_reference(architecture: str, name: str) ->
     native = {"h2o, native": H2O(granularity="native"), "snapkv, native": SnapKV(granularity="native")}
     method = native[name] if name in native else resolve_method(name)
     tokens = TokenizedTrace(ids, question_end=11, thinking_end=90, answer_start=91)
-    kept = forced_decode(model, None, tokens, Contender(name, method, predictor), SMALL)
+    kept = forced_decode(model, None, tokens, Arm(method, predictor=predictor), SMALL)
     run = reference_generate(
         model,
         [Turn(list(ids[:11]), 99)],
@@ -66,7 +66,7 @@ def test_kept_tokens_are_those_of_the_reference(architecture: str, name: str) ->
 
 
 @pytest.mark.quick
-def test_kept_tokens_are_those_of_generate(model: PreTrainedModel, shown: TraceView, methods: list[Contender]) -> None:
+def test_kept_tokens_are_those_of_generate(model: PreTrainedModel, shown: TraceView, methods: list[Arm]) -> None:
     ids, question = shown.tokens.ids, shown.tokens.question_end
     for viewed, kept in zip(methods, shown.kept, strict=True):
         expected = forced_generate(model, ids, question, copy.deepcopy(viewed), CONFIG)
@@ -155,9 +155,9 @@ def test_unfit_traces_are_refused(tokenizer: PreTrainedTokenizerFast, response: 
 def test_methods_that_need_a_predictor_come_once_for_each() -> None:
     first, second = random_predictor(seed=1), random_predictor(seed=2)
     chosen = choose_methods(["dynts", "rkv"], {"answer": first, "future": second}, native=True, protect_question=True)
-    assert [viewed.name for viewed in chosen] == [
-        "dynts, answer predictor",
-        "dynts, future predictor",
+    assert [viewed.name(question=False) for viewed in chosen] == [
+        "dynts, answer label",
+        "dynts, future label",
         "rkv",
         "rkv, native",
     ]
@@ -166,7 +166,7 @@ def test_methods_that_need_a_predictor_come_once_for_each() -> None:
     assert chosen[3].method.granularity == "native"
     assert all(viewed.method.protect_question for viewed in chosen)
     [shared, native] = choose_methods(["dynts"], {"answer-native": random_predictor(native=True)}, native=True)
-    assert (shared.name, native.name) == ("dynts", "dynts, native")
+    assert (shared.name(), native.name()) == ("dynts", "dynts, native")
     assert native.method.granularity == "native"
     assert not choose_methods(["rkv"], {})[0].method.protect_question
     with pytest.raises(DyntsError, match="method 'dynts' needs --predictor"):

@@ -97,7 +97,7 @@ def collect(
     from dynts.collect.collect import collect, engines
     from dynts.collect.plan import Plan, collect_settings
     from dynts.config import CompressionConfig, ModelSource, Sampling
-    from dynts.engines.engine import Compression
+    from dynts.decode.arm import Arm
     from dynts.engines.ray import Cluster
     from dynts.extras import need
     from dynts.methods import check_predictor, resolve_method
@@ -124,13 +124,13 @@ def collect(
         keep_columns=tuple(keep_column) if keep_column else None,
     )
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
-    plan = Plan(problems, sampling, samples, limit, Compression(chosen, schedule, predictor))
+    plan = Plan(problems, sampling, samples, limit, Arm(chosen, schedule, predictor))
     cluster = None if ray is None else Cluster(ray, actors, gpus_per_actor)
     spec = engine_spec(
         engine,
         source,
         sampling,
-        (plan.compression,),
+        (plan.arm,),
         batch,
         extra_args,
     )

@@ -59,15 +59,15 @@ def _ask(question: str, method: str, label: str, config: "CompressionConfig") ->
     from rich.console import Console
 
     from dynts.demo.ask import ask
-    from dynts.demo.compare import contenders
+    from dynts.demo.compare import every_arm
     from dynts.methods import resolve_method
     from dynts.tiny import load_tiny_model, load_tiny_predictor
     from dynts.tiny.question import parse_question
 
     problem = parse_question(question)
-    kind = type(resolve_method(method))
-    contender = next(item for item in contenders({label: load_tiny_predictor(label)}) if type(item.method) is kind)
-    ask(problem, *load_tiny_model(), contender=contender, config=config, console=Console())
+    name = resolve_method(method).name
+    arm = next(arm for arm in every_arm({label: load_tiny_predictor(label)}) if arm.method.name == name)
+    ask(problem, *load_tiny_model(), arm=arm, config=config, console=Console())
 
 
 def _compare(
@@ -90,7 +90,7 @@ def _compare(
     check_folder(markdown)
 
     from dynts.chat.prompts import chat_prompt, encode_prompt
-    from dynts.demo.compare import contenders, run_contenders
+    from dynts.demo.compare import compare_all, every_arm
     from dynts.methods import resolve_method
     from dynts.report.demo import results_markdown, results_table
     from dynts.store.files import write_text_whole
@@ -98,19 +98,19 @@ def _compare(
     from dynts.tiny.task import HELD_OUT, make_problem
     from dynts.training.labels import LABELS
 
-    kind = None if method is None else type(resolve_method(method))
-    predictors = {name: load_tiny_predictor(name) for name in LABELS if label in (None, name)}
+    name = None if method is None else resolve_method(method).name
+    predictors = {shipped: load_tiny_predictor(shipped) for shipped in LABELS if label in (None, shipped)}
     compared = [
-        contender
-        for contender in contenders(predictors, native=native)
-        if kind is None or contender.name == "full" or type(contender.method) is kind
+        arm
+        for arm in every_arm(predictors, native=native)
+        if name is None or not arm.method.evicts or arm.method.name == name
     ]
     model, tokenizer = load_tiny_model()
     chosen = [make_problem(seed) for seed in HELD_OUT[:problems]]
     config.check_question(
         max(len(encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))) for problem in chosen)
     )
-    results = run_contenders(model, tokenizer, chosen, compared, config, Console(stderr=True))
+    results = compare_all(model, tokenizer, chosen, compared, config, Console(stderr=True))
     console = Console()
     title = f"{problems} held-out problems, budget {config.budget}, local window {config.local_window}"
     console.print(results_table(results, title))

@@ -6,7 +6,8 @@ import typer
 
 if TYPE_CHECKING:
     from dynts.config import ModelSource, Sampling
-    from dynts.engines.engine import Compression, EngineSpec
+    from dynts.decode.arm import Arm
+    from dynts.engines.engine import EngineSpec
 
 Engine = Annotated[Literal["transformers", "vllm"], typer.Option(help="What generates.")]
 Batch = Annotated[int | None, typer.Option(help="Samples generated at a time (default: 20, with vllm 256).")]
@@ -34,7 +35,7 @@ def engine_spec(
     engine: str,
     source: "ModelSource",
     sampling: "Sampling",
-    compressions: "tuple[Compression, ...]",
+    arms: "tuple[Arm[str], ...]",
     batch: int | None,
     engine_args: dict[str, Any],
 ) -> "EngineSpec":
@@ -52,5 +53,5 @@ def engine_spec(
     if engine == "vllm":
         if source.gguf_file or source.attention:
             raise DyntsError("--engine vllm takes no --gguf-file and no --attention: use --engine transformers")
-        return VllmSpec(source, sampling, compressions, batch or 256, engine_args)
-    return TransformersSpec(source.on_this_rank(), sampling, compressions, batch or 20)
+        return VllmSpec(source, sampling, arms, batch or 256, engine_args)
+    return TransformersSpec(source.on_this_rank(), sampling, arms, batch or 20)

@@ -115,10 +115,11 @@ def eval_(
     from dynts.collect.collect import engines
     from dynts.collect.plan import Plan
     from dynts.config import ModelSource, Sampling
+    from dynts.decode.arm import make_arms
     from dynts.engines.ray import Cluster
     from dynts.errors import DyntsError
-    from dynts.evaluate.arms import ArmPlan, configured_methods, plan_arms
-    from dynts.evaluate.evaluate import check_questions, evaluate, needed_compressions
+    from dynts.evaluate.arms import PlannedArm, plan_arms
+    from dynts.evaluate.evaluate import check_questions, evaluate, needed_arms
     from dynts.evaluate.results import read_arm
     from dynts.extras import need
     from dynts.models import load_tokenizer
@@ -134,9 +135,7 @@ def eval_(
     source = ModelSource(model, revision, gguf_file, dtype, device, attention, chat)
     extra_args = read_engine_args(engine, engine_args)
     predictors = {name: ImportancePredictor.from_pretrained(name).config for name in predictor or ()}
-    methods = configured_methods(
-        _separated(method), _granularities(granularity), predictors, protect_question=protect_question
-    )
+    methods = make_arms(_separated(method), _granularities(granularity), predictors, protect_question=protect_question)
     sampling = Sampling(max_new_tokens, temperature, top_p, top_k, seed)
     cluster = None if ray is None else Cluster(ray, actors, gpus_per_actor)
     if out.exists() and not out.is_dir():
@@ -144,25 +143,25 @@ def eval_(
     benchmarks = [resolve_benchmark(text) for text in _separated(benchmark)]
     if twice := [name for name, times in Counter(item.name for item in benchmarks).items() if times > 1]:
         raise DyntsError(f"two benchmarks have the name {twice[0]!r}, and so the same folder: rename a file")
-    arms: list[ArmPlan] = []
+    plans: list[PlannedArm] = []
     for chosen in benchmarks:
         configs = _configs(chosen.name, budget, local_window, retention_ratio, paper_settings)
         plan = Plan(chosen.source, sampling, samples, limit)
-        arms += plan_arms(chosen, methods, configs, plan, plan.survey())
-    compressions = needed_compressions(arms)
+        plans += plan_arms(chosen, methods, configs, plan, plan.survey())
+    arms = needed_arms(plans)
     spec = engine_spec(
         engine,
         source,
         sampling,
-        compressions,
+        arms,
         batch,
         extra_args,
     )
     check_chat(source)
-    check_questions(arms, load_tokenizer(source), chat)
+    check_questions(plans, load_tokenizer(source), chat)
     if engine == "vllm":
         # whose engines have one budget each: start as few as possible
-        arms.sort(key=lambda arm: compressions.index(arm.plan.compression))
+        plans.sort(key=lambda plan: arms.index(plan.arm))
     answering = {"source": source, "engine": engine, "engine_args": extra_args}
     with Display("evaluating") as display, engines(spec, cluster, display.say) as generate:
         advice = (
@@ -170,8 +169,8 @@ def eval_(
             "thinking writes by --no-thinking"
         )
         watch = ClosingWatch(display.say, advice)
-        evaluate(arms, out, generate, display, thinking=thinking, watch=watch, model=answering)
-        found = [read_arm(out / arm.folder, grader) for arm in arms]
+        evaluate(plans, out, generate, display, thinking=thinking, watch=watch, model=answering)
+        found = [read_arm(out / plan.folder, grader) for plan in plans]
         if thinking and not watch.said:
             watch = ClosingWatch(display.say, advice)  # of all samples, those of earlier runs too
             for sample in (sample for arm in found for sample in arm.samples):

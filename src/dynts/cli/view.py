@@ -93,7 +93,10 @@ def view(
     loaded, tokenizer = load_model(source)
     name = Path(model).resolve().name if Path(model).is_dir() else model
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        tasks = {what: bars.add_task(what, total=None) for what in ("labels", *(viewed.name for viewed in methods))}
+        tasks = {
+            what: bars.add_task(what, total=None)
+            for what in ("labels", *(viewed.name(question=False) for viewed in methods))
+        }
 
         def show(what: str, done: int, total: int) -> None:
             bars.update(tasks[what], completed=done, total=total)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dynts.config import ModelSource, Sampling
-from dynts.engines.engine import FULL_CACHE, Compression, Request
+from dynts.decode.arm import Arm
+from dynts.engines.engine import FULL_CACHE, Request
 from dynts.errors import DyntsError
 from dynts.traces.problems import Survey, read_problems, survey
 from dynts.traces.source import ProblemSource
@@ -22,7 +23,7 @@ class Plan:
         sampling: how to draw tokens; its seed is that of the run.
         samples: of each problem.
         limit: how many problems; None takes all.
-        compression: under which to generate.
+        arm: by which to decode.
 
     Raises:
         DyntsError: no samples, or several equal ones.
@@ -32,7 +33,7 @@ class Plan:
     sampling: Sampling
     samples: int = 1
     limit: int | None = None
-    compression: Compression = FULL_CACHE
+    arm: Arm[str] = FULL_CACHE
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -48,7 +49,7 @@ class Plan:
         """All samples of all chosen problems."""
         for problem in read_problems(self.source, found.chosen):
             for sample in range(self.samples):
-                yield Request(problem, sample, self.sampling.seed, self.compression)
+                yield Request(problem, sample, self.sampling.seed, self.arm)
 
 
 def collect_settings(
@@ -73,7 +74,7 @@ def collect_settings(
         "model_files": model_files(source.name),
         "engine": engine,
         "engine_args": engine_args or {},
-        **compression_settings(plan.compression),
+        **arm_settings(plan.arm),
         "sampling": asdict(plan.sampling),
         **source.chat.settings(),
         "source": asdict(plan.source),
@@ -81,11 +82,11 @@ def collect_settings(
     }
 
 
-def compression_settings(compression: Compression) -> dict[str, Any]:
-    """Method, budget and predictor, as the manifest records them."""
-    method, schedule, predictor = compression.method, compression.schedule, compression.predictor
+def arm_settings(arm: Arm[str]) -> dict[str, Any]:
+    """Return method, budget and predictor, as the manifest records them."""
+    schedule, predictor = arm.schedule, arm.predictor
     return {
-        "method": {"name": type(method).__name__, **asdict(method)},  # type: ignore[call-overload]
+        "method": {"name": type(arm.method).__name__, **asdict(arm.method)},  # type: ignore[call-overload]
         "config": None if schedule is None else asdict(schedule),
         "predictor": predictor,
         "predictor_files": None if predictor is None else model_files(predictor),

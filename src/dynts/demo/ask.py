@@ -15,8 +15,8 @@ from dynts.cache.lengths import GenerationStats
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.chat.thinking import answer_of
 from dynts.config import CompressionConfig
-from dynts.decode.compress import Session, compress
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
+from dynts.decode.compress import Predictor, Session, compress
 from dynts.demo.trace_view import Trace, final_view, live_view, plain_view
 from dynts.errors import DyntsError
 from dynts.methods import Full
@@ -31,7 +31,7 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    contender: Contender,
+    arm: Arm[Predictor],
     config: CompressionConfig,
     console: Console,
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -44,7 +44,7 @@ def ask(
         problem: the question.
         model: the embedded model.
         tokenizer: its tokenizer, one token a word.
-        contender: what to compare with the full cache.
+        arm: what to compare with the full cache.
         config: the budget.
         console: where to show it.
         max_new_tokens: when to stop.
@@ -52,17 +52,17 @@ def ask(
     Raises:
         DyntsError: a method that evicts nothing, a missing predictor, a budget too small for the question.
     """
-    if not contender.method.evicts:
+    if not arm.method.evicts:
         raise DyntsError("method 'full' is what the other methods are compared with here: choose one that evicts")
     prompt = encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))
     words = [str(word) for word in tokenizer.convert_ids_to_tokens(prompt)]
     inputs = torch.tensor([prompt], device=model.device)
     config.check_question(len(words))
-    methods = {"full cache": Full(), f"{contender.name}, budget {config.budget}": contender.method}
+    methods = {"full cache": Full(), f"{arm.name(question=False)}, budget {config.budget}": arm.method}
     runs = [
         (
             Trace(title, list(words), len(words)),
-            compress(model, method, config, contender.predictor, tokenizer=tokenizer, record=True),
+            compress(model, method, config, arm.predictor, tokenizer=tokenizer, record=True),
         )
         for title, method in methods.items()
     ]

@@ -11,10 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dynts.cache.lengths import GenerationStats
 from dynts.cache.method import Granularity
 from dynts.config import CompressionConfig
-from dynts.decode.compress import compress
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm, make_arms
+from dynts.decode.compress import Predictor, compress
 from dynts.methods import METHODS, DynTSBottom
-from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
 from dynts.tiny.solve import Solution, mean_length, solve
 from dynts.tiny.task import ChainProblem
@@ -25,7 +24,7 @@ class Result:
     """What a method did on a set of problems.
 
     Args:
-        name: of the contender.
+        name: of the arm.
         solutions: one a problem.
         stats: one a batch.
         seconds: wall time, scoring and eviction included.
@@ -82,10 +81,10 @@ class Result:
         return sum(solution.tokens for solution in self.solutions) / self.seconds
 
 
-def contenders(
+def every_arm(
     predictors: Mapping[str, ImportancePredictor], *, native: bool = False, protect_question: bool = True
-) -> list[Contender]:
-    """Every method, those with a predictor once for each that serves them.
+) -> list[Arm[ImportancePredictor]]:
+    """Return an arm of every method, those with a predictor once for each that serves them.
 
     Args:
         predictors: by label; `dynts-bottom` takes the first one only.
@@ -93,25 +92,23 @@ def contenders(
         protect_question: keep the question where a method would not by itself; else all are as published.
     """
     first = next(iter(predictors))
-    granularities: tuple[Granularity, ...] = ("shared", "native") if native else ("shared",)
-    chosen = []
     configs = {label: predictor.config for label, predictor in predictors.items()}
-    for name, kind in METHODS.items():
-        if kind.scores_all_tokens and not any(config.all_tokens for config in configs.values()):
-            continue
-        serving = {first: configs[first]} if kind is DynTSBottom else configs
-        for method, label in scored_variants(name, granularities, serving, protect_question=protect_question):
-            traits = [f"{label} label"] if label is not None and kind is not DynTSBottom else []
-            traits += ["native"] if method.granularity == "native" else []
-            chosen.append(Contender(", ".join([name, *traits]), method, None if label is None else predictors[label]))
-    return chosen
+    all_tokens = any(config.all_tokens for config in configs.values())
+    names = [name for name, kind in METHODS.items() if all_tokens or not kind.scores_all_tokens]
+    granularities: list[Granularity] = ["shared", "native"] if native else ["shared"]
+    arms = make_arms(names, granularities, configs, protect_question=protect_question)
+    return [
+        arm.loaded(predictors, arm.predictor if arm.method.name != DynTSBottom.name else None)
+        for arm in arms
+        if arm.method.name != DynTSBottom.name or arm.predictor == first
+    ]
 
 
 def compare(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[ChainProblem],
-    contender: Contender,
+    arm: Arm[Predictor],
     config: CompressionConfig,
     *,
     batch: int = 100,
@@ -123,23 +120,23 @@ def compare(
         model: the embedded model.
         tokenizer: its tokenizer.
         problems: what to solve.
-        contender: the method.
+        arm: the method.
         config: the budget.
         batch: problems at a time.
         progress: called after each step with the number of problems done.
     """
-    with compress(model, contender.method, config, contender.predictor, tokenizer=tokenizer) as session:
+    with compress(model, arm.method, config, arm.predictor, tokenizer=tokenizer) as session:
         started = time.perf_counter()
         solutions = solve(model, tokenizer, problems, batch=batch, progress=progress)
         seconds = time.perf_counter() - started
-    return Result(contender.name, solutions, session.stats, seconds)
+    return Result(arm.name(question=False), solutions, session.stats, seconds)
 
 
-def run_contenders(
+def compare_all(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     problems: Sequence[ChainProblem],
-    contenders: Sequence[Contender],
+    arms: Sequence[Arm[Predictor]],
     config: CompressionConfig,
     console: Console,
 ) -> list[Result]:
@@ -149,7 +146,7 @@ def run_contenders(
         model: the embedded model.
         tokenizer: its tokenizer.
         problems: what to solve.
-        contenders: the methods.
+        arms: the methods.
         config: the budget.
         console: shows the progress: live bars on a terminal, otherwise one line a method.
     """
@@ -162,15 +159,16 @@ def run_contenders(
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        for contender in contenders:
-            task = progress.add_task(contender.name, total=len(problems), note="")
+        for arm in arms:
+            name = arm.name(question=False)
+            task = progress.add_task(name, total=len(problems), note="")
 
             def update(done: int, note: str = "", task: TaskID = task) -> None:
                 progress.update(task, completed=done, note=note)
 
-            result = compare(model, tokenizer, problems, contender, config, progress=update)
+            result = compare(model, tokenizer, problems, arm, config, progress=update)
             update(len(problems), f"Pass@1 {result.pass_at_1:.2f}")
             if not console.is_terminal:
-                console.print(f"{contender.name}: Pass@1 {result.pass_at_1:.2f}, {result.seconds:.1f} s")
+                console.print(f"{name}: Pass@1 {result.pass_at_1:.2f}, {result.seconds:.1f} s")
             results.append(result)
     return results

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 from dynts.cache.lengths import CacheLengths
 from dynts.chat.markers import ThinkFormat
-from dynts.config import CompressionConfig
-from dynts.methods import Full, Method
+from dynts.decode.arm import Arm
 from dynts.traces.problems import Problem
 
 
@@ -17,27 +16,7 @@ def trace_id(problem_id: str, sample: int) -> str:
     return f"{problem_id}#{sample}"
 
 
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """What becomes of the KV cache while a model generates.
-
-    Args:
-        method: what to keep; the default keeps everything.
-        config: the budget, which the full cache ignores.
-        predictor: folder or id of an importance predictor, for methods that need one.
-    """
-
-    method: Method = field(default_factory=Full)
-    config: CompressionConfig = field(default_factory=CompressionConfig)
-    predictor: str | None = None
-
-    @property
-    def schedule(self) -> CompressionConfig | None:
-        """The budget; None where nothing is evicted."""
-        return self.config if self.method.evicts else None
-
-
-FULL_CACHE = Compression()
+FULL_CACHE: Arm[str] = Arm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +27,13 @@ class Request:
         problem: what to solve.
         sample: which of its samples, from 0.
         seed: of the run.
-        compression: under which to generate; it does not change what is drawn.
+        arm: by which to decode; it does not change what is drawn.
     """
 
     problem: Problem
     sample: int
     seed: int
-    compression: Compression = FULL_CACHE
+    arm: Arm[str] = FULL_CACHE
 
     @property
     def id(self) -> str:

@@ -27,10 +27,11 @@ from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
 from dynts.config import ModelSource, Sampling
+from dynts.decode.arm import Arm
 from dynts.decode.checkpoint import check_checkpoint, stop_criteria
 from dynts.decode.compress import Session, compress
 from dynts.decode.sampling import NOT_FINITE, FiniteRows, generate_rows
-from dynts.engines.engine import FULL_CACHE, Completion, Compression, Request
+from dynts.engines.engine import FULL_CACHE, Completion, Request
 from dynts.models import end_tokens, input_device, load_model
 from dynts.predictor.model import ImportancePredictor
 
@@ -47,13 +48,13 @@ class TransformersSpec:
     Args:
         source: the model.
         sampling: how to draw tokens; its seed is not used, each request has one.
-        compressions: all that requests will ask for.
+        arms: all that requests will ask for.
         batch: rows at a time.
     """
 
     source: ModelSource
     sampling: Sampling
-    compressions: tuple[Compression, ...]
+    arms: tuple[Arm[str], ...]
     batch: int
 
     def start(self) -> "TransformersEngine":
@@ -63,14 +64,14 @@ class TransformersSpec:
             DyntsError: one of them cannot be loaded, or does not fit the model.
             UnsupportedError: the model cannot be compressed exactly.
         """
-        names = {item.predictor for item in self.compressions} - {None}
+        names = {item.predictor for item in self.arms} - {None}
         predictors = {name: ImportancePredictor.from_pretrained(name) for name in names if name is not None}
         model, tokenizer = load_model(self.source)
         return TransformersEngine(
             model,
             tokenizer,
             self.sampling,
-            self.compressions,
+            self.arms,
             predictors,
             batch=self.batch,
             chat=self.source.chat,
@@ -87,8 +88,8 @@ class TransformersEngine:
         model: a causal language model.
         tokenizer: its tokenizer.
         sampling: how to draw tokens; its seed is not used, each request has one.
-        compressions: all that requests will ask for.
-        predictors: those that the compressions name.
+        arms: all that requests will ask for.
+        predictors: those that the arms name.
         batch: rows at a time.
         chat: how the model is talked to.
 
@@ -102,7 +103,7 @@ class TransformersEngine:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         sampling: Sampling,
-        compressions: Sequence[Compression] = (FULL_CACHE,),
+        arms: Sequence[Arm[str]] = (FULL_CACHE,),
         predictors: Mapping[str, ImportancePredictor] | None = None,
         *,
         batch: int = 20,
@@ -128,13 +129,13 @@ class TransformersEngine:
                     markers=self.format,
                 ),
             )
-            for item in compressions
+            for item in arms
         ]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Work through requests, `batch` of the same compression at a time; see `Engine`."""
-        for compression, group in groupby(requests, key=attrgetter("compression")):
-            with next(session for item, session in self.sessions if item == compression) as session:
+        """Work through requests, `batch` of the same arm at a time; see `Engine`."""
+        for arm, group in groupby(requests, key=attrgetter("arm")):
+            with next(session for item, session in self.sessions if item == arm) as session:
                 while window := list(islice(group, self.batch * _WINDOW)):
                     yield from self._work(session, window)
 

@@ -11,9 +11,9 @@ from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import encode_question
 from dynts.chat.written import ClosingWatch
 from dynts.collect.collect import Generate, collect
-from dynts.engines.engine import Compression
+from dynts.decode.arm import Arm
 from dynts.errors import DyntsError
-from dynts.evaluate.arms import ArmPlan
+from dynts.evaluate.arms import PlannedArm
 from dynts.store.progress import Display
 from dynts.traces.folder import TraceFolder
 from dynts.traces.problems import read_problems
@@ -21,7 +21,7 @@ from dynts.traces.verdicts import judge_answer
 
 
 def evaluate(
-    arms: Sequence[ArmPlan],
+    plans: Sequence[PlannedArm],
     out: Path,
     generate: Generate,
     display: Display,
@@ -33,7 +33,7 @@ def evaluate(
     """Take the samples that the arms lack. The same call continues an interrupted one.
 
     Args:
-        arms: what to evaluate, one after another.
+        plans: what to evaluate, one after another.
         out: the folder of all results.
         generate: makes the completions.
         display: shows how far the work is.
@@ -45,40 +45,49 @@ def evaluate(
         DyntsError: other settings than those of an arm's folder, a folder in use, a full disk.
     """
     judge = functools.partial(judge_answer, thinking=thinking)
-    settings = [arm.settings(thinking, **model) for arm in arms]
+    settings = [planned.settings(thinking, **model) for planned in plans]
     # all folders are looked at before hours are spent on the first
-    for arm, own in zip(arms, settings, strict=True):
-        TraceFolder.check(out / arm.folder, own)
-    for name, left_out in {arm.benchmark.name: arm.found.without_gold for arm in arms}.items():
+    for planned, own in zip(plans, settings, strict=True):
+        TraceFolder.check(out / planned.folder, own)
+    for name, left_out in {planned.benchmark.name: planned.found.without_gold for planned in plans}.items():
         if left_out:
             display.say(f"{name}: {left_out} problems without a gold answer are left out")
-    for number, (arm, own) in enumerate(zip(arms, settings, strict=True), start=1):
-        display.say(f"arm {number} of {len(arms)}: {arm.folder}")
-        collect(arm.plan, arm.found, out / arm.folder, own, generate, display, judge, watch if thinking else None)
+    for number, (planned, own) in enumerate(zip(plans, settings, strict=True), start=1):
+        display.say(f"arm {number} of {len(plans)}: {planned.folder}")
+        collect(
+            planned.plan,
+            planned.found,
+            out / planned.folder,
+            own,
+            generate,
+            display,
+            judge,
+            watch if thinking else None,
+        )
 
 
-def needed_compressions(arms: Iterable[ArmPlan]) -> tuple[Compression, ...]:
-    """What an engine has to be able to do for the arms, each once."""
-    found: list[Compression] = []
-    for arm in arms:
-        if arm.plan.compression not in found:
-            found.append(arm.plan.compression)
+def needed_arms(plans: Iterable[PlannedArm]) -> tuple[Arm[str], ...]:
+    """Return the arms that an engine has to decode by, each once."""
+    found: list[Arm[str]] = []
+    for planned in plans:
+        if planned.arm not in found:
+            found.append(planned.arm)
     return tuple(found)
 
 
-def check_questions(arms: Iterable[ArmPlan], tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> None:
+def check_questions(plans: Iterable[PlannedArm], tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> None:
     """Refuse a budget that is too small for one of the questions, before any is answered.
 
     Raises:
         DyntsError: names the longest question and the smallest budget that would do.
     """
     longest: dict[str, tuple[int, str]] = {}
-    for arm in arms:
-        schedule, name = arm.plan.compression.schedule, arm.benchmark.name
+    for planned in plans:
+        schedule, name = planned.arm.schedule, planned.benchmark.name
         if schedule is None:
             continue
         if name not in longest:
-            problems = read_problems(arm.plan.source, arm.found.chosen)
+            problems = read_problems(planned.plan.source, planned.found.chosen)
             longest[name] = max(
                 (len(encode_question(tokenizer, item.question, chat).ids), item.id) for item in problems
             )

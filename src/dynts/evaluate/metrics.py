@@ -1,7 +1,6 @@
 """What an arm's samples amount to."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -10,9 +9,8 @@ import numpy as np
 
 from dynts.errors import DyntsError
 from dynts.evaluate.intervals import Estimate, mean_share
-from dynts.evaluate.results import Arm, Sample
+from dynts.evaluate.results import ArmResults, Sample
 from dynts.evaluate.voting import Same, answer_groups, maj_at
-from dynts.methods import METHODS
 from dynts.models.costs import flops_by_length
 from dynts.models.shape import ModelShape
 
@@ -60,7 +58,7 @@ class Metrics:
     flops_per_step: float | None
 
 
-def summarize(arm: Arm, same: Same, shape: ModelShape | None) -> Metrics:
+def summarize(arm: ArmResults, same: Same, shape: ModelShape | None) -> Metrics:
     """The figures of an arm.
 
     Args:
@@ -132,24 +130,13 @@ def tokens_per_second(samples: Sequence[Sample]) -> float:
     return sum(sample.generated_tokens for sample in samples) / sum(lasted.values())
 
 
-def base_name(method: str) -> str:
-    """An arm's method without its options: "rkv" of "rkv, native", "dynts" of "dynts (folder of a predictor)"."""
-    return re.split(r",| \(", method)[0]
-
-
-def uses_predictor(arm: Arm) -> bool:
-    """Whether an importance predictor scores every generated token."""
-    method = METHODS.get(base_name(arm.method))
-    return method is not None and method.needs_predictor
-
-
 def _ks(samples: int) -> list[int]:
     """Powers of two up to the samples of every question, and all of them."""
     return sorted({samples, *(2**power for power in range(samples.bit_length()))})
 
 
-def _flops(arm: Arm, shape: ModelShape) -> int:
+def _flops(arm: ArmResults, shape: ModelShape) -> int:
     attended = [sample.attended() for sample in arm.samples]
     longest = max((int(lengths.max()) for lengths in attended if len(lengths)), default=0)
-    table = flops_by_length(shape, longest, uses_predictor(arm))
+    table = flops_by_length(shape, longest, arm.uses_predictor)
     return sum(int(table[lengths].sum()) for lengths in attended)

@@ -11,7 +11,7 @@ from scipy import stats
 from dynts.errors import DyntsError
 from dynts.evaluate.intervals import RESAMPLES, SEED, Estimate, mean_difference
 from dynts.evaluate.metrics import by_question, share_correct
-from dynts.evaluate.results import Arm
+from dynts.evaluate.results import ArmResults
 
 SIGNIFICANT = 0.05
 
@@ -29,8 +29,8 @@ class Comparison:
         test: "McNemar" or "permutation".
     """
 
-    arm: Arm
-    other: Arm
+    arm: ArmResults
+    other: ArmResults
     questions: int
     difference: Estimate
     p: float
@@ -43,7 +43,7 @@ class Comparison:
         return "better" if self.difference.value > 0 else "worse"
 
 
-def compare(arm: Arm, other: Arm) -> Comparison:
+def compare(arm: ArmResults, other: ArmResults) -> Comparison:
     """Compare two arms, question by question.
 
     With one sample a question the test is McNemar's, exact; otherwise the signs of the questions' differences are permuted (all

@@ -13,12 +13,15 @@ from dynts.chat.thinking import closes_thinking
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.grading.grader import MATH_VERIFY, Grader, GraderName
+from dynts.methods import METHODS, Method
 from dynts.store.manifest import MANIFEST_FILE, read_manifest
 from dynts.traces.folder import TraceFolder
 from dynts.traces.record import TraceRow
 from dynts.traces.verdicts import given_answer, math_verify_says
 
 MADE_BY = "dynts eval"
+_KINDS = {kind.__name__: kind for kind in METHODS.values()}
+"""Manifests name a method by its class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,14 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
-    """One method, with one budget, on one benchmark.
+class ArmResults:
+    """The samples of one method, with one budget, on one benchmark.
 
     Attributes:
         benchmark: its name.
-        method: name of the method, with the options that tell it from others of that name, for tables; such as
-            "dynts, future label", "rkv, native" or "h2o, question kept".
+        method: name of the method with its traits, for tables, such as "dynts, future label"; see `dynts.decode.arm.Arm`.
+        kind: the method's class; None if this version has no such method.
+        traits: how many options tell it from the plain method.
         config: the budget; None for the full cache.
         samples: as they are in the folder.
         manifest: of the folder.
@@ -83,14 +87,26 @@ class Arm:
 
     benchmark: str
     method: str
+    kind: type[Method] | None
+    traits: int
     config: CompressionConfig | None
     samples: list[Sample]
     manifest: dict[str, Any]
     folder: Path
     grader: GraderName = "dynts"
 
+    @property
+    def uses_predictor(self) -> bool:
+        """Whether an importance predictor scores every generated token."""
+        return self.kind is not None and self.kind.needs_predictor
 
-def read_results(folder: str | Path, grader: GraderName = "dynts") -> list[Arm]:
+    @property
+    def plain_first(self) -> tuple[int, str]:
+        """Sorts the arms of a method: those with fewer traits first."""
+        return self.traits, self.method
+
+
+def read_results(folder: str | Path, grader: GraderName = "dynts") -> list[ArmResults]:
     """All arms below a folder: of a whole evaluation, of one benchmark, or one arm.
 
     Arms that differ in nothing but the predictor's files have its name in their `method`.
@@ -114,7 +130,7 @@ def read_results(folder: str | Path, grader: GraderName = "dynts") -> list[Arm]:
     ]
 
 
-def read_arm(folder: str | Path, grader: GraderName = "dynts") -> Arm:
+def read_arm(folder: str | Path, grader: GraderName = "dynts") -> ArmResults:
     """One arm, as far as it has been evaluated; see `read_results`.
 
     Raises:
@@ -127,9 +143,15 @@ def read_arm(folder: str | Path, grader: GraderName = "dynts") -> Arm:
     settings = traces.manifest["settings"]
     with Grader() as grading:
         samples = [_sample(row, settings["thinking"], folder, grading, grader) for row in traces.rows()]
-    return Arm(
+    kind, options = _KINDS.get(settings["method"]["name"]), settings["method"]
+    own_rule = kind is None or kind().protect_question
+    return ArmResults(
         benchmark=settings["benchmark"],
         method=settings["label"],
+        kind=kind,
+        traits=(settings["predictor"] is not None)
+        + (options.get("granularity") == "native")
+        + (options.get("protect_question", own_rule) != own_rule),
         config=None if settings["config"] is None else CompressionConfig(**settings["config"]),
         samples=samples,
         manifest=traces.manifest,
@@ -155,6 +177,6 @@ def _kind(folder: Path) -> str:
     return str(read_manifest(folder, MADE_BY)["settings"].get("kind"))
 
 
-def _row(arm: Arm) -> tuple[str, str, CompressionConfig | None]:
+def _row(arm: ArmResults) -> tuple[str, str, CompressionConfig | None]:
     """What tells an arm from others in a table."""
     return arm.benchmark, arm.method, arm.config

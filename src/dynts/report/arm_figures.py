@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter
 
-from dynts.evaluate.metrics import base_name, by_question, uses_predictor
+from dynts.evaluate.metrics import by_question
+from dynts.methods import DynTS
 from dynts.models.costs import flops_by_length
 from dynts.report.figures import SMALL, WIDTH, Look
 from dynts.report.groups import Entry, Group, describe_config, shared_config
@@ -102,7 +103,7 @@ def draw_cost(group: Group, looks: Mapping[str, Look]) -> tuple[str, Figure] | N
         corners = np.unique([0, *jumps, *jumps + 1, len(attended) - 1])
         values = [attended[corners]]
         if group.model is not None:
-            table = flops_by_length(group.model.shape, int(attended.max()), uses_predictor(entry.arm))
+            table = flops_by_length(group.model.shape, int(attended.max()), entry.arm.uses_predictor)
             values.append(table[attended[corners]])
         budgets_before = number - (group.full is not None)
         for axes, value in zip(panels, values, strict=True):
@@ -135,9 +136,8 @@ def draw_cost(group: Group, looks: Mapping[str, Look]) -> tuple[str, Figure] | N
 
 def _one_method(group: Group) -> list[Entry]:
     """One entry of each of the largest budgets of a method, dynts if it is there."""
-    methods = [entry.method for entry in group.compressed]
-    method = next((name for name in methods if base_name(name) == "dynts"), methods[0])
-    mine = [entry for entry in group.compressed if entry.method == method]
+    first = next((entry for entry in group.compressed if entry.arm.kind is DynTS), group.compressed[0])
+    mine = [entry for entry in group.compressed if entry.method == first.method]
     budgets = sorted({entry.config.budget for entry in mine if entry.config is not None}, reverse=True)
     return [at_budget(mine, budget)[0] for budget in budgets[:_BUDGETS]]
 

@@ -8,7 +8,7 @@ from dynts.config import CompressionConfig
 from dynts.evaluate.intervals import Estimate
 from dynts.evaluate.metrics import tokens_per_second
 from dynts.evaluate.paired import Comparison, compare, holm
-from dynts.evaluate.results import Arm
+from dynts.evaluate.results import ArmResults
 from dynts.report.groups import Entry, Group, missing_samples
 from dynts.report.tables import markdown_table, terminal_table
 
@@ -26,12 +26,12 @@ _COLUMNS = (
 )
 
 
-def arms_table(arms: Iterable[Arm]) -> Table:
+def arms_table(arms: Iterable[ArmResults]) -> Table:
     """One row an arm; means over its samples."""
     return terminal_table(_COLUMNS, map(_cells, arms))
 
 
-def graded_by(arms: Iterable[Arm]) -> str:
+def graded_by(arms: Iterable[ArmResults]) -> str:
     """Whose verdicts count, and of how many samples the other grader thinks otherwise."""
     arms = list(arms)
     samples = [sample for arm in arms for sample in arm.samples]
@@ -40,7 +40,7 @@ def graded_by(arms: Iterable[Arm]) -> str:
     return f"graded by {names}; dynts and Math-Verify alone differ in {differing} of {len(samples)} verdicts"
 
 
-def _cells(arm: Arm) -> tuple[str, ...]:
+def _cells(arm: ArmResults) -> tuple[str, ...]:
     samples, count = arm.samples, max(len(arm.samples), 1)
     tokens = sum(sample.generated_tokens for sample in samples)
     return (

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.table import Table
 
 from dynts.bench.machine import Machine
 from dynts.bench.summary import Row
-from dynts.report.figures import save_figure
 from dynts.report.tables import markdown_table, terminal_table
 
 _COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
@@ -60,6 +58,10 @@ def _cells(row: Row) -> list[str]:
 
 def draw_steps(rows: Sequence[Row], path: Path) -> None:
     """Draw the rows of profile mode, one panel a batch size; the ending of `path` chooses the format."""
+    from matplotlib.figure import Figure
+
+    from dynts.report.figures import save_figure
+
     batches = sorted({row.batch for row in rows})
     figure = Figure(figsize=(5 * max(len(batches), 1.4), 4), layout="constrained")
     panels = figure.subplots(1, len(batches), squeeze=False)[0]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from dynts.errors import DyntsError
 from dynts.evaluate.metrics import summarize
-from dynts.evaluate.results import Arm
+from dynts.evaluate.results import ArmResults
 from dynts.evaluate.voting import AnswerComparison
 from dynts.grading.grader import Grader
 from dynts.report.arm_figures import draw_budgets, draw_cost, draw_grids, draw_summary
@@ -40,7 +40,7 @@ def samples_csv(groups: Sequence[Group]) -> str:
     )
 
 
-def _of_arm(arm: Arm) -> dict[str, Any]:
+def _of_arm(arm: ArmResults) -> dict[str, Any]:
     settings, config = arm.manifest["settings"], arm.config
     return {
         "benchmark": arm.benchmark,
@@ -96,7 +96,7 @@ def check_out(out: Path) -> None:
         raise DyntsError(f"{out} exists and is no report: choose a new or empty folder, or that of an earlier report")
 
 
-def group_arms(arms: Sequence[Arm], done: Callable[[], object] = lambda: None) -> list[Group]:
+def group_arms(arms: Sequence[ArmResults], done: Callable[[], object] = lambda: None) -> list[Group]:
     """The figures of all arms that have samples, those together that may be compared.
 
     Args:
@@ -136,7 +136,7 @@ def write_report(groups: Sequence[Group], out: Path, *, samples: bool = False) -
         out: the folder, made if it does not exist.
         samples: also write every sample as a row of a CSV.
     """
-    look = looks([method for group in groups for method in group.methods])
+    look = looks(entry.arm for group in groups for entry in group.entries)
     with writing_to(out):
         (out / "figures").mkdir(parents=True, exist_ok=True)
         pictures: dict[str, list[Picture]] = {}

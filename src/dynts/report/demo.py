@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import GenerationStats
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
+from dynts.decode.compress import Predictor
 from dynts.demo.compare import Result, compare
-from dynts.report.figures import save_figure
 from dynts.report.tables import markdown_table, terminal_table
 from dynts.tiny.task import ChainProblem
 
@@ -59,6 +58,10 @@ def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path
         budget: drawn as a line.
         path: written whole or not at all.
     """
+    from matplotlib.figure import Figure
+
+    from dynts.report.figures import save_figure
+
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.subplots()
     for name, stats in runs.items():
@@ -85,12 +88,11 @@ def draw_one(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     problem: ChainProblem,
-    contenders: Sequence[Contender],
+    arms: Sequence[Arm[Predictor]],
     config: CompressionConfig,
     path: Path,
 ) -> None:
     """Draw the cache length of each method while it solves one problem."""
-    runs = {
-        contender.name: compare(model, tokenizer, [problem], contender, config).stats[0] for contender in contenders
-    }
+    results = [compare(model, tokenizer, [problem], arm, config) for arm in arms]
+    runs = {result.name: result.stats[0] for result in results}
     draw_cache_lengths(runs, config.budget, path)

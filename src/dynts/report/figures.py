@@ -1,6 +1,7 @@
 """Figures: one look for each method, told apart without colours too, saved whole in the format that the name asks for."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from dynts.errors import DyntsError
-from dynts.evaluate.metrics import base_name
-from dynts.report.groups import plain_first
+from dynts.evaluate.results import ArmResults
+from dynts.methods import METHODS
 from dynts.store.files import write_whole
 
 
@@ -43,21 +44,26 @@ WIDTH = 6.5
 SMALL = 8
 """Points."""
 
-# colours of Okabe and Ito (2008) and of Paul Tol's muted scheme, chosen for colour-blind readers
-_LOOKS = {
-    "full": ("#000000", "s"),
-    "dynts": ("#0072B2", "o"),
-    "dynts-random": ("#56B4E9", "v"),
-    "dynts-bottom": ("#332288", "^"),
-    "window": ("#888888", "h"),
-    "streaming-llm": ("#CC79A7", "<"),
-    "question-window": ("#E69F00", ">"),
-    "sepllm": ("#999933", "P"),
-    "h2o": ("#009E73", "D"),
-    "snapkv": ("#D55E00", "X"),
-    "rkv": ("#882255", "*"),
-}
-_OTHER = ("#44AA99", "p")
+# colours of Okabe and Ito (2008) and of Paul Tol's muted scheme, chosen for colour-blind readers, in the order of METHODS
+_PALETTE = (
+    ("#000000", "s"),
+    ("#0072B2", "o"),
+    ("#44AA99", "p"),
+    ("#56B4E9", "v"),
+    ("#332288", "^"),
+    ("#888888", "h"),
+    ("#CC79A7", "<"),
+    ("#E69F00", ">"),
+    ("#999933", "P"),
+    ("#009E73", "D"),
+    ("#D55E00", "X"),
+    ("#882255", "*"),
+    ("#DDCC77", "d"),
+    ("#AA4499", "H"),
+    ("#117733", "8"),
+    ("#661100", "1"),
+)
+_METHODS = list(METHODS.values())
 _LINES = ("-", "--", ":", "-.")
 _HATCHES = ("", "////", "....", "xxxx")
 
@@ -73,19 +79,22 @@ class Look:
     filled: bool
 
 
-def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method; variants of one method share colour and marker, and differ in line and filling.
+def looks(arms: Iterable[ArmResults]) -> dict[str, Look]:
+    """Return a look for each arm's method; variants of one method share colour and marker, and differ in line and filling.
 
     Args:
-        methods: all that a report shows, so that it shows them alike everywhere.
+        arms: all that a report shows, so that it shows them alike everywhere.
+
+    Returns:
+        By the method as shown.
     """
-    variants: dict[str, int] = {}
+    variants: Counter[int] = Counter()
     found = {}
-    for method in sorted(set(methods), key=plain_first):
-        base = base_name(method)
-        number = variants.setdefault(base, 0)
-        variants[base] += 1
-        colour, marker = _LOOKS.get(base, _OTHER)
-        kind = number % len(_LINES)
-        found[method] = Look(colour, marker, _LINES[kind], _HATCHES[kind], filled=kind == 0)
+    for arm in sorted({arm.method: arm for arm in arms}.values(), key=lambda arm: arm.plain_first):
+        # of a method that this version does not know any more, the last one
+        number = _METHODS.index(arm.kind) % len(_PALETTE) if arm.kind in _METHODS else -1
+        colour, marker = _PALETTE[number]
+        kind = variants[number] % len(_LINES)
+        variants[number] += 1
+        found[arm.method] = Look(colour, marker, _LINES[kind], _HATCHES[kind], filled=kind == 0)
     return found

@@ -10,9 +10,9 @@ import torch
 
 from dynts.config import CompressionConfig, ModelSource
 from dynts.errors import DyntsError
-from dynts.evaluate.metrics import Metrics, base_name
-from dynts.evaluate.results import Arm
-from dynts.methods import METHODS
+from dynts.evaluate.metrics import Metrics
+from dynts.evaluate.results import ArmResults
+from dynts.methods import METHODS, Method
 from dynts.models import load_config, parse_dtype
 from dynts.models.shape import ModelShape
 
@@ -51,7 +51,7 @@ _OF_AN_ARM = ("method", "label", "config", "predictor", "predictor_files")
 class Entry:
     """An arm with its figures."""
 
-    arm: Arm
+    arm: ArmResults
     metrics: Metrics
 
     @property
@@ -97,13 +97,13 @@ class Group:
         return list(dict.fromkeys(entry.method for entry in self.entries))
 
 
-def comparable(arms: Iterable[Arm]) -> list[list[Arm]]:
+def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
     """The arms by benchmark, problems and all settings but the method's own, each set in the order of the tables.
 
     Raises:
         DyntsError: an arm is there twice.
     """
-    found: dict[str, list[Arm]] = {}
+    found: dict[str, list[ArmResults]] = {}
     for arm in sorted(arms, key=_order):
         settings = {name: value for name, value in arm.manifest["settings"].items() if name not in _OF_AN_ARM}
         # as many problems of the same data, drawn with the same seed, are the same problems
@@ -133,26 +133,18 @@ def describe_config(config: CompressionConfig | None) -> str:
     return "no budget" if config is None else config.describe()
 
 
-def plain_first(method: str) -> tuple[int, str]:
-    """Sorts a method's variants: those with fewer options first."""
-    return method.count(","), method
-
-
-def missing_samples(arm: Arm) -> int:
+def missing_samples(arm: ArmResults) -> int:
     """How many samples its evaluation still lacks."""
     return max(0, int(arm.manifest.get("total", 0)) - len(arm.samples))
 
 
-def _order(arm: Arm) -> tuple[Any, ...]:
-    kinds = list(METHODS)
-    base = base_name(arm.method)
-    config = (0, 0, 0.0) if arm.config is None else astuple(arm.config)
-    rank = kinds.index(base) if base in kinds else len(kinds)
+def _order(arm: ArmResults) -> tuple[Any, ...]:
+    kinds: list[type[Method] | None] = [*METHODS.values()]
     return (
         arm.benchmark,
         arm.config is not None,
-        [-value for value in config],
-        rank,
-        plain_first(arm.method),
+        [-value for value in ((0, 0, 0.0) if arm.config is None else astuple(arm.config))],
+        kinds.index(arm.kind) if arm.kind in kinds else len(kinds),
+        arm.plain_first,
         str(arm.folder),
     )

@@ -9,10 +9,9 @@ from dynts.cache.method import Granularity
 from dynts.chat.markers import END
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.thinking import closes_thinking, split_response
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm, make_arms
 from dynts.errors import DyntsError
 from dynts.methods import resolve_method
-from dynts.methods.variants import scored_variants
 from dynts.predictor.model import ImportancePredictor
 from dynts.traces.tokens import TokenizedTrace, tokenize_trace
 from dynts.traces.traces import Trace
@@ -105,7 +104,7 @@ def choose_methods(
     *,
     native: bool = False,
     protect_question: bool = False,
-) -> list[Contender]:
+) -> list[Arm[ImportancePredictor]]:
     """The methods of those names; one that needs a predictor comes once for each.
 
     Args:
@@ -119,17 +118,13 @@ def choose_methods(
     """
     if len(set(names)) < len(names):
         raise DyntsError(f"a method is given twice: {', '.join(names)}")
-    chosen = []
-    configs = {label: predictor.config for label, predictor in predictors.items()}
-    granularities: tuple[Granularity, ...] = ("shared", "native") if native else ("shared",)
     for name in names:
         if resolve_method(name).needs_predictor and not predictors:
             raise DyntsError(
                 f"method {name!r} needs --predictor: train one with `dynts label` and `dynts train`, or choose methods "
                 "that need none, such as --method question-window,rkv"
             )
-        for method, label in scored_variants(name, granularities, configs, protect_question=protect_question):
-            traits = [f"{label} predictor"] if label is not None and len(predictors) > 1 else []
-            traits += ["native"] if method.granularity == "native" else []
-            chosen.append(Contender(", ".join([name, *traits]), method, None if label is None else predictors[label]))
-    return chosen
+    configs = {label: predictor.config for label, predictor in predictors.items()}
+    granularities: list[Granularity] = ["shared", "native"] if native else ["shared"]
+    arms = make_arms(names, granularities, configs, protect_question=protect_question)
+    return [arm.loaded(predictors, arm.predictor if len(predictors) > 1 else None) for arm in arms]

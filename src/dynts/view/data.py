@@ -11,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.config import CompressionConfig
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
+from dynts.decode.compress import Predictor
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.model import ImportancePredictor
 from dynts.traces.tokens import TokenizedTrace
@@ -88,7 +89,7 @@ def view_trace(
     tokenizer: PreTrainedTokenizerBase,
     trace: Trace,
     tokens: TokenizedTrace,
-    methods: Sequence[Contender],
+    methods: Sequence[Arm[Predictor]],
     config: CompressionConfig,
     predictors: Mapping[str, ImportancePredictor],
     chat: ChatOptions = DEFAULT_CHAT,
@@ -135,7 +136,7 @@ def view_trace(
             tokens,
             viewed,
             config,
-            functools.partial(progress, viewed.name),
+            functools.partial(progress, viewed.name(question=False)),
             chat.format(tokenizer),
         )
         for viewed in methods

@@ -9,8 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dynts.cache.interface import CACHE
 from dynts.chat.markers import ThinkFormat
 from dynts.config import CompressionConfig
-from dynts.decode.compress import compress
-from dynts.decode.contender import Contender
+from dynts.decode.arm import Arm
+from dynts.decode.compress import Predictor, compress
 from dynts.decode.forward import forced_spans
 from dynts.models import input_device
 from dynts.traces.tokens import TokenizedTrace
@@ -55,7 +55,7 @@ def forced_decode(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tokens: TokenizedTrace,
-    viewed: Contender,
+    arm: Arm[Predictor],
     config: CompressionConfig,
     progress: Callable[[int, int], None] | None = None,
     markers: ThinkFormat | None = None,
@@ -68,7 +68,7 @@ def forced_decode(
         model: the model.
         tokenizer: its tokenizer.
         tokens: the trace.
-        viewed: the method.
+        arm: the method; its budget is `config`.
         config: the budget.
         progress: called after each part that is fed, with the steps done and to do.
         markers: as for `dynts.compress`.
@@ -80,10 +80,12 @@ def forced_decode(
     ids = torch.tensor([tokens.ids], device=input_device(model))
     decoder = model.get_decoder()
     with compress(
-        model, viewed.method, config, viewed.predictor, tokenizer=tokenizer, markers=markers, record=True
+        model, arm.method, config, arm.predictor, tokenizer=tokenizer, markers=markers, record=True
     ) as session:
         cache = session.new_cache()
-        kept = KeptTokens(viewed.name, len(cache.full_layers) * cache.method.kv_heads if cache.native else 1)
+        kept = KeptTokens(
+            arm.name(question=False), len(cache.full_layers) * cache.method.kv_heads if cache.native else 1
+        )
         holders = torch.full((len(tokens.ids),), kept.sets)
         for start, stop in forced_spans(cache, question, question + steps):
             decoder(input_ids=ids[:, start:stop], **{CACHE: cache}, use_cache=True)

@@ -15,8 +15,9 @@ from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
 from dynts.config import ModelSource, Sampling
+from dynts.decode.arm import Arm
 from dynts.decode.checkpoint import say_once
-from dynts.engines.engine import FULL_CACHE, Completion, Compression, Request
+from dynts.engines.engine import FULL_CACHE, Completion, Request
 from dynts.engines.vllm.settings import KEY, PluginSettings
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
@@ -44,7 +45,7 @@ class VllmSpec:
     Args:
         source: the model; without a GGUF file, and on vLLM's own devices.
         sampling: how to draw tokens; its seed is not used, each request has one.
-        compressions: all that requests will ask for.
+        arms: all that requests will ask for.
         batch: most requests in the engine at a time.
         engine_args: further fields of vLLM's `EngineArgs`, such as tensor_parallel_size and max_model_len.
 
@@ -54,18 +55,18 @@ class VllmSpec:
 
     source: ModelSource
     sampling: Sampling
-    compressions: tuple[Compression, ...]
+    arms: tuple[Arm[str], ...]
     batch: int
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for compression in self.compressions:
-            if type(compression.method) not in (Full, DynTS):
+        for arm in self.arms:
+            if type(arm.method) not in (Full, DynTS):
                 raise DyntsError(
-                    f"--engine vllm takes the methods full and dynts, got {type(compression.method).__name__}: "
+                    f"--engine vllm takes the methods full and dynts, got {type(arm.method).__name__}: "
                     "use --engine transformers"
                 )
-            if compression.method.granularity != "shared":
+            if arm.method.granularity != "shared":
                 raise DyntsError(
                     "vLLM keeps one set of tokens for all heads: drop --granularity native, or use --engine transformers"
                 )
@@ -75,7 +76,7 @@ class VllmSpec:
         """Look at what vLLM is asked for; the model is loaded with the first request."""
         return VllmEngine(self)
 
-    def arguments(self, compression: Compression) -> Any:
+    def arguments(self, arm: Arm[str]) -> Any:
         """vLLM's `EngineArgs`.
 
         Raises:
@@ -95,7 +96,7 @@ class VllmSpec:
             **({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}),
             **self.engine_args,
             # said even where there is no budget, for the environment could ask for one
-            "additional_config": {**additional, KEY: _settings(compression, self.source.chat)},
+            "additional_config": {**additional, KEY: _settings(arm, self.source.chat)},
         }
         try:
             return EngineArgs(**arguments)
@@ -106,7 +107,7 @@ class VllmSpec:
 class VllmEngine:
     """vLLM's `LLMEngine`, stepped here, because `LLM.generate` gives nothing back before its last request ends.
 
-    An engine of vLLM has one budget. A request of another compression ends the engine there is, and starts its own.
+    An engine of vLLM has one budget. A request of another arm ends the engine there is, and starts its own.
 
     Raises:
         DyntsError: vLLM does not know one of the engine arguments, or a predictor does not fit the model.
@@ -115,19 +116,19 @@ class VllmEngine:
 
     def __init__(self, spec: VllmSpec) -> None:
         # all at once, so that what does not fit shows before hours of work on what does
-        for compression in spec.compressions:
-            spec.arguments(compression).create_engine_config()
+        for arm in spec.arms:
+            spec.arguments(arm).create_engine_config()
         self.spec = spec
         self.checkpoint = _followed(load_generation_config(spec.source))
         self.engine: Any = None
-        self.compression = FULL_CACHE
+        self.arm = FULL_CACHE
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Keep up to `batch` requests of the same compression in the engine; see `Engine`."""
-        for compression, group in groupby(requests, key=attrgetter("compression")):
-            if self.engine is None or compression != self.compression:
+        """Keep up to `batch` requests of the same arm in the engine; see `Engine`."""
+        for arm, group in groupby(requests, key=attrgetter("arm")):
+            if self.engine is None or arm != self.arm:
                 self.shut_down()
-                self._load(compression)
+                self._load(arm)
             yield from self._work(group)
 
     def shut_down(self) -> None:
@@ -141,11 +142,11 @@ class VllmEngine:
         # of an engine that has no process of its own
         cleanup_dist_env_and_memory()
 
-    def _load(self, compression: Compression) -> None:
+    def _load(self, arm: Arm[str]) -> None:
         from vllm import LLMEngine
 
-        self.engine = LLMEngine.from_engine_args(self.spec.arguments(compression))
-        self.compression = compression
+        self.engine = LLMEngine.from_engine_args(self.spec.arguments(arm))
+        self.arm = arm
         self.tokenizer = self.engine.get_tokenizer()
         self.bytes_per_token = _bytes_per_token(self.engine.vllm_config)
 
@@ -181,8 +182,8 @@ class VllmEngine:
         sampling = self.spec.sampling
         prompt = encode_question(self.tokenizer, request.problem.question, self.spec.source.chat)
         ids = prompt.ids
-        if self.compression.schedule is not None:
-            self.compression.schedule.check_question(len(ids))
+        if self.arm.schedule is not None:
+            self.arm.schedule.check_question(len(ids))
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -199,7 +200,7 @@ class VllmEngine:
     def _completion(self, request: Request, prompt: Prompt, written: Any, seconds: float, batch: str) -> Completion:
         ids, finished = list(written.token_ids), written.finish_reason == "stop"
         format = self.spec.source.chat.format(self.tokenizer)
-        lengths = cache_lengths(len(prompt.ids), len(ids), self.compression.schedule)
+        lengths = cache_lengths(len(prompt.ids), len(ids), self.arm.schedule)
         return Completion(
             request,
             decode_text(
@@ -234,13 +235,13 @@ def _followed(config: GenerationConfig) -> dict[str, Any]:
     return found
 
 
-def _settings(compression: Compression, chat: ChatOptions) -> dict[str, Any] | None:
+def _settings(arm: Arm[str], chat: ChatOptions) -> dict[str, Any] | None:
     """The plugin's, as in the additional config; None for the full cache."""
-    schedule = compression.schedule
-    if schedule is None or compression.predictor is None:
+    schedule = arm.schedule
+    if schedule is None or arm.predictor is None:
         return None
     settings = PluginSettings(
-        compression.predictor,
+        arm.predictor,
         schedule.budget,
         schedule.local_window,
         schedule.retention_ratio,
