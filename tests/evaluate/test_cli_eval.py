@@ -1,7 +1,6 @@
 """`dynts eval`, as a user types it, with the embedded model."""
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from command_line import run
-from drills import run_drill
 from dynts.chat.markers import END
 from dynts.errors import DyntsError
 from dynts.evaluate.results import ArmResults, read_arm, read_results
@@ -258,29 +256,3 @@ def responses(arm: ArmResults) -> dict[str, str]:
     found = {row.id: row.response for row in rows}
     assert len(found) == len(rows)
     return found
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the drill forks")
-def test_killed_and_continued(problems: Path, tmp_path: Path) -> None:
-    """kill -9 at random moments, in either arm: nothing lost, nothing twice, and the same as undisturbed."""
-    arguments = ["eval", *MODEL, "--benchmark", problems, "--method", "full,dynts", *PREDICTORS, "--samples", 2]
-    arguments += ["--budget", 170, *SCHEDULE, "--max-new-tokens", 320, "--batch", 6]
-    jobs = [
-        {
-            "arguments": list(map(str, arguments)),
-            "out": str(tmp_path / str(kills)),
-            "entries": "*/*/journal-*.jsonl",
-            "kills": kills,
-            "spacing": 5,
-        }
-        for kills in (0, 5)
-    ]
-    run_drill(jobs)
-    whole, continued = by_name(tmp_path / "0"), by_name(tmp_path / "5")
-    assert set(whole) == set(continued) == {("full", None), ("dynts, answer label", 170)}
-    for name, arm in whole.items():
-        assert len(responses(arm)) == 12
-        assert responses(continued[name]) == responses(arm)
-        assert not list(continued[name].folder.glob("journal-*"))
-        lengths = [{(s.problem_id, s.sample): s.cache_lengths for s in one.samples} for one in (arm, continued[name])]
-        assert lengths[0] == lengths[1]

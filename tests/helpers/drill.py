@@ -2,9 +2,9 @@
 
     python drill.py SEED < jobs.json
 
-A job is {"arguments": [...], "out": folder, "entries": glob, "kills": n, "spacing": n}. The parent imports everything first,
-so that each start costs a fork and not ten seconds. A moment is a number of new entries, up to `spacing`, and a fraction
-of a second. Prints for each job how many children were really killed.
+A job is a `drills.Job` as JSON. The parent imports everything first, so that each start costs a fork and not ten seconds.
+A moment is a number of new entries, up to `spacing`, and a fraction of a second. Prints for each job how many children
+were really killed.
 """
 
 import json
@@ -21,11 +21,13 @@ import torch
 import dynts.cli
 import dynts.engines.transformers
 import dynts.training.labelling
+import dynts.training.train
 
 
 def entries(job: dict[str, Any]) -> int:
-    """Lines of the files that match, or for shards the files."""
-    found = list(Path(job["out"]).glob(job["entries"]))
+    """Count the lines of the journals that match, or else the files."""
+    out = Path(job["out"])
+    found = list(out.parent.glob(job["entries"]))
     try:
         return sum(path.read_bytes().count(b"\n") for path in found) if "jsonl" in job["entries"] else len(found)
     except FileNotFoundError:  # rolled up this moment
@@ -33,7 +35,7 @@ def entries(job: dict[str, Any]) -> int:
 
 
 def start(job: dict[str, Any]) -> int:
-    """A child that runs the command."""
+    """Start a child that runs the command."""
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
@@ -45,14 +47,16 @@ def start(job: dict[str, Any]) -> int:
 
 
 def has_ended(child: int) -> bool:
+    """Return whether a child has ended, without taking its status."""
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def run(job: dict[str, Any], pick: random.Random) -> int:
+    """Disturb a command as often as asked, run it to its end, and return how many children were killed."""
     killed = 0
     for left in range(job["kills"], -1, -1):
-        # journals that a kill left are rolled up first, shards stay
-        before = 0 if "jsonl" in job["entries"] else entries(job)
+        # shards of an earlier child stay; its journals are rolled up first, and a checkpoint is one file for ever
+        before = entries(job) if "safetensors" in job["entries"] else 0
         child = start(job)
         if left:
             wanted, pause = pick.randint(0, job["spacing"]), pick.random() * 0.3

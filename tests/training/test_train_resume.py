@@ -1,9 +1,6 @@
 """An interrupted training continues to the same weights, bit by bit."""
 
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,24 +195,6 @@ def test_the_command_says_how_to_continue_and_cleans_up(
     assert run(monkeypatch, capsys, *command)[0] == 0
     assert ImportancePredictor.from_pretrained(out).config.hidden_size == 8
     assert not work_folder(out).exists()
-
-
-def test_a_killed_process_is_continued(folder: ShardFolder, tmp_path: Path) -> None:
-    out = tmp_path / "predictor"
-    config = TrainConfig(epochs=10, batch_traces=1)
-    options = ["--epochs", "10", "--batch-traces", "1", "--checkpoint-minutes", "0", "--device", "cpu"]
-    command = [sys.executable, "-m", "dynts", "train", "--shards", str(folder.path), "--out", str(out), *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not (work_folder(out) / "checkpoint.pt").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not out.exists()
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert ended.returncode == 0, ended.stderr
-    assert same(ImportancePredictor.from_pretrained(out), train_predictor(folder, config).predictor)
 
 
 def test_negative_minutes_are_refused(tmp_path: Path) -> None:
