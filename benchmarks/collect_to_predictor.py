@@ -28,10 +28,9 @@ from dynts.decode.compress import compress
 from dynts.predictor.model import ImportancePredictor
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
-from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny import LABELS, WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, PREDICTOR, ChainProblem, make_problem
-from dynts.training.labels import LABELS
 from dynts.training.metrics import trace_metrics
 from dynts.training.shards import ShardFolder
 from dynts.training.transforms import transform_labels

@@ -20,9 +20,8 @@ from pathlib import Path
 
 from dynts.config import CompressionConfig
 from dynts.methods import METHODS
-from dynts.tiny import WEIGHTS
+from dynts.tiny import LABELS, WEIGHTS
 from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, schedule
-from dynts.training.labels import LABELS
 
 SHARES = (0.4, 0.3, 0.5, 0.2, 0.7, 0.15)
 ROOM = 82 + 4

@@ -29,12 +29,12 @@ from dynts.demo.compare import Result, compare
 from dynts.grading.compare import is_correct
 from dynts.models import end_tokens
 from dynts.store.files import write_text_whole
-from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny import LABELS, WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import budget_for, is_solved, schedule, solve
 from dynts.tiny.task import HELD_OUT, ChainProblem, make_problem
 from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import Trace
-from dynts.training.labels import LABELS, label_trace
+from dynts.training.labels import label_trace
 
 SHARES = (0.3, 0.4, 0.5)
 PUBLISHED_SHARE = 0.4

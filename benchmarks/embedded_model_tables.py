@@ -3,7 +3,7 @@
 from typing import Any
 
 from dynts.evaluate.intervals import wilson
-from dynts.training.labels import LABELS
+from dynts.tiny import LABELS
 from dynts.training.transforms import TRANSFORMS
 
 

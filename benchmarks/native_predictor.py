@@ -28,6 +28,7 @@ from dynts.demo.compare import compare
 from dynts.evaluate.intervals import wilson
 from dynts.methods import H2O, DynTSAll
 from dynts.models import load_model
+from dynts.predictor.label import LABELS
 from dynts.predictor.model import ImportancePredictor
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
@@ -35,7 +36,6 @@ from dynts.tiny import WEIGHTS
 from dynts.tiny.solve import budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, PREDICTOR, make_problem
 from dynts.training.labelling import label_traces
-from dynts.training.labels import LABELS, NATIVE_LABELS
 from dynts.training.shards import ShardFolder
 from dynts.training.train import save_predictor, train_predictor
 from recipes.embedded_model.build import FUTURE_WINDOW, PREDICTOR_PROBLEMS, TRANSFORM, predictor_recipe
@@ -104,7 +104,7 @@ def _prepare(source: str, work: Path, traces: int) -> None:
         work.mkdir(parents=True, exist_ok=True)
         problems = [make_problem(seed) for seed in PREDICTOR[:traces]]
         write_traces(written, problems, solve(model, tokenizer, problems))
-    labels = (*LABELS, *NATIVE_LABELS)
+    labels = tuple(LABELS)
     shards = label_traces(
         model, tokenizer, written, work / "shards", name=work.name, labels=labels, future_window=FUTURE_WINDOW
     )
@@ -135,7 +135,7 @@ def _arms(work: Path) -> dict[str, Arm]:
     """dynts by every predictor, shared and native, dynts-all by those that serve it, and the best method without one."""
     found = {}
     for name, folders in {
-        "dynts": {label: work / label for label in (*LABELS, *NATIVE_LABELS)},
+        "dynts": {label: work / label for label in LABELS},
         "dynts-all": {label: work / f"{label}-all" for label in ALL_TOKENS},
     }.items():
         predictors = {label: ImportancePredictor.from_pretrained(folder) for label, folder in folders.items()}
@@ -159,10 +159,7 @@ def _solve(source: str, work: Path, method: str, config: CompressionConfig, coun
 
 def _metrics(work: Path) -> dict[str, dict[str, float]]:
     """Of the held-out traces, by label."""
-    return {
-        label: ImportancePredictor.from_pretrained(work / label).config.metrics["predictor"]
-        for label in (*LABELS, *NATIVE_LABELS)
-    }
+    return {label: ImportancePredictor.from_pretrained(work / label).config.metrics["predictor"] for label in LABELS}
 
 
 def _page(
@@ -204,7 +201,7 @@ def _page(
                             for figure in ("kendall_tau", "top30_overlap")
                         ),
                     ]
-                    for label in (*LABELS, *NATIVE_LABELS)
+                    for label in LABELS
                 ],
             ),
             f"torch {settings['torch']}",

@@ -25,10 +25,10 @@ from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.store.files import write_text_whole
 from dynts.store.jsonlines import read_object
+from dynts.tiny import LABELS
 from dynts.tiny.solve import Solution, budget_for, mean_length, schedule, solve
 from dynts.tiny.task import HELD_OUT, PREDICTOR, VALIDATION, ChainProblem, make_problem
 from dynts.training.labelling import label_traces
-from dynts.training.labels import LABELS
 from dynts.training.train import TrainConfig, save_predictor, train_predictor
 from dynts.training.transforms import TRANSFORMS
 from recipes.embedded_model.pretrain import Recipe, pretrain

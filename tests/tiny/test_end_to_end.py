@@ -6,10 +6,9 @@ from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.demo.compare import Result, compare
 from dynts.methods import DynTS, DynTSRandom, Full, Window
-from dynts.tiny import load_tiny_model, load_tiny_predictor
+from dynts.tiny import LABELS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import mean_length, solve
 from dynts.tiny.task import HELD_OUT, make_problem
-from dynts.training.labels import LABELS
 
 PROBLEMS = [make_problem(seed, steps=range(4, 6)) for seed in HELD_OUT[:24]]
 CONFIG = CompressionConfig(budget=188, local_window=59, retention_ratio=2 / 3)

@@ -7,10 +7,9 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dynts.predictor.model import ImportancePredictor
-from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny import LABELS, WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import MEAN_LENGTH, QUESTION_TOKENS
 from dynts.tiny.task import make_problem
-from dynts.training.labels import LABELS
 from recipes.embedded_model.solution import write_response
 from recipes.embedded_model.tokenizer import build_tokenizer
 

@@ -15,10 +15,11 @@ from dynts.errors import DyntsError, check_count
 from dynts.evaluate.intervals import wilson
 from dynts.grading.grader import Grader, Verdict
 from dynts.models import end_tokens
+from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS, check_window, find_labels, shared_label
 from dynts.predictor.model import ImportancePredictor
 from dynts.traces.tokens import TokenizedTrace
 from dynts.traces.traces import Trace
-from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, shared_label
+from dynts.training.labels import label_trace
 
 TRUE, PREDICTED = "true label", "predicted"
 
@@ -49,7 +50,8 @@ class ParetoOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_labels((self.label,), self.future_window, LABELS)
+        find_labels((self.label,), SHARED_LABELS)
+        check_window(self.future_window)
         for name in ("max_answer_tokens", "batch", "chunk"):
             check_count(name, getattr(self, name), least=1)
         if not self.shares or list(self.shares) != sorted({*self.shares}):

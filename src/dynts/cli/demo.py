@@ -94,9 +94,8 @@ def _compare(
     from dynts.methods import resolve_method
     from dynts.report.demo import results_markdown, results_table
     from dynts.store.files import write_text_whole
-    from dynts.tiny import load_tiny_model, load_tiny_predictor
+    from dynts.tiny import LABELS, load_tiny_model, load_tiny_predictor
     from dynts.tiny.task import HELD_OUT, make_problem
-    from dynts.training.labels import LABELS
 
     name = None if method is None else resolve_method(method).name
     predictors = {shipped: load_tiny_predictor(shipped) for shipped in LABELS if label in (None, shipped)}

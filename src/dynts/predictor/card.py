@@ -5,6 +5,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from dynts.predictor.config import PredictorConfig
+from dynts.predictor.label import LABELS
 
 _TEXT = """
 # Importance predictor for {base_model}
@@ -32,13 +33,6 @@ It works with this base model only (other dtypes, quantisations and light fine-t
 {metrics}
 """
 
-_MEANING = {
-    "answer": "the mean attention that the answer pays to it",
-    "future": "the most attention that any later token pays to it, beyond the local window",
-    "answer-native": "the mean attention that the answer pays to it, for each layer and KV head",
-    "future-native": "the most attention that any later token pays to it, beyond the local window, for each layer and KV head",
-}
-
 
 def model_card(config: PredictorConfig) -> ModelCard:
     """Card with the base model, the training settings and the metrics beside those of trivial predictors."""
@@ -46,7 +40,7 @@ def model_card(config: PredictorConfig) -> ModelCard:
     data = ModelCardData(library_name="dynts", tags=["kv-cache", "reasoning", "token-eviction"])
     body = _TEXT.format(
         base_model=base_model,
-        meaning=_MEANING.get(config.label, config.label),
+        meaning=LABELS[config.label].meaning if config.label in LABELS else config.label,
         training=_table(
             {"label": config.label, "all tokens": config.all_tokens, "transform": config.transform, **config.training}
         ),

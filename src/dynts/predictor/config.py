@@ -20,7 +20,7 @@ class PredictorConfig:
         hidden_size: d, the size of the base model's hidden states.
         layers: full-attention layers that have scores of their own.
         kv_heads: KV heads of a layer that have; with 1 layer and 1 head there is one score for the whole model.
-        label: which importance it predicts, one of `dynts.training.labels.LABELS` or `NATIVE_LABELS`.
+        label: which importance it predicts, one of `dynts.predictor.label.LABELS`.
         all_tokens: whether it was trained on the tokens of question and answer too, not only on those of the thinking.
         transform: how the labels were scaled for training; only the order of the scores has a meaning.
         future_window: the tokens that the future label leaves out; None for the answer label.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from dynts.predictor.model import ImportancePredictor
 
+LABELS = ("answer", "future")
+"""Of the predictors that ship."""
 WEIGHTS = Path(__file__).parent / "weights"
 """The model's folder, as any command takes it for --model; its predictors are the sub-folders `answer` and `future`."""
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from dynts.errors import DyntsError
-from dynts.training.labels import looks_ahead
+from dynts.predictor.label import looks_ahead
 from dynts.training.shards import ShardFolder
 from dynts.training.transforms import labelled, transform_labels
 

@@ -14,11 +14,12 @@ from dynts.errors import DyntsError
 from dynts.models import load_model, load_tokenizer
 from dynts.models.shape import full_attention_layers
 from dynts.predictor.fingerprint import fingerprint
+from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS, check_window, find_labels
 from dynts.traces.filters import MAX_TOKENS
 from dynts.traces.sets import TraceSets
 from dynts.traces.tokens import TokenizedTrace
 from dynts.traces.traces import Trace, question_key
-from dynts.training.labels import FUTURE_WINDOW, LABELS, check_labels, label_trace, labelled_span
+from dynts.training.labels import label_trace, labelled_span
 from dynts.training.shards import Shard
 
 
@@ -42,7 +43,7 @@ class LabelOptions:
         DyntsError: a value is out of range.
     """
 
-    labels: Sequence[str] = LABELS
+    labels: Sequence[str] = SHARED_LABELS
     future_window: int = FUTURE_WINDOW
     max_tokens: int = MAX_TOKENS
     keep_incorrect: bool = False
@@ -54,7 +55,8 @@ class LabelOptions:
     all_tokens: bool = False
 
     def __post_init__(self) -> None:
-        check_labels(self.labels, self.future_window)
+        find_labels(self.labels)
+        check_window(self.future_window)
         for name in ("limit", "tokens_per_trace", "chunk", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

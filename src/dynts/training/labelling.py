@@ -11,6 +11,7 @@ from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.engines.ray import ActorPool, Cluster, Work
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
+from dynts.predictor.label import looks_ahead
 from dynts.store.lock import hold
 from dynts.store.progress import describe_counts
 from dynts.store.torchrun import this_rank
@@ -18,7 +19,6 @@ from dynts.traces.filters import REASONS, judge, select_traces
 from dynts.traces.sets import TraceSets, as_sets
 from dynts.traces.tokens import tokenize_trace
 from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
-from dynts.training.labels import looks_ahead
 from dynts.training.shards import MADE_BY, Shard, ShardFolder
 
 Progress = Callable[[int, int], None]

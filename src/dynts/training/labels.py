@@ -12,19 +12,16 @@ from dynts.errors import DyntsError
 from dynts.models import input_device
 from dynts.models.attention import attention_logits, check_shown, observed_attention
 from dynts.models.shape import full_attention_layers
+from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS, Queries, check_window, find_labels
 from dynts.traces.tokens import TokenizedTrace
 
-LABELS = ("answer", "future")
-NATIVE_LABELS = ("answer-native", "future-native")
-"""The same of each layer and KV head by itself, for predictors that score tokens for each."""
-FUTURE_WINDOW = 32
 _PREFIX_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrace:
-    """Hidden states [L, d] of the labelled tokens in the model's dtype, and float32 labels by name: [L], those of
-    `NATIVE_LABELS` [L, full-attention layers, KV heads]."""
+    """Hidden states [L, d] of the labelled tokens in the model's dtype, and float32 labels by name: [L], native ones
+    [L, full-attention layers, KV heads]."""
 
     hidden: torch.Tensor
     labels: dict[str, torch.Tensor]
@@ -34,7 +31,7 @@ class LabelledTrace:
 def label_trace(
     model: PreTrainedModel,
     trace: TokenizedTrace,
-    labels: Sequence[str] = LABELS,
+    labels: Sequence[str] = SHARED_LABELS,
     *,
     chunk: int = 128,
     future_window: int = FUTURE_WINDOW,
@@ -53,7 +50,7 @@ def label_trace(
     Args:
         model: a causal language model with "sdpa" or "eager" attention.
         trace: token ids and their spans.
-        labels: which of `LABELS` and `NATIVE_LABELS`.
+        labels: names of `dynts.predictor.label.LABELS`.
         chunk: rows of attention held at a time; memory is O(chunk x N) per layer. Does not change the result.
         future_window: the local window that "future" leaves out, in tokens.
         all_tokens: label the tokens of question, closing marker and answer too. What the question's tokens attend to
@@ -63,19 +60,21 @@ def label_trace(
         DyntsError: unknown label, or a chunk or window that is not positive.
         UnsupportedError: no layer has full attention, or its weights cannot be observed.
     """
-    check_labels(labels, future_window)
+    chosen = find_labels(labels)
+    check_window(future_window)
     if chunk < 1:
         raise DyntsError(f"chunk must be at least 1 token, got {chunk}")
     total = len(trace.ids)
     layers = full_attention_layers(model.config.get_text_config())
 
-    def reduced(answer: str, future: str) -> _Reduced:
-        return _Reduced(answer in labels, future in labels, trace.answer_start, future_window)
+    def reduced(granularity: str) -> _Reduced:
+        queries = frozenset(label.queries for label in chosen if label.granularity == granularity)
+        return _Reduced(queries, trace.answer_start, future_window)
 
-    shared, native = reduced(*LABELS), {layer: reduced(*NATIVE_LABELS) for layer in layers}
-    rows = _RowMean(frozenset(layers), native if set(labels) & set(NATIVE_LABELS) else {})
+    shared, native = reduced("shared"), {layer: reduced("native") for layer in layers}
+    rows = _RowMean(frozenset(layers), native if any(label.granularity == "native" for label in chosen) else {})
     # the question's rows are never needed, and without the future label neither are those of the thinking
-    observed_from = trace.question_end if looks_ahead(labels) else trace.answer_start
+    observed_from = trace.question_end if any(label.looks_ahead for label in chosen) else trace.answer_start
     bounds = [*range(0, observed_from, _PREFIX_CHUNK), *range(observed_from, total, chunk), total]
     cache = DynamicCache(config=model.config)
     decoder = model.get_decoder()
@@ -93,17 +92,16 @@ def label_trace(
             check_shown(model, rows.seen, layers, "labels are made of attention weights; choose another base model")
             shared.add(rows.take())
     found = {}
-    for name in labels:
-        kind = shared_label(name)
-        if name == kind:
-            values = shared.values[kind]
+    for label in chosen:
+        if label.granularity == "shared":
+            values = shared.values[label.queries]
         else:  # layers may lie on different devices
-            values = torch.stack([native[layer].values[kind].cpu() for layer in layers]).permute(2, 0, 1)
+            values = torch.stack([native[layer].values[label.queries].cpu() for layer in layers]).permute(2, 0, 1)
         values = values[labelled].contiguous()
-        if kind == "answer":
-            found[name] = values / (total - trace.answer_start)
+        if label.queries == "answer":
+            found[label.name] = values / (total - trace.answer_start)
         else:
-            found[name] = values.masked_fill(values.isneginf(), torch.nan)
+            found[label.name] = values.masked_fill(values.isneginf(), torch.nan)
     return LabelledTrace(hidden=torch.cat(hidden), labels=found)
 
 
@@ -112,59 +110,35 @@ def labelled_span(trace: TokenizedTrace, all_tokens: bool) -> slice:
     return slice(0, len(trace.ids)) if all_tokens else slice(trace.question_end, trace.thinking_end)
 
 
-def shared_label(label: str) -> str:
-    """The label of all layers and heads together, for a native one."""
-    return label.removesuffix("-native")
-
-
-def looks_ahead(labels: Sequence[str]) -> bool:
-    """Whether one of these labels is made of the attention of all later tokens, so that it has a window."""
-    return any(name.startswith("future") for name in labels)
-
-
-def check_labels(labels: Sequence[str], future_window: int, known: Sequence[str] = (*LABELS, *NATIVE_LABELS)) -> None:
-    """Refuse unknown labels and windows.
-
-    Raises:
-        DyntsError: names the choice.
-    """
-    unknown = [name for name in labels if name not in known]
-    if unknown or not labels:
-        raise DyntsError(f"unknown label {unknown[0] if unknown else ''!r}: choose from {', '.join(known)}")
-    if future_window < 1:
-        raise DyntsError(f"future_window must be at least 1 token, got {future_window}")
-
-
 @dataclass(slots=True)
 class _Reduced:
-    """Labels of the tokens so far, of all heads together or of each of a layer; "answer" is a sum yet.
+    """Labels of the tokens so far, of all heads together or of each of a layer; that of the answer is a sum yet.
 
     Attributes:
-        values: float32 [..., tokens] by label.
+        values: float32 [..., tokens] by the queries.
     """
 
-    answer: bool
-    future: bool
+    queries: frozenset[Queries]
     answer_start: int
     future_window: int
-    values: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
+    values: dict[Queries, torch.Tensor] = field(default_factory=dict, init=False)
 
     def add(self, weights: torch.Tensor) -> None:
         """Reduce the rows of attention weights [..., new tokens, all tokens]: those of all heads are too many to keep."""
         rows, keys = weights.shape[-2:]
         start = keys - rows
-        if self.answer:
+        if "answer" in self.queries:
             new = weights[..., max(self.answer_start - start, 0) :, :].sum(dim=-2)
             self.values["answer"] = new + self._before("answer", new, 0.0)
-        if self.future:
+        if "later" in self.queries:
             places = torch.arange(keys, device=weights.device)
             far = weights.masked_fill(places[start:, None] - places <= self.future_window, -torch.inf)
             new = far.amax(dim=-2)
-            self.values["future"] = torch.maximum(new, self._before("future", new, -torch.inf))
+            self.values["later"] = torch.maximum(new, self._before("later", new, -torch.inf))
 
-    def _before(self, label: str, new: torch.Tensor, fill: float) -> torch.Tensor:
+    def _before(self, queries: Queries, new: torch.Tensor, fill: float) -> torch.Tensor:
         """The values without the new rows, shaped as those."""
-        known = self.values.get(label)
+        known = self.values.get(queries)
         if known is None:
             return torch.full_like(new, fill)
         return torch.nn.functional.pad(known, (0, new.shape[-1] - known.shape[-1]), value=fill)

@@ -9,12 +9,12 @@ from pathlib import Path
 from dynts import __version__
 from dynts.errors import DyntsError
 from dynts.predictor.config import PredictorConfig
+from dynts.predictor.label import looks_ahead
 from dynts.predictor.model import CONFIG_FILE, WEIGHTS_FILE, ImportancePredictor
 from dynts.training.checkpoint import Checkpoint
 from dynts.training.config import TrainConfig
 from dynts.training.dataset import Example, load_examples, split_by_question
 from dynts.training.fit import Progress, Report, batch_size, evaluate, fit
-from dynts.training.labels import looks_ahead
 from dynts.training.metrics import average, baseline_metrics, by_group
 from dynts.training.processes import Processes
 from dynts.training.shards import ShardFolder

@@ -14,10 +14,11 @@ from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.decode.compress import Predictor
 from dynts.methods.dynts import predicted_scores
+from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS
 from dynts.predictor.model import ImportancePredictor
 from dynts.traces.tokens import TokenizedTrace
 from dynts.traces.traces import Trace
-from dynts.training.labels import FUTURE_WINDOW, LABELS, label_trace
+from dynts.training.labels import label_trace
 from dynts.view.forced_decode import KeptTokens, forced_decode
 
 
@@ -123,7 +124,7 @@ def view_trace(
     windows = [predictor.config.future_window for predictor in predictors.values()]
     future_window = next((window for window in windows if window is not None), FUTURE_WINDOW)
     progress("labels", 0, 1)
-    labelled = label_trace(model, tokens, LABELS, future_window=future_window)
+    labelled = label_trace(model, tokens, SHARED_LABELS, future_window=future_window)
     progress("labels", 1, 1)
     importances = [Importance("true", label, values.cpu()) for label, values in labelled.labels.items()]
     importances += [

@@ -74,13 +74,13 @@ def pareto(
     from dynts.analyze.pareto import Pareto, ParetoOptions, curves, parse_shares, weights_sha256
     from dynts.config import ModelSource
     from dynts.grading.grader import Grader
+    from dynts.predictor.label import FUTURE_WINDOW, shared_label
     from dynts.predictor.model import ImportancePredictor
     from dynts.report.folder import write_report
     from dynts.report.pareto import draw_pareto, pareto_page, pareto_record
     from dynts.store.progress import Display
     from dynts.traces.sets import as_sets
     from dynts.training.labeller import LabelOptions
-    from dynts.training.labels import FUTURE_WINDOW, shared_label
 
     scorer = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
     options = ParetoOptions(
