@@ -36,9 +36,9 @@ class BudgetCache(FixedRowsCache):
     Rows are compacted on their own schedule: a row's tokens, budget and evictions are what they would be without the
     rest of the batch. Every row's tokens fill its slots from the first one on.
 
-    `plan` says what a forward pass brings and where it goes, before it runs, and refuses what it must before anything changes.
-    The layers store what comes in slots that are not in use. `commit` then makes a finished pass count; one that fails is
-    dropped, and leaves the cache as it was. `check_integrity` states what holds between two passes.
+    `plan` says what a forward pass brings and where it goes, before it runs, and refuses what it must before anything
+    changes. The layers store what comes in slots that are not in use. `commit` then makes a finished pass count; one
+    that fails is dropped, and leaves the cache as it was. `check_integrity` states what holds between two passes.
 
     Args:
         model_config: configuration of the decoder.
@@ -51,8 +51,9 @@ class BudgetCache(FixedRowsCache):
         fixed_shape: whether decode steps see all slots of the budget, used or not, so that no shape ever changes.
 
     Attributes:
-        announced: a question or user turn that is being fed, however it is chunked. While one is announced, all that comes
-            after it counts as generated, however many tokens come at a time: a text may be read as it was written.
+        announced: a question or user turn that is being fed, however it is chunked. While one is announced, all that
+            comes after it counts as generated, however many tokens come at a time: a text may be read as it was
+            written.
         stats: what was measured since `measure`.
     """
 
@@ -112,7 +113,7 @@ class BudgetCache(FixedRowsCache):
     def plan(
         self, rows: int, tokens: int, mask: torch.Tensor | None = None, positions: torch.Tensor | None = None
     ) -> Step:
-        """Say what a forward pass brings and where it goes. Makes room for a turn; nothing else changes before `commit`.
+        """Say what a forward pass brings and where it goes. Room is made for a turn; all else changes in `commit`.
 
         Args:
             rows: of the input.
@@ -196,7 +197,7 @@ class BudgetCache(FixedRowsCache):
         self.history.truncate(contents.columns)
 
     def check_integrity(self) -> None:
-        """Assert what holds between two forward passes, at a cost that grows with the cache: for tests and debugging."""
+        """Assert what holds between two forward passes, for tests and debugging: the cost grows with the cache."""
         held, budget = self.occupancy.contents, self.schedule.budget if self.schedule else None
         assert self.occupancy.step is None, "no pass is open"
         assert not self.occupancy.torn, "all layers have moved alike"
@@ -312,8 +313,8 @@ class BudgetCache(FixedRowsCache):
         if self.native and self.method.heads_group is not None:
             # what follows depends on the heads, and processes that came to different results would wait for each other
             raise UnsupportedError(
-                "the attention mask hides cached tokens, and with native granularity no process knows all heads: continue rows "
-                "that ended at different times one by one, or use shared granularity"
+                "the attention mask hides cached tokens, and with native granularity no process knows all heads: "
+                "continue rows that ended at different times one by one, or use shared granularity"
             )
         return find_hidden(shown, self.compactor.slots(held))
 
@@ -321,7 +322,8 @@ class BudgetCache(FixedRowsCache):
         """Refuse rows of different lengths where a sliding window cannot tell what is padding."""
         if self.sliding_layers and (mask is None or mask.shape[1] != self.occupancy.columns + tokens):
             raise UnsupportedError(
-                "sliding-window layers need an attention_mask that covers the whole conversation once rows differ in length"
+                "sliding-window layers need an attention_mask that covers the whole conversation once rows differ in "
+                "length"
             )
 
     def _evict(self, contents: Contents, keep: dict[int, int], step: int) -> None:

@@ -1,4 +1,4 @@
-"""What is asked of a cache: the name it goes by, what it tells, and what a budget rules out. Nothing in here changes it."""
+"""What is asked of a cache: the name it goes by, what it tells, what a budget rules out. Nothing here changes it."""
 
 import inspect
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from dynts.models.shape import full_attention_layers
 _OLD = "past_key_values"
 
 CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else _OLD
-"""The installed transformers' own name: of forward passes, generate() and mask functions, and of the field in their outputs."""
+"""The installed transformers' own name, in forward passes, generate() and mask functions, and in their outputs."""
 
 
 def cache_keyword(arguments: Mapping[str, Any]) -> str:
-    """Return the name under which arguments hold a cache: if both, the one that transformers listens to; `CACHE` if neither."""
+    """Return the name under which arguments hold a cache: of both, what transformers listens to; `CACHE` if neither."""
     return _OLD if _OLD in arguments and CACHE not in arguments else CACHE
 
 
@@ -117,21 +117,21 @@ class FixedRowsCache(Cache):
         return self.occupancy.contents.live()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused: an evicted token cannot be brought back."""
+        """Refuse: an evicted token cannot be brought back."""
         raise UnsupportedError("a compressed cache cannot be cropped: evicted tokens cannot be brought back")
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Refused: beams would have to share one set of evicted tokens."""
+        """Refuse: beams would have to share one set of evicted tokens."""
         raise UnsupportedError("a compressed cache does not do beam search: use num_beams=1")
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Refused: the rows are fixed by the first forward pass."""
+        """Refuse: the rows are fixed by the first forward pass."""
         raise UnsupportedError("the rows of a compressed cache cannot be repeated: repeat the inputs instead")
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Refused: the rows are fixed by the first forward pass."""
+        """Refuse: the rows are fixed by the first forward pass."""
         raise UnsupportedError("the rows of a compressed cache cannot be selected: start a new cache")
 
     def reset(self) -> None:
-        """Refused: start a new cache instead."""
+        """Refuse: start a new cache instead."""
         raise UnsupportedError("a compressed cache cannot be reset: start a new one")

@@ -14,7 +14,8 @@ class Occupancy:
     """How the slots are used, shared by all layers of a cache, which read it and write none of it but `torn`.
 
     Attributes:
-        contents: what the slots hold. What lies in other slots, such as those that a failed pass has written, means nothing.
+        contents: what the slots hold. What lies in other slots, such as those that a failed pass has written, means
+            nothing.
         capacity: the most slots ever used (the budget), or None for no limit.
         fixed_shape: whether a decode step returns all slots of the budget, used or not.
         step: the running forward pass; None between passes.
@@ -39,7 +40,12 @@ class Occupancy:
 
 
 class BudgetLayer(CacheLayerMixin):
-    """Slots `keys` and `values`, each [batch, KV heads, allocated slots, head size], of which `occupancy.length` are used."""
+    """A full-attention layer's slots, of which `occupancy.length` are used.
+
+    Attributes:
+        keys: [batch, KV heads, allocated slots, head size].
+        values: likewise.
+    """
 
     is_sliding = False
     keys: torch.Tensor
@@ -50,7 +56,7 @@ class BudgetLayer(CacheLayerMixin):
         self.occupancy = occupancy
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Take shape, dtype and device from the first states; no slot is allocated yet."""
+        """Take shape, dtype and device from the first states; no slot is allocated yet. Arguments as in `update`."""
         self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
         self.is_initialized = True
 
@@ -83,7 +89,8 @@ class BudgetLayer(CacheLayerMixin):
         """Move slots together.
 
         Args:
-            index: int64 [rows, KV heads or 1, slots], on this layer's device: where each slot from `first` on comes from.
+            index: int64 [rows, KV heads or 1, slots], on this layer's device: where each slot from `first` on comes
+                from.
             first: slots before this one stay where they are.
             rows: int64 [rows], on this layer's device: the rows that change; None for all.
         """
@@ -104,15 +111,15 @@ class BudgetLayer(CacheLayerMixin):
         return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
 
     def get_seq_length(self) -> int:
-        """Tokens fed so far, evicted ones included, so that positions stay logical."""
+        """Return the tokens fed so far, evicted ones included, so that positions stay logical."""
         return self.occupancy.columns
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys that the next `query_length` queries face, and the offset of the first: slots, not logical positions."""
+        """Return the keys that the next queries face, and the offset of the first: slots, not logical positions."""
         return self.occupancy.length + query_length, 0
 
     def get_max_length(self) -> int:
-        """-1: there is no limit on the logical length."""
+        """Return -1: there is no limit on the logical length."""
         return -1
 
     def _step(
@@ -168,8 +175,8 @@ class BudgetLayer(CacheLayerMixin):
 class SlidingLayer(DynamicSlidingWindowLayer):
     """A sliding-window layer whose tokens count when the pass that brought them is committed.
 
-    What the latest pass attended to stays whole until the next: its end may turn out to be that of a pass that failed. It takes
-    no memory, for transformers' own layer holds a view of it, which keeps all of it.
+    What the latest pass attended to stays whole until the next: its end may turn out to be that of a pass that failed.
+    It takes no memory, for transformers' own layer holds a view of it, which keeps all of it.
     """
 
     keys: torch.Tensor
@@ -180,14 +187,14 @@ class SlidingLayer(DynamicSlidingWindowLayer):
         self.occupancy = occupancy
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Take shape, dtype and device from the first states."""
+        """Take shape, dtype and device from the first states. Arguments as in `update`."""
         super().lazy_initialization(key_states, value_states)
         self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new tokens and return the keys and values that their queries attend to. Arguments as in `BudgetLayer`."""
+        """Store new tokens and return what their queries attend to. Arguments as in `BudgetLayer`."""
         # anew after a first pass that failed and had other rows
         if not self.is_initialized or len(self.keys) != len(key_states):
             self.lazy_initialization(key_states, value_states)
@@ -200,27 +207,27 @@ class SlidingLayer(DynamicSlidingWindowLayer):
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Tokens fed so far."""
+        """Return the tokens fed so far."""
         return self.occupancy.columns
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys that the next `query_length` queries face, and the column of the first."""
+        """Return the keys that the next queries face, and the column of the first."""
         held = min(self.occupancy.columns, self.sliding_window - 1)
         return held + query_length, self.occupancy.columns - held
 
 
 def with_room(slots: int) -> int:
-    """How many slots to allocate when that many are needed, so that growing step by step copies little in all."""
+    """Return how many slots to allocate where so many are needed, so that growing step by step copies little in all."""
     return slots + max(16, slots // 16)
 
 
 def _no_slots(states: torch.Tensor) -> torch.Tensor:
-    """An empty tensor of slots for states [batch, KV heads, new tokens, head size]."""
+    """Return an empty tensor of slots for states [batch, KV heads, new tokens, head size]."""
     return states.new_empty((*states.shape[:2], 0, states.shape[3]))
 
 
 def _take(slots: torch.Tensor, index: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Gather whole slots, [rows, heads, kept, size], by an index [rows, heads or 1, kept]; `rows` are all if None."""
+    """Return whole slots, [rows, heads, kept, size], by an index [rows, heads or 1, kept]; `rows` are all if None."""
     batch, heads, count, size = slots.shape
     if rows is None:
         rows = torch.arange(batch, device=slots.device)

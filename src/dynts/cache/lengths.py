@@ -1,4 +1,4 @@
-"""How many tokens a cache holds: as measured in a generate() call, and as it follows from lengths alone for a sequence."""
+"""How many tokens a cache holds: as measured in a generate() call, and as it follows from a sequence's lengths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,8 @@ class CacheLengths:
     Args:
         compactions: of this sequence.
         peak: most cached tokens.
-        mean: cached tokens that a decode step attends to, its own among them; the prompt's where there was no such step.
+        mean: cached tokens that a decode step attends to, its own among them; the prompt's where there was no such
+            step.
     """
 
     compactions: tuple[Compaction, ...]

@@ -36,7 +36,8 @@ class Surroundings:
     Attributes:
         layers: indices of the full-attention layers, the only ones that are compacted.
         kv_heads: KV heads of a layer, those that this process holds.
-        heads_group: the processes that hold the heads of each layer among them (tensor parallelism); None for one that has all.
+        heads_group: the processes that hold the heads of each layer among them (tensor parallelism); None for one that
+            has all.
         local_window: tokens that every compaction keeps anyway.
         predictor: maps hidden states [..., hidden size] to scores [...], or None.
         tokenizer: the model's tokenizer, or None.
@@ -53,11 +54,12 @@ class Surroundings:
 class Method(ABC):
     """Scores cached tokens. A subclass is a dataclass of settings; `start` gives a copy with the memory for one cache.
 
-    What a method remembers are its attributes. When a forward pass fails they go back to what they were before it: a method may
-    set attributes and change lists, but no tensor in place.
+    What a method remembers are its attributes. When a forward pass fails they go back to what they were before it: a
+    method may set attributes and change lists, but no tensor in place.
 
     Attributes:
-        name: what commands, `dynts.compress` and tables call the method; only those in `dynts.methods.METHODS` need one.
+        name: what commands, `dynts.compress` and tables call the method; only those in `dynts.methods.METHODS` need
+            one.
         evicts: whether the cache has a budget under this method.
         granularity: "shared": one set of kept tokens for all layers and heads; "native": one per layer and KV head.
         protect_question: whether tokens of questions are kept whatever their score.
@@ -66,7 +68,8 @@ class Method(ABC):
         reads_keys: whether `score` looks at cached keys (`Slots.keys`), and takes them for those that attention sees.
         needs_predictor: whether the method cannot work without an importance predictor.
         scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
-        keeping_question: name of the method that is this one with the question protected, where that has a name of its own.
+        keeping_question: name of the method that is this one with the question protected, where that has a name of its
+            own.
     """
 
     name: ClassVar[str]

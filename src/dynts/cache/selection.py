@@ -1,4 +1,4 @@
-"""The keep rule: which slots survive a compaction (arXiv 2601.18383, section 4). Pure tensor functions, no engine in sight."""
+"""The keep rule: which slots survive a compaction (arXiv 2601.18383, section 4). Pure functions of tensors."""
 
 import torch
 
@@ -57,7 +57,7 @@ def survivors(
 
 
 def left_align(kept: torch.Tensor, width: int) -> torch.Tensor:
-    """Slot indices that move the kept slots, in their order, to the first of `width` slots.
+    """Return slot indices that move the kept slots, in their order, to the first of `width` slots.
 
     Args:
         kept: bool [..., slots] with at most `width` True in every row.
@@ -70,7 +70,7 @@ def left_align(kept: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def right_align(kept: torch.Tensor, width: int) -> torch.Tensor:
-    """Slot indices that move the kept slots, in their order, to the end of `width` slots.
+    """Return slot indices that move the kept slots, in their order, to the end of `width` slots.
 
     Args:
         kept: bool [..., slots] with at most `width` True in every row.
@@ -83,7 +83,7 @@ def right_align(kept: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def live_slots(lengths: torch.Tensor, width: int) -> torch.Tensor:
-    """bool [batch, width]: the slots that hold a token when each row's tokens fill its slots from the first one on.
+    """Return the slots that hold a token if a row's tokens fill its slots from the first one on: bool [batch, width].
 
     Args:
         lengths: int64 [batch], tokens per row.

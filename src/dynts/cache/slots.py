@@ -13,7 +13,8 @@ from dynts.chat.scanner import ThinkScanner
 class History:
     """Tables over columns, the running number of a token in its (padded) sequence.
 
-    Appending keeps references only, so a decode step costs no kernel; the tables are put together when one is asked for.
+    Appending keeps references only, so a decode step costs no kernel; the tables are put together when one is asked
+    for.
 
     Args:
         scanner: finds where thinking ends; None treats all generated tokens as thinking.
@@ -45,17 +46,21 @@ class History:
         self._positions = [self.positions().masked_fill(~shown, -1)]
 
     def tokens(self) -> torch.Tensor:
-        """Token ids of all columns: int64 [batch, columns], -1 where unknown."""
+        """Return the token ids of all columns: int64 [batch, columns], -1 where unknown."""
         self._tokens = [torch.cat(self._tokens, dim=1)]
         return self._tokens[0]
 
     def positions(self) -> torch.Tensor:
-        """Logical positions of all columns: int64 [batch, columns], -1 for padding."""
+        """Return the logical positions of all columns: int64 [batch, columns], -1 for padding."""
         self._positions = [torch.cat(self._positions, dim=1)]
         return self._positions[0]
 
     def answer(self, turns: Sequence[Turn]) -> torch.Tensor:
-        """bool [batch, columns]: tokens after the marker that ended the thinking of their turn. turns: all so far."""
+        """Return which tokens come after the marker that ended the thinking of their turn: bool [batch, columns].
+
+        Args:
+            turns: all so far.
+        """
         tokens = self.tokens()
         answer = torch.zeros_like(tokens, dtype=torch.bool)
         if self.scanner is None:
@@ -70,9 +75,9 @@ class History:
 class Slots:
     """The cached tokens at the moment of a compaction.
 
-    Of a batch it shows the rows that evict, and calls them the batch. There is one set of tokens per group and head: with
-    shared granularity one group and one head stand for the whole model, with native granularity there is a group per
-    full-attention layer and a head per KV head.
+    Of a batch it shows the rows that evict, and calls them the batch. There is one set of tokens per group and head:
+    with shared granularity one group and one head stand for the whole model, with native granularity there is a group
+    per full-attention layer and a head per KV head.
 
     Attributes:
         columns: int64 [groups, batch, heads, slots], the column (see `History`) of the token in each slot, in ascending
@@ -92,21 +97,21 @@ class Slots:
     rows: torch.Tensor | None = None
 
     def of_rows(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rows that are shown, of a tensor whose first dimension is all rows."""
+        """Return the rows that are shown, of a tensor whose first dimension is all rows."""
         return tensor if self.rows is None else tensor[self.rows.to(tensor.device)]
 
     def keys(self, layer: int) -> torch.Tensor:
-        """Cached keys of a full-attention layer: [batch, KV heads, slots, head size]."""
+        """Return the cached keys of a full-attention layer: [batch, KV heads, slots, head size]."""
         return self.of_rows(self.all_keys[layer])
 
     def lookup(self, table: torch.Tensor) -> torch.Tensor:
-        """Values of a table over columns, [all rows, columns], for each slot: [groups, batch, heads, slots]."""
+        """Return values of a table over columns, [all rows, columns], for each slot: [groups, batch, heads, slots]."""
         groups, batch, heads, _ = self.columns.shape
         spread = self.of_rows(table)[None, :, None].expand(groups, batch, heads, table.shape[-1])
         return spread.gather(-1, self.columns)
 
     def lookup_native(self, table: torch.Tensor) -> torch.Tensor:
-        """The same of a table that differs between groups and heads, [groups, all rows, heads, columns]."""
+        """Return the same of a table that differs between groups and heads, [groups, all rows, heads, columns]."""
         shown = table if self.rows is None else table[:, self.rows.to(table.device)]
         return shown.gather(-1, self.columns)
 

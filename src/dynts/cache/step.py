@@ -1,4 +1,4 @@
-"""What a cache holds between two forward passes, and what is planned for the next: values that are replaced, not changed."""
+"""What a cache holds between two forward passes, and what is planned for the next: values that are never changed."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,8 +13,8 @@ from dynts.cache.selection import live_slots
 class SlotColumns:
     """The column (see `History`) of the token in each slot.
 
-    Every step adds one column to each row, so the columns of tokens that came after the latest move follow from the rows'
-    lengths, and a step writes nothing.
+    Every step adds one column to each row, so the columns of tokens that came after the latest move follow from the
+    rows' lengths, and a step writes nothing.
 
     Args:
         groups: sets of tokens: 1, or a group per full-attention layer with native granularity.
@@ -29,7 +29,7 @@ class SlotColumns:
     lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def table(self, lengths: torch.Tensor, slots: int, fed: int) -> torch.Tensor:
-        """int64 [groups, batch, heads, slots].
+        """Return the column of the token in each slot: int64 [groups, batch, heads, slots].
 
         Args:
             lengths: int64 [batch], cached tokens of each row.
@@ -44,16 +44,21 @@ class SlotColumns:
         return torch.where(live_slots(self.lengths, slots)[:, None], known, later)
 
     def moved(self, columns: torch.Tensor, lengths: torch.Tensor) -> Self:
-        """After slots have moved. columns: as `table` gives it; lengths: int64 [batch], afterwards."""
+        """Return the table after slots have moved.
+
+        Args:
+            columns: as `table` gives it.
+            lengths: int64 [batch], cached tokens of each row, afterwards.
+        """
         return replace(self, known=columns, lengths=lengths)
 
     def spread(self, columns: torch.Tensor) -> torch.Tensor:
-        """[batch, n] as a view [groups, batch, heads, n]."""
+        """Return columns [batch, n] as a view [groups, batch, heads, n]."""
         return columns[None, :, None].expand(self.groups, columns.shape[0], self.heads, -1)
 
 
 Kind = Literal["turn", "generated", "forced"]
-"""Tokens of a question or user turn; a generated token of each row; several of a finished text, read as if generated."""
+"""Tokens of a question or user turn; a generated token of each row; several of a finished text, as if generated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +101,7 @@ class Contents:
     counted: torch.Tensor | None = None
 
     def started(self, rows: int) -> Self:
-        """The same; with empty rows before the first pass."""
+        """Return the same; with empty rows before the first pass."""
         return self if self.lengths else replace(self, lengths=(0,) * rows, next_positions=(0,) * rows)
 
     @property
@@ -125,7 +130,7 @@ class Contents:
         return self.turns[-1].end if self.turns else 0
 
     def turn(self, tokens: int, coming: tuple[int, ...]) -> Turn:
-        """The turn that the next columns belong to, those included: the latest if nothing has been generated since.
+        """Return the turn that the next columns belong to, with them: the latest if nothing has been generated since.
 
         Args:
             tokens: how many columns.
@@ -137,11 +142,15 @@ class Contents:
         return Turn(start, self.columns + tokens, coming)
 
     def turns_with(self, latest: Turn) -> tuple[Turn, ...]:
-        """All turns once the latest has come, or come further."""
+        """Return all turns once the latest has come, or come further."""
         return (*(turn for turn in self.turns if turn.start < latest.start), latest)
 
     def with_table(self, columns: torch.Tensor) -> Self:
-        """The same after slots have moved. columns: int64 [groups, batch, heads, slots in use], of their tokens."""
+        """Return the same after slots have moved.
+
+        Args:
+            columns: of their tokens, int64 [groups, batch, heads, slots in use].
+        """
         return replace(self, table=self.table.moved(columns, self.next_slots), counted=self.next_slots)
 
     @cached_property
@@ -154,17 +163,17 @@ class Contents:
             return torch.tensor(self.lengths, device=self.device, dtype=torch.int64)
 
     def live(self) -> torch.Tensor:
-        """bool [batch, slots in use]: slots that hold a token."""
+        """Return which slots hold a token: bool [batch, slots in use]."""
         return live_slots(self.next_slots, self.length)
 
     def slot_columns(self) -> torch.Tensor:
-        """int64 [groups, batch, heads, slots in use]: the column of the token in each slot."""
+        """Return the column of the token in each slot: int64 [groups, batch, heads, slots in use]."""
         return self.table.table(self.next_slots, self.length, self.columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """One forward pass, as `BudgetCache.plan` has it. Layers and masks read it; then it is committed, or dropped if it fails.
+    """One forward pass, as `BudgetCache.plan` has it, for layers and masks to read.
 
     Attributes:
         kind: what arrives.
@@ -173,12 +182,13 @@ class Step:
         length: tokens of the fullest row afterwards.
         positions: int64 [batch or 1, tokens].
         turn: with kind "turn", the question or user turn as far as it is fed afterwards.
-        live: bool [batch, keys that the queries face], False where there is no token; None if all are tokens. A generated token
-            faces the slots as they are afterwards, all others face the slots in use and then the new tokens.
-        slots: pair of int64 [batch], or None. Set when a token is generated and rows differ in length, or the shape is fixed:
-            the rows, and the slot that each row's token goes to.
-        arrangement: int64 [batch, slots afterwards], or None. Set when several columns arrive and rows differ in length or
-            there is padding: where each slot comes from, in (slots in use, new tokens).
+        live: bool [batch, keys that the queries face], False where there is no token; None if all are tokens. A
+            generated token faces the slots as they are afterwards, all others face the slots in use and then the new
+            tokens.
+        slots: pair of int64 [batch], or None. Set when a token is generated and rows differ in length, or the shape is
+            fixed: the rows, and the slot that each row's token goes to.
+        arrangement: int64 [batch, slots afterwards], or None. Set when several columns arrive and rows differ in length
+            or there is padding: where each slot comes from, in (slots in use, new tokens).
     """
 
     kind: Kind

@@ -55,10 +55,15 @@ KNOWN_FORMATS = (
 
 
 def think_markers(tokenizer: "PreTrainedTokenizerBase", start: str = START, end: str = END) -> ThinkMarkers | None:
-    """Token ids of the think markers, or None if the tokenizer cannot write them.
+    """Return the token ids of the think markers, or None if the tokenizer cannot write them.
 
     A marker of several ids may be merged with the text around it (".</" can be one token), so the ids find a marker
     that a model writes on a line of its own, but not every one in a text: `dynts.chat.scanner` finds them all.
+
+    Args:
+        tokenizer: the model's.
+        start: the opening marker.
+        end: the closing one.
     """
     start_ids, end_ids = _ids(tokenizer, start), _ids(tokenizer, end)
     if not start_ids or not end_ids:
@@ -67,8 +72,10 @@ def think_markers(tokenizer: "PreTrainedTokenizerBase", start: str = START, end:
 
 
 def find_format(tokenizer: "PreTrainedTokenizerBase", start: str | None = None, end: str | None = None) -> ThinkFormat:
-    """How a model writes its think markers: of those that are known, the ones that its chat template speaks of, then those
-    that its vocabulary holds, else `<think>` and `</think>`.
+    """Return how a model writes its think markers.
+
+    Of those that are known, the ones that its chat template speaks of, then those that its vocabulary holds, else
+    `<think>` and `</think>`.
 
     Args:
         tokenizer: the model's.
@@ -87,7 +94,11 @@ def find_format(tokenizer: "PreTrainedTokenizerBase", start: str | None = None, 
 
 
 def matching_formats(start: str | None, end: str | None) -> list[ThinkFormat]:
-    """The formats with these markers: of those that are known where one is None, `<think>` first.
+    """Return the formats with these markers: of those that are known where one is None, `<think>` first.
+
+    Args:
+        start: the opening marker.
+        end: the closing one.
 
     Raises:
         DyntsError: one of them is given alone, and its partner is not known.
@@ -102,7 +113,7 @@ def matching_formats(start: str | None, end: str | None) -> list[ThinkFormat]:
 
 
 def _holds(tokenizer: "PreTrainedTokenizerBase", *markers: str) -> bool:
-    """Whether the vocabulary has each marker as a token, or, of one made of control tokens and words, the control tokens."""
+    """Return whether each marker is a token, or, of one made of control tokens and words, its control tokens are."""
     wanted = [token for marker in markers for token in re.findall(r"<\|\w+\|>", marker) or [marker]]
     return not {None, tokenizer.unk_token_id} & set(map(tokenizer.convert_tokens_to_ids, wanted))
 

@@ -14,22 +14,33 @@ INSTRUCTION = "Please reason step by step, and put your final answer within \\bo
 
 
 class ChatPrompt(NamedTuple):
-    """The text that a model reads, and whether it goes on within its thinking: True where the prompt ends within it, False
-    where the prompt has closed it, so that all that follows is the answer; None where that is left to the model."""
+    """What a model reads, as text.
+
+    Attributes:
+        text: the prompt.
+        thinks: whether the model goes on within its thinking: True where the prompt ends within it, False where the
+            prompt has closed it, so that all that follows is the answer; None where that is left to the model.
+    """
 
     text: str
     thinks: bool | None
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str, chat: ChatOptions = DEFAULT_CHAT) -> str:
-    """The text that a model reads before it thinks (arXiv 2601.18383, section 4), see `render_prompt`."""
+    """Return the text that a model reads before it thinks (arXiv 2601.18383, section 4), see `render_prompt`.
+
+    Args:
+        tokenizer: the model's.
+        question: without the instruction.
+        chat: how the model is talked to.
+    """
     return render_prompt(tokenizer, [user_message(question)], chat).text
 
 
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], chat: ChatOptions = DEFAULT_CHAT
 ) -> ChatPrompt:
-    """The prompt for the model's next turn in a conversation, as the chat template writes it.
+    """Return the prompt for the model's next turn in a conversation, as the chat template writes it.
 
     Args:
         tokenizer: without a chat template, messages stand for themselves.
@@ -59,7 +70,7 @@ def render_prompt(
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, *, raw: bool = False) -> list[int]:
-    """Token ids of a prompt, as the model reads it.
+    """Return the token ids of a prompt, as the model reads it.
 
     A chat template writes special tokens such as BOS itself. To plain text the tokenizer adds those that it has been
     trained with: without BOS some models (Gemma) write nothing sensible.
@@ -83,13 +94,19 @@ class Prompt:
 
 
 def encode_question(tokenizer: PreTrainedTokenizerBase, question: str, chat: ChatOptions) -> Prompt:
-    """The prompt of a question, see `render_prompt` and `encode_prompt`."""
+    """Return the prompt of a question, see `render_prompt` and `encode_prompt`.
+
+    Args:
+        tokenizer: the model's.
+        question: without the instruction.
+        chat: how the model is talked to.
+    """
     text, thinks = render_prompt(tokenizer, [user_message(question)], chat)
     return Prompt(encode_prompt(tokenizer, text), thinks)
 
 
 def user_message(question: str) -> dict[str, str]:
-    """The question with the instruction, as a chat message."""
+    """Return the question with the instruction, as a chat message."""
     return {"role": "user", "content": f"{question}\n{INSTRUCTION}"}
 
 
@@ -99,7 +116,13 @@ def render_chat(
     chat: ChatOptions = DEFAULT_CHAT,
     **options: Any,
 ) -> str:
-    """Messages in the chat template, or below one another without one.
+    """Return messages in the chat template, or below one another without one.
+
+    Args:
+        tokenizer: the model's.
+        messages: of the conversation.
+        chat: how the model is talked to.
+        options: further arguments of `apply_chat_template`.
 
     Raises:
         DyntsError: the chat template fails, does not know an argument, or is given what is no text.
@@ -125,7 +148,12 @@ def render_chat(
 
 
 def known_arguments(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Of template arguments those that the chat template looks at and dynts does not give itself."""
+    """Return the template arguments that the chat template looks at and dynts does not give itself.
+
+    Args:
+        tokenizer: the model's.
+        given: arguments by name.
+    """
     template = str(tokenizer.chat_template or "")
     return {
         name: value for name, value in given.items() if name not in RESERVED_ARGUMENTS and _looks_at(template, name)

@@ -1,7 +1,7 @@
 """Where thinking begins and ends in token ids, however the markers are cut into tokens.
 
-A marker that is no token of its own is written in pieces that merge with the text around it: after `</think`, Llama 3 and
-Qwen2.5 write `>` and the line breaks as one token. So markers are looked for in the bytes that tokens stand for.
+A marker that is no token of its own is written in pieces that merge with the text around it: after `</think`, Llama 3
+and Qwen2.5 write `>` and the line breaks as one token. So markers are looked for in the bytes that tokens stand for.
 """
 
 import functools
@@ -29,9 +29,10 @@ _UNKNOWN = b"\xff"
 class ThinkScanner:
     """Finds the markers in token ids.
 
-    A finite automaton reads bytes, its state being the beginning of a marker that was read last. Made once is what each token
-    does to it, from every state. Its state depends on no more bytes than a marker has, so it is known for all tokens of a
-    sequence after that many look-ups of the whole sequence at a time, wherever the tensors are and without asking the host.
+    A finite automaton reads bytes, its state being the beginning of a marker that was read last. Made once is what each
+    token does to it, from every state. Its state depends on no more bytes than a marker has, so it is known for all
+    tokens of a sequence after that many look-ups of the whole sequence at a time, wherever the tensors are and without
+    asking the host.
 
     Args:
         start: bytes of the opening marker; empty for none.
@@ -60,7 +61,7 @@ class ThinkScanner:
 
     @classmethod
     def of_ids(cls, markers: ThinkMarkers) -> "ThinkScanner":
-        """Finds just those ids, where no more is known of the tokens than that."""
+        """Return a scanner that finds just those ids, where no more is known of the tokens than that."""
         code = {token: index.to_bytes() for index, token in enumerate(dict.fromkeys((*markers.start, *markers.end)))}
         spellings = [code.get(token, _UNKNOWN) for token in range(max(code, default=0) + 1)]
         return cls(
@@ -68,7 +69,7 @@ class ThinkScanner:
         )
 
     def after_thinking(self, tokens: torch.Tensor) -> torch.Tensor:
-        """bool [batch, n]: the latest marker completed before a token closes the thinking.
+        """Return where the latest marker completed before a token closes the thinking: bool [batch, n].
 
         Args:
             tokens: int [batch, n], ids; -1 where unknown.
@@ -87,7 +88,7 @@ class ThinkScanner:
         return _from_zero(closed)[:, :-1]
 
     def find_end(self, tokens: Sequence[int]) -> tuple[int, int] | None:
-        """Where the first closing marker is: its first token, and the one after its last; None without one."""
+        """Return where the first closing marker is: its first token, and the one after its last; None without one."""
         pieces = [self._spellings[token] if 0 <= token < len(self._spellings) else _UNKNOWN for token in tokens]
         at = b"".join(pieces).find(self.end)
         if at < 0:
@@ -111,7 +112,7 @@ def _scanner(tokenizer: PreTrainedTokenizerBase, size: int, format: ThinkFormat)
 
 
 def think_scanner(tokenizer: PreTrainedTokenizerBase, format: ThinkFormat | None = None) -> ThinkScanner | None:
-    """What finds a model's think markers in its tokens, made once; None where its tokenizer cannot write the closing one.
+    """Return what finds a model's think markers in its tokens; None where its tokenizer cannot write the closing one.
 
     Args:
         tokenizer: the model's.
@@ -123,7 +124,7 @@ def think_scanner(tokenizer: PreTrainedTokenizerBase, format: ThinkFormat | None
 def scanner_of(
     tokenizer: PreTrainedTokenizerBase | None, markers: ThinkFormat | ThinkMarkers | None, recorded: ThinkMarkers | None
 ) -> ThinkScanner | None:
-    """What finds the think markers, by what is known of them; None if nothing is.
+    """Return what finds the think markers, by what is known of them; None if nothing is.
 
     Args:
         tokenizer: the model's, if there is one.
@@ -137,8 +138,10 @@ def scanner_of(
 
 
 def spellings(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
-    """The bytes that each token writes within a text, by its id: of byte-level BPE, of SentencePiece with or without bytes for
-    what it has no token for, and of plain words. An id without a token writes a byte that no text holds.
+    """Return the bytes that each token writes within a text, by its id.
+
+    They are known of byte-level BPE, of SentencePiece with or without bytes for what it has no token for, and of plain
+    words. An id without a token writes a byte that no text holds.
     """
 
     def write(*tokens: str) -> str:
@@ -159,7 +162,7 @@ def spellings(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
 
 
 def _byte_level(token: str) -> bytes:
-    """The bytes that GPT-2's alphabet stands for; a token with other characters (an added one) stands for itself."""
+    """Return the bytes that GPT-2's alphabet stands for; a token with other characters (an added one) is itself."""
     try:
         return token.translate(_byte_alphabet()).encode("latin-1")
     except UnicodeEncodeError:
@@ -168,26 +171,27 @@ def _byte_level(token: str) -> bytes:
 
 @functools.cache
 def _byte_alphabet() -> dict[int, int]:
-    """From a character of GPT-2's alphabet to the byte; from other Latin-1 characters to what is not Latin-1."""
+    """Return a map from GPT-2's alphabet to bytes, and from other Latin-1 characters to what is not Latin-1."""
     alphabet = {ord(character): byte for byte, character in bytes_to_unicode().items()}
     return {character: ord("\uffff") for character in range(256)} | alphabet
 
 
 def _latest(flags: torch.Tensor) -> torch.Tensor:
-    """int64 [batch, n]: number of the latest flag at or before each place, counted from 1; 0 for none."""
+    """Return the number of the latest flag at or before each place, from 1 on, 0 for none: int64 [batch, n]."""
     number = torch.arange(1, flags.shape[1] + 1, device=flags.device)
     return torch.where(flags, number, 0).cummax(dim=1).values
 
 
 def _from_zero(values: torch.Tensor) -> torch.Tensor:
-    """[batch, 1 + n]: a zero before the values."""
+    """Return the values with a zero before them: [batch, 1 + n]."""
     return torch.nn.functional.pad(values, (1, 0))
 
 
 def _automaton(start: bytes, end: bytes, symbols: int) -> tuple[list[bytes], Table, Table]:
-    """The states, then [states, symbols] the next state and the marker that is completed; symbols are 0 to `symbols` - 1.
+    """Return the states, then [states, symbols] the next state and the marker that is completed.
 
-    A state is a beginning of a marker, the first one nothing: the longest that what was read ends with.
+    A state is a beginning of a marker, the first one nothing: the longest that what was read ends with. Symbols are 0
+    to `symbols` - 1.
     """
     states = list(dict.fromkeys(marker[:size] for marker in (start, end) for size in range(max(len(marker), 1))))
     step = np.zeros((len(states), symbols), dtype=np.int64)
@@ -204,7 +208,7 @@ def _automaton(start: bytes, end: bytes, symbols: int) -> tuple[list[bytes], Tab
 
 
 def _reachable(step: Table) -> set[int]:
-    """The states that some sequence of texts leads to."""
+    """Return the states that some sequence of texts leads to."""
     found, new = {0}, {0}
     while new:
         new = {int(state) for state in np.unique(step[list(new)])} - found
@@ -213,7 +217,7 @@ def _reachable(step: Table) -> set[int]:
 
 
 def _run(step: Table, event: Table, texts: Sequence[bytes]) -> tuple[Table, Table]:
-    """What whole texts do to the automaton: final state, and the latest marker that is completed, each [states, texts]."""
+    """Return what whole texts do: the final state, and the latest marker that is completed, each [states, texts]."""
     lengths = np.array([len(text) for text in texts])
     order = np.argsort(-lengths, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])[order]

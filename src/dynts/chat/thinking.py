@@ -1,4 +1,4 @@
-"""Where thinking ends in a text; in token ids, `dynts.chat.scanner` finds it. Light: grading imports it in every process.
+"""Where thinking ends in a text; in token ids, `dynts.chat.scanner` finds it. Light: every grader imports it.
 
 Stored responses are in dynts' form: they begin within the thinking, and END closes it.
 """
@@ -49,8 +49,8 @@ class Parts(NamedTuple):
 class ReasoningSplit:
     """Splits at the think markers, however they are cut up.
 
-    Thinking begins in the prompt, or with a marker before any other text; what follows its end is the answer, further markers
-    included. No space is taken away but that before the opening marker.
+    Thinking begins in the prompt, or with a marker before any other text; what follows its end is the answer, further
+    markers included. No space is taken away but that before the opening marker.
 
     Args:
         thinks: whether the prompt ends within the thinking, see `dynts.chat.prompts.ChatPrompt`.

@@ -12,7 +12,7 @@ from dynts.chat.markers import END, START, ThinkFormat, find_format
 def hidden_tokens(
     tokenizer: PreTrainedTokenizerBase, end_tokens: Collection[int] = (), format: ThinkFormat | None = None
 ) -> frozenset[int]:
-    """Ids that a text leaves out: tokens that end a turn and special tokens, but for the think markers.
+    """Return the ids that a text leaves out: tokens that end a turn and special tokens, but for the think markers.
 
     Special are those that the tokenizer has a name for ("eos_token") and those that it only flags, such as Gemma's
     <end_of_turn>, which `all_special_ids` leaves out.
@@ -36,7 +36,14 @@ def decode_text(
     end_tokens: Collection[int] = (),
     format: ThinkFormat | None = None,
 ) -> str:
-    """The text of generated tokens; see `hidden_tokens` for what is left out."""
+    """Return the text of generated tokens.
+
+    Args:
+        tokenizer: the model's.
+        ids: the tokens.
+        end_tokens: see `hidden_tokens` for what is left out.
+        format: likewise.
+    """
     hidden = hidden_tokens(tokenizer, end_tokens, format)
     return str(tokenizer.decode([token for token in ids if token not in hidden], skip_special_tokens=False))
 
@@ -51,22 +58,22 @@ class TextWriter(TextStreamer):
         self.hidden = hidden_tokens(tokenizer, end_tokens, format)
 
     def put(self, value: torch.Tensor) -> None:
-        """Takes the prompt [1, tokens] first, then one token [1] at a time."""
+        """Write the prompt [1, tokens] first, then one token [1] at a time."""
         if value.dim() > 1 or int(value) not in self.hidden:
             super().put(value)
 
 
 def normalise(response: str, markers: ThinkFormat, thinks: bool | None = None) -> str:
-    """The response from just after the opening marker, with dynts' own closing marker.
+    """Return the response from just after the opening marker, with dynts' own closing marker.
 
-    A response that starts inside the thinking (DeepSeek-R1 opens it in the prompt) stays as it is. Only the opening marker
-    at the very start is dropped: further markers are left for the filters to find.
+    A response that starts inside the thinking (DeepSeek-R1 opens it in the prompt) stays as it is. Only the opening
+    marker at the very start is dropped: further markers are left for the filters to find.
 
     Args:
         response: what the model wrote.
         markers: how it writes its markers.
-        thinks: as in `dynts.chat.prompts.ChatPrompt`: False says that the prompt has closed the thinking, and all is the
-            answer.
+        thinks: as in `dynts.chat.prompts.ChatPrompt`: False says that the prompt has closed the thinking, and all is
+            the answer.
     """
     start = response.lstrip()
     if start.startswith(markers.start):
@@ -101,7 +108,12 @@ class ClosingWatch:
         self._lock = threading.Lock()
 
     def note(self, finished: bool, closed: bool) -> None:
-        """A sample: whether its turn was ended by the model, and whether its thinking was closed."""
+        """Count a sample.
+
+        Args:
+            finished: whether the model ended its turn.
+            closed: whether its thinking was closed.
+        """
         with self._lock:
             self.closed = self.closed or closed
             self.finished += finished
@@ -109,7 +121,7 @@ class ClosingWatch:
                 self._tell()
 
     def conclude(self) -> None:
-        """There are no more samples."""
+        """Say what there is to say when there are no more samples."""
         with self._lock:
             if 0 < self.finished < FIRST:
                 self._tell()

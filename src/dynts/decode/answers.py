@@ -55,14 +55,14 @@ class Answer:
         return self.stats.generated_tokens / self.seconds
 
     def print_json(self) -> None:
-        """One JSON object on one line of standard output."""
+        """Print one JSON object on one line of standard output."""
         row = asdict(self)
         stats = row.pop("stats")
         stats["compactions"] = [compaction._asdict() for compaction in self.stats.compactions]
         print(json.dumps({**row, **stats, "tokens_per_second": self.tokens_per_second}, ensure_ascii=False), flush=True)
 
     def print_stats(self) -> None:
-        """A few lines for people."""
+        """Print a few lines for people."""
         stats = self.stats
         end = "ended its turn" if self.finished else "stopped at the limit of new tokens"
         end = f"failed: {NOT_FINITE}" if self.failed else end
@@ -79,7 +79,7 @@ class Answer:
 
 
 def read_questions(path: str | Path) -> list[tuple[str, str]]:
-    """Ids and questions from JSON Lines: objects with `question` and an optional `id`; blank lines are skipped.
+    """Read ids and questions from JSON Lines: objects with `question` and an optional `id`; blank lines are skipped.
 
     Raises:
         DyntsError: the file is missing or empty, or a line is malformed; the message names file and line.

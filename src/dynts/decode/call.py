@@ -1,4 +1,4 @@
-"""A generate() call under a budget: what it will feed, and what a compressed cache cannot honour, refused beforehand."""
+"""A generate() call under a budget: what it will feed, and refusals of what a compressed cache cannot honour."""
 
 import copy
 from typing import TYPE_CHECKING, Any
@@ -51,8 +51,8 @@ class GenerateCall:
             tokenizer: for messages.
 
         Raises:
-            DyntsError: a continuation gives neither the whole conversation nor its whole attention mask, or the conversation
-                is not the one in the cache.
+            DyntsError: a continuation gives neither the whole conversation nor its whole attention mask, or the
+                conversation is not the one in the cache.
             UnsupportedError: the continuation is to be read in chunks, which this transformers cannot do.
         """
         fed, mask = cache.occupancy.columns, self.mask
@@ -65,14 +65,15 @@ class GenerateCall:
         covered = width if mask is None else mask.shape[1]
         if fed and self.config.prefill_chunk_size is not None and not CHUNKS_GO_ON:
             raise UnsupportedError(
-                f"transformers {transformers.__version__} begins again at the first token when it reads in chunks: continue "
-                "this cache without prefill_chunk_size, or use transformers 5.21 or newer"
+                f"transformers {transformers.__version__} begins again at the first token when it reads in chunks: "
+                "continue this cache without prefill_chunk_size, or use transformers 5.21 or newer"
             )
         if covered == fed + width and fed:
             return width
         if covered != width:
             raise DyntsError(
-                f"attention_mask covers {covered} tokens; expected {fed + width}: {fed} in the cache and {width} new ones"
+                f"attention_mask covers {covered} tokens; expected {fed + width}: {fed} in the cache and {width} new "
+                "ones"
             )
         if fed and self.embeds is None:
             self._check_same_conversation(main, cache, tokenizer)
@@ -117,7 +118,7 @@ class GenerateCall:
     def _check_same_conversation(
         self, ids: torch.Tensor, cache: BudgetCache, tokenizer: "PreTrainedTokenizerBase | None"
     ) -> None:
-        """Refuse a whole conversation whose tokens are not those in the cache, as far as both go; padding does not count.
+        """Refuse a whole conversation whose tokens are not those in the cache, as far as both go, padding aside.
 
         Args:
             ids: int64 [rows, columns].
@@ -144,11 +145,11 @@ class GenerateCall:
             return str(token) if tokenizer is None else f"{token} ({tokenizer.decode([token])!r})"
 
         raise DyntsError(
-            f"this is not the conversation in the cache: from token {column} of row {row} on they differ (counted from 0, "
-            f"padding included): {named(int(ids[row, column]))} here, {named(int(known[row, column]))} there. Chat templates "
-            "drop or rewrite earlier turns, thinking above all: pass the sequences that generate() returned and the new turn "
-            f"after them, or the new turn alone with an attention_mask that covers the {cache.occupancy.columns} tokens in "
-            "the cache too, or start without this cache"
+            f"this is not the conversation in the cache: from token {column} of row {row} on they differ (counted from "
+            f"0, padding included): {named(int(ids[row, column]))} here, {named(int(known[row, column]))} there. Chat "
+            "templates drop or rewrite earlier turns, thinking above all: pass the sequences that generate() returned "
+            "and the new turn after them, or the new turn alone with an attention_mask that covers the "
+            f"{cache.occupancy.columns} tokens in the cache too, or start without this cache"
         )
 
 
@@ -176,8 +177,8 @@ def _checked_config(model: PreTrainedModel, kwargs: dict[str, Any]) -> Generatio
         raise UnsupportedError("custom_generate is not supported under a budget: its loop may handle the cache itself")
     if "prepare_inputs_for_generation" in model.__dict__:
         raise UnsupportedError(
-            "another library has replaced this model's prepare_inputs_for_generation, as PEFT's prompt learning does, and may "
-            "bring keys that dynts does not know of: generate with the model as transformers loads it"
+            "another library has replaced this model's prepare_inputs_for_generation, as PEFT's prompt learning does, "
+            "and may bring keys that dynts does not know of: generate with the model as transformers loads it"
         )
     if config.use_cache is False:
         raise UnsupportedError("use_cache=False leaves nothing to compress: drop it")

@@ -1,7 +1,8 @@
-"""What a checkpoint's generation config asks for beyond sampling: followed as plain `generate` does, overridden, or refused.
+"""What a checkpoint's generation config asks for beyond sampling: followed, overridden or refused.
 
-`generate` itself follows penalties, suppressed tokens and lengths. Commands choose one token of each row at a time, so they
-override other kinds of search, and say so; they make text of what comes, so they override what else it would return.
+`generate` itself follows penalties, suppressed tokens and lengths. Commands choose one token of each row at a time, so
+they override other kinds of search, and say so; they make text of what comes, so they override what else it would
+return.
 """
 
 import copy
@@ -62,7 +63,8 @@ def check_checkpoint(model: PreTrainedModel) -> None:
     check_guidance(config)
     if not all(isinstance(text, str) and text for text in stop_strings(model)):
         raise UnsupportedError(
-            f"the checkpoint's generation config has stop_strings={config.stop_strings!r}: each must be a text, not empty"
+            f"the checkpoint's generation config has stop_strings={config.stop_strings!r}: each must be a text, not "
+            "empty"
         )
     _check_numbers(model, config)
     if asked := _set(config, _SEARCH):
@@ -94,21 +96,21 @@ def _check_numbers(model: PreTrainedModel, config: GenerationConfig) -> None:
 
 
 def check_guidance(config: GenerationConfig) -> None:
-    """Refuse classifier-free guidance, which reads every sequence a second time, into a cache of its own without a budget.
+    """Refuse classifier-free guidance, which reads every sequence again, into a cache of its own without a budget.
 
     Raises:
         UnsupportedError: the generation config asks for it.
     """
     if config.guidance_scale not in (None, 1):
         raise UnsupportedError(
-            f"guidance_scale={config.guidance_scale} runs the model a second time with a cache that has no budget: set it to "
-            "1, in the call or in the checkpoint's generation_config.json"
+            f"guidance_scale={config.guidance_scale} runs the model a second time with a cache that has no budget: set "
+            "it to 1, in the call or in the checkpoint's generation_config.json"
         )
 
 
 @contextmanager
 def plain_search(model: PreTrainedModel) -> Iterator[None]:
-    """Inside this context generate() sees a generation config without what commands override.
+    """Let generate() see, inside this context, a generation config without what commands override.
 
     Arguments of generate() would come too late: it looks at the checkpoint's settings for themselves first.
     """
@@ -125,19 +127,24 @@ def plain_search(model: PreTrainedModel) -> Iterator[None]:
 
 
 def stop_criteria(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> StopStringCriteria | None:
-    """What ends a row at one of the checkpoint's stop strings; None without any."""
+    """Return what ends a row at one of the checkpoint's stop strings; None without any.
+
+    Args:
+        model: with the checkpoint's generation config.
+        tokenizer: its tokenizer.
+    """
     strings = stop_strings(model)
     return StopStringCriteria(tokenizer, list(strings)) if strings else None
 
 
 def stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
-    """The checkpoint's stop strings."""
+    """Return the checkpoint's stop strings."""
     strings: Any = _generation_config(model).stop_strings or ()
     return (strings,) if isinstance(strings, str) else tuple(strings)
 
 
 def more_warpers(model: PreTrainedModel) -> LogitsProcessorList:
-    """Of a checkpoint's sampling settings those that commands have no option for; applied after top-p, in this order."""
+    """Return warpers of those sampling settings that commands have no option for; they follow top-p, in this order."""
     config = _generation_config(model)
     warpers = LogitsProcessorList()
     if config.min_p is not None:
@@ -163,7 +170,7 @@ def _generation_config(model: PreTrainedModel) -> GenerationConfig:
 
 
 def _set(config: GenerationConfig, plain: dict[str, Any]) -> dict[str, Any]:
-    """Settings with another value than the plain one."""
+    """Return the settings with another value than the plain one."""
     values = {name: getattr(config, name, None) for name in plain}
     return {name: value for name, value in values.items() if value is not None and value != plain[name]}
 

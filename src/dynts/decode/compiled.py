@@ -18,10 +18,10 @@ _ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends":
 
 @contextmanager
 def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
-    """Inside this context the decoder's steps on a cache of fixed shape run through `torch.compile`; all else as before.
+    """Let the decoder's steps on a cache of fixed shape run through `torch.compile` inside this context.
 
-    On CUDA a step is captured as a CUDA graph ("reduce-overhead"). On CPUs weights are packed once for thin products, which
-    takes as much memory again as the weights; weights that change afterwards are not noticed.
+    On CUDA a step is captured as a CUDA graph ("reduce-overhead"). On CPUs weights are packed once for thin products,
+    which takes as much memory again as the weights; weights that change afterwards are not noticed.
     """
     # these take seconds to import
     from torch._C._dynamo.eval_frame import reset_code
@@ -68,10 +68,10 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function with a code object of its own.
+    """Return the same function with a code object of its own.
 
-    torch.compile remembers its results by code object: what a context forgets at its end, because the weights may change, must
-    not be another's.
+    torch.compile remembers its results by code object: what a context forgets at its end, because the weights may
+    change, must not be another's.
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:

@@ -57,21 +57,21 @@ def compress(
     """Decode with a KV cache of fixed size: inside the returned context, `model.generate` evicts as it goes.
 
     Args:
-        model: a loaded decoder-only transformers model, on any device or several; or one with adapters of PEFT, which stay
-            active, and whose own `generate` is then under the budget too.
+        model: a loaded decoder-only transformers model, on any device or several; or one with adapters of PEFT, which
+            stay active, and whose own `generate` is then under the budget too.
         method: name of a method (`dynts.methods.METHODS`), or a configured one such as `SnapKV(granularity="native")`.
         config: budget, local window and retention ratio; the default is that of `CompressionConfig`. `full` ignores it.
-        predictor: importance predictor trained for this model; needed by `dynts`, `dynts-all` and `dynts-bottom`. It is moved
-            to the model's device. Any other callable from hidden states [tokens, hidden size] to scores [tokens] does for
-            `dynts`, unchecked.
+        predictor: importance predictor trained for this model; needed by `dynts`, `dynts-all` and `dynts-bottom`. It is
+            moved to the model's device. Any other callable from hidden states [tokens, hidden size] to scores [tokens]
+            does for `dynts`, unchecked.
         tokenizer: tells where thinking ends, and what separators are; the default is the tokenizer saved beside the
             model's weights, or in the folder's only GGUF file, if any. Nothing is downloaded.
-        markers: what opens and closes the thinking, as text or as token ids; the default comes from the tokenizer, then from
-            the predictor. Texts are found however they are cut into tokens. Without markers all generated tokens are treated
-            as thinking.
+        markers: what opens and closes the thinking, as text or as token ids; the default comes from the tokenizer, then
+            from the predictor. Texts are found however they are cut into tokens. Without markers all generated tokens
+            are treated as thinking.
         record: keep the positions that survive each compaction in `Session.kept_positions`.
-        compile: run decode steps at one fixed shape, all slots of the budget at a time, through `torch.compile`; on CUDA as
-            CUDA graphs. The first steps of a context then take a minute or more.
+        compile: run decode steps at one fixed shape, all slots of the budget at a time, through `torch.compile`; on
+            CUDA as CUDA graphs. The first steps of a context then take a minute or more.
 
     Raises:
         DyntsError: a wrong setting, a missing or unsuitable predictor.
@@ -90,8 +90,8 @@ def compress(
     scanner = scanner_of(tokenizer, markers, None if trained is None else trained.config.markers)
     if markers is not None and scanner is None and tokenizer is None:
         raise DyntsError(
-            f"markers={markers!r} need the tokenizer that writes them, and none lies beside the model: pass tokenizer=, or "
-            "token ids as ThinkMarkers"
+            f"markers={markers!r} need the tokenizer that writes them, and none lies beside the model: pass "
+            "tokenizer=, or token ids as ThinkMarkers"
         )
     return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, scanner, record, compile)
 
@@ -102,8 +102,8 @@ class Session:
     Attributes:
         stats: one `GenerationStats` per finished generate() call.
         kept_positions: with `record=True`, for every compaction the logical positions that survived: int64
-            [batch, kept], or [layers, batch, KV heads, kept] with native granularity, -1 for no token. Under tensor parallelism
-            those of this process's heads.
+            [batch, kept], or [layers, batch, KV heads, kept] with native granularity, -1 for no token. Under tensor
+            parallelism those of this process's heads.
     """
 
     def __init__(
@@ -164,7 +164,8 @@ class Session:
                 undo.callback(setattr, model.generation_config, "use_cache", False)
                 model.generation_config.use_cache = True
                 say_once(
-                    "dynts: the model's generation config says use_cache=False: overridden, there would be no cache to compress"
+                    "dynts: the model's generation config says use_cache=False: overridden, there would be no cache to "
+                    "compress"
                 )
             decoder = model.get_decoder()
             undo.callback(decoder.register_forward_pre_hook(self._before_forward, with_kwargs=True).remove)
@@ -183,7 +184,7 @@ class Session:
         self._undo.close()
 
     def new_cache(self) -> BudgetCache:
-        """An empty cache for one conversation (batch), which generate() makes itself where none is passed.
+        """Return an empty cache for one conversation (batch), which generate() makes itself where none is passed.
 
         Pass it to the model as `cache`, before transformers 5.24 as `past_key_values`.
         """
@@ -213,7 +214,7 @@ class Session:
         return output
 
     def _whole_call(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A call of the model or its decoder, hooks included. Forward passes in it count once the outermost has succeeded."""
+        """Run a call of the model or its decoder, hooks included. Its passes count once the outermost has succeeded."""
         if hasattr(self._running, "passes"):
             return call(*args, **kwargs)
         passes: list[ForwardPass] = []
@@ -264,7 +265,7 @@ def _set_attribute(model: torch.nn.Module, name: str, value: Any) -> None:
 
 
 def _tokenizer_beside(model: PreTrainedModel) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer saved with the model's weights, or in their GGUF file, from disk only; None if there is none."""
+    """Read the tokenizer beside the model's weights, or in their GGUF file, from disk only; None if there is none."""
     if not model.name_or_path:
         return None
     files = list(Path(model.name_or_path).glob("*.gguf"))
@@ -275,8 +276,8 @@ def _tokenizer_beside(model: PreTrainedModel) -> "PreTrainedTokenizerBase | None
     except (OSError, ValueError, KeyError):
         if files:
             warnings.warn(
-                f"no tokenizer found beside the GGUF files in {model.name_or_path}: dynts does not know where thinking ends "
-                "and takes answers for thinking; pass tokenizer= to compress",
+                f"no tokenizer found beside the GGUF files in {model.name_or_path}: dynts does not know where thinking "
+                "ends and takes answers for thinking; pass tokenizer= to compress",
                 stacklevel=3,
             )
         return None

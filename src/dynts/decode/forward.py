@@ -22,8 +22,8 @@ def forced_spans(
 ) -> Iterator[tuple[int, int]]:
     """Yield the parts of a finished text to feed one after another: the question, then up to each compaction at a time.
 
-    When a compaction is due follows from lengths alone, so the tokens between two of them can be fed together. After each
-    the cache holds what it would hold had `generate` written these tokens one by one, rounding aside.
+    When a compaction is due follows from lengths alone, so the tokens between two of them can be fed together. After
+    each the cache holds what it would hold had `generate` written these tokens one by one, rounding aside.
 
     Args:
         cache: a new cache of an entered session, for one row.

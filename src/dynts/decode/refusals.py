@@ -18,7 +18,7 @@ FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
 
 def without_wrapper(model: Any) -> Any:
-    """The transformers model in a wrapper of PEFT, whose adapters are part of its layers; any other model as it is.
+    """Return the transformers model in a wrapper of PEFT, whose adapters are part of its layers; any other as it is.
 
     Raises:
         UnsupportedError: the adapter is no part of the layers, but tokens that nobody wrote.
@@ -44,13 +44,17 @@ def check_training(model: PreTrainedModel) -> None:
     # transformers' own property has a name that changes with its version
     if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise UnsupportedError(
-            "gradient checkpointing drops the cache while a model is in training mode: call model.eval() before generating, "
-            "and model.train() afterwards"
+            "gradient checkpointing drops the cache while a model is in training mode: call model.eval() before "
+            "generating, and model.train() afterwards"
         )
 
 
 def check_model(model: PreTrainedModel, method: Method) -> None:
     """Refuse models whose decoding cannot be compressed exactly.
+
+    Args:
+        model: the model.
+        method: by which it is to decode.
 
     Raises:
         UnsupportedError: names the reason.
@@ -96,7 +100,8 @@ def check_first_pass(model: PreTrainedModel, cache: BudgetCache, shown: list[tup
     cached = dict(zip(cache.full_layers, cache.budget_layers, strict=True))
     if empty := [layer for layer, slots in cached.items() if not slots.is_initialized]:
         raise UnsupportedError(
-            f"layers {', '.join(map(str, empty))} of {name} cached nothing: the model does not use the cache that it is given"
+            f"layers {', '.join(map(str, empty))} of {name} cached nothing: the model does not use the cache that it "
+            "is given"
         )
     if cache.native and any(slots.keys.shape[1] != method.kv_heads for slots in cached.values()):
         heads = sorted({slots.keys.shape[1] for slots in cached.values()})
@@ -112,13 +117,17 @@ def check_first_pass(model: PreTrainedModel, cache: BudgetCache, shown: list[tup
     if method.reads_keys and any(cached[layer].keys.shape[1::2] != keys[1::2] for layer, keys in shown):
         others = [each for each, kind in METHODS.items() if not kind.reads_keys]
         raise UnsupportedError(
-            f"{name} caches compressed keys and expands them in every step, so method {type(method).__name__} cannot compute "
-            f"attention from what is cached: choose one of the methods {', '.join(others)}"
+            f"{name} caches compressed keys and expands them in every step, so method {type(method).__name__} cannot "
+            f"compute attention from what is cached: choose one of the methods {', '.join(others)}"
         )
 
 
 def check_compile(model: PreTrainedModel, method: Method) -> None:
     """Refuse what cannot be decoded at one fixed shape.
+
+    Args:
+        model: the model.
+        method: by which it is to decode.
 
     Raises:
         UnsupportedError: names the reason.
@@ -127,8 +136,8 @@ def check_compile(model: PreTrainedModel, method: Method) -> None:
         raise UnsupportedError("without a budget the cache has no fixed size: method 'full' cannot be compiled")
     if method.observes_attention:
         raise UnsupportedError(
-            f"method {type(method).__name__} looks at queries and keys as they come, which a compiled step does not show: "
-            "drop compile=True"
+            f"method {type(method).__name__} looks at queries and keys as they come, which a compiled step does not "
+            "show: drop compile=True"
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedError("offloaded weights come and go, which a compiled step cannot follow: drop compile=True")

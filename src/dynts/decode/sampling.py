@@ -27,7 +27,8 @@ class RowSampling(LogitsProcessor):
     """Chooses each row's next token and leaves no other possible, for greedy search to pick.
 
     Args:
-        samplings: of the rows: seed, temperature (0 is greedy), top-k and top-p, applied in that order, as in transformers.
+        samplings: of the rows: seed, temperature (0 is greedy), top-k and top-p, applied in that order, as in
+            transformers.
         device: of the logits.
         more: further warpers, applied after those.
     """
@@ -58,7 +59,7 @@ class RowSampling(LogitsProcessor):
         self.step = 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores [rows, vocabulary] that are -inf but for the chosen token."""
+        """Return scores [rows, vocabulary] that are -inf but for the chosen token."""
         chosen = scores.argmax(dim=-1, keepdim=True)
         for warpers, rows in self.groups:
             mass = warpers(input_ids, scores[rows].float()).softmax(dim=-1).cumsum(dim=-1)
@@ -83,7 +84,7 @@ class RowMinLength(LogitsProcessor):
         self.ends = sorted(end_tokens)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores [rows, vocabulary] in which rows that are too short have -inf for what would end them."""
+        """Return scores [rows, vocabulary] in which rows that are too short have -inf for what would end them."""
         short = input_ids.shape[1] - self.padding < self.length
         scores = scores.clone()  # type: ignore[assignment]
         scores[:, self.ends] = scores[:, self.ends].masked_fill(short, -torch.inf)
@@ -97,8 +98,8 @@ NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
 class FiniteRows(LogitsProcessor):
     """Notes the rows without a finite largest logit, for good, and gives them logits that can be drawn from.
 
-    It comes before all other processors. What such a row draws means nothing: whoever reads the tokens looks at `failed`, and
-    ends the row.
+    It comes before all other processors. What such a row draws means nothing: whoever reads the tokens looks at
+    `failed`, and ends the row.
 
     Args:
         rows: of the batch.
@@ -112,7 +113,7 @@ class FiniteRows(LogitsProcessor):
         self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores [rows, vocabulary], zero in the rows that failed."""
+        """Return scores [rows, vocabulary], zero in the rows that failed."""
         self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
         return scores.masked_fill(self.failed[:, None], 0.0)  # type: ignore[return-value]
 
@@ -133,7 +134,7 @@ class FailedRowsEnd(StoppingCriteria):
         self.finite = finite
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Which rows have ended."""
+        """Return which rows have ended: bool [rows]."""
         return self.finite.failed  # type: ignore[return-value]
 
 
@@ -145,7 +146,7 @@ def generate_rows(
     finite: FiniteRows,
     **options: Any,
 ) -> None:
-    """One call of `model.generate`, until the longest row ends; inside a `dynts.compress` context, under its budget.
+    """Call `model.generate` once, until the longest row ends; inside a `dynts.compress` context, under its budget.
 
     Args:
         model: a loaded model.
@@ -153,8 +154,8 @@ def generate_rows(
         prompts: token ids of each row.
         samplings: how to draw each row's tokens. All rows may go on until the largest `max_new_tokens` of them.
         finite: notes the rows that fail; whoever sees the tokens ends them.
-        options: further arguments of `generate`: stopping criteria, to see the tokens as they come; they have to know the
-            checkpoint's stop strings too (`dynts.decode.checkpoint`).
+        options: further arguments of `generate`: stopping criteria, to see the tokens as they come; they have to know
+            the checkpoint's stop strings too (`dynts.decode.checkpoint`).
     """
     width, device = max(map(len, prompts)), input_device(model)
     pad = tokenizer.pad_token_id

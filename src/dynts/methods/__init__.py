@@ -32,7 +32,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def resolve_method(method: str | Method) -> Method:
-    """The method of that name with its defaults, or the given one.
+    """Return the method of that name with its defaults, or the given one.
 
     Raises:
         DyntsError: there is no method of that name.

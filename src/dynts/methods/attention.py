@@ -20,8 +20,8 @@ class AttentionMethod(Method):
     """A method that scores tokens per layer and KV head.
 
     Args:
-        granularity: "native" keeps each layer and KV head its own tokens, as published; "shared" averages the scores over
-            layers and KV heads and keeps one set for all, as the DynTS release runs every method.
+        granularity: "native" keeps each layer and KV head its own tokens, as published; "shared" averages the scores
+            over layers and KV heads and keeps one set for all, as the DynTS release runs every method.
         protect_question: keep the question too.
     """
 
@@ -73,7 +73,8 @@ class ObservationWindowMethod(AttentionMethod):
     """A method that recomputes, at a compaction, the attention of the last queries to the cached keys.
 
     Args:
-        window: queries of the observation window. At most `local_window` are used, so that their own tokens always stay.
+        window: queries of the observation window. At most `local_window` are used, so that their own tokens always
+            stay.
         kernel: odd width of the max-pooling along the keys; 1 for none.
     """
 
@@ -95,7 +96,10 @@ class ObservationWindowMethod(AttentionMethod):
         self.how: list[dict[str, Any]] = [{} for _ in surroundings.layers]
 
     def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
-        """Remember the last queries: a reference per decode step, a copy of the last few of a question."""
+        """Remember the last queries: a reference per decode step, a copy of the last few of a question.
+
+        Arguments as in `Method`.
+        """
         self.how[layer] = {"scaling": how["scaling"], "softcap": how["softcap"]}
         kept = self.queries[layer]
         latest: Sequence[torch.Tensor]
@@ -132,7 +136,7 @@ class ObservationWindowMethod(AttentionMethod):
     def score_keys(
         self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        """Scores of the keys before the observation window.
+        """Score the keys before the observation window.
 
         Args:
             query: [batch, query heads, window, head size].

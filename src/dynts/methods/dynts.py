@@ -1,4 +1,4 @@
-"""DynTS: keep the thinking tokens that the importance predictor scores highest (arXiv 2601.18383), and its ablations."""
+"""DynTS: keep the thinking tokens that the importance predictor scores highest (arXiv 2601.18383); its ablations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,12 @@ SCORED_AT_ONCE = 4096
 def predicted_scores(
     predictor: Callable[..., torch.Tensor], hidden: torch.Tensor, native: bool = False
 ) -> torch.Tensor:
-    """The predictor's scores of hidden states [..., hidden size], a bounded number at a time.
+    """Return the predictor's scores, computed for a bounded number of tokens at a time.
+
+    Args:
+        predictor: maps hidden states [tokens, hidden size] to scores.
+        hidden: [..., hidden size].
+        native: whether each layer and KV head has a score of its own.
 
     Returns:
         float32 [...], or with `native` [..., layers, KV heads].
@@ -38,9 +43,9 @@ class DynTS(Method):
     Hidden states of generated tokens are buffered and scored in one batch when a compaction is due.
 
     Args:
-        granularity: "shared", the paper's: one set of tokens for all layers and heads. "native": each layer and KV head keeps
-            the tokens that it will need itself, by a predictor with a score for each. Scores then take 4 bytes for each token,
-            layer and KV head.
+        granularity: "shared", the paper's: one set of tokens for all layers and heads. "native": each layer and KV head
+            keeps the tokens that it will need itself, by a predictor with a score for each. Scores then take 4 bytes
+            for each token, layer and KV head.
         protect_question: keep the question too.
     """
 
@@ -63,20 +68,21 @@ class DynTS(Method):
         if predictor is None:
             name = type(self).__name__
             raise DyntsError(
-                f"method {name} needs an importance predictor: pass predictor=ImportancePredictor.from_pretrained(...), "
-                "train one with `dynts label` and `dynts train`, or choose a method without one, such as 'window'"
+                f"method {name} needs an importance predictor: pass "
+                "predictor=ImportancePredictor.from_pretrained(...), train one with `dynts label` and `dynts train`, "
+                "or choose a method without one, such as 'window'"
             )
         if self.granularity == "native" and not getattr(getattr(predictor, "config", None), "native", False):
             raise DyntsError(
-                "this predictor has one score for all layers and heads: train one with `dynts label --labels answer-native` "
-                "and `dynts train --label answer-native`, or use granularity 'shared'"
+                "this predictor has one score for all layers and heads: train one with `dynts label --labels "
+                "answer-native` and `dynts train --label answer-native`, or use granularity 'shared'"
             )
         self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores: list[torch.Tensor] = []
         self.unscored: list[torch.Tensor] = []
 
     def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
-        """Buffer hidden states of generated tokens; tokens of a question need no score."""
+        """Buffer hidden states of generated tokens; tokens of a question need no score. Arguments as in `Method`."""
         if generated:
             self.unscored.append(hidden)
         else:
@@ -85,7 +91,7 @@ class DynTS(Method):
             self.scores.append(torch.zeros(*hidden.shape[:2], *own))
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """The predictor's scores."""
+        """Return the predictor's scores."""
         self._score_buffer()
         # layers, and so hidden states, may lie on another device than the bookkeeping
         self.scores = [torch.cat([scores.to(slots.columns.device) for scores in self.scores], dim=1)]
@@ -108,8 +114,8 @@ class DynTS(Method):
 class DynTSAll(DynTS):
     """DynTS that scores every token and keeps none by rule but the local window.
 
-    Where the budget is small, the question and a growing answer leave little room for the thinking, though not all of their
-    tokens are needed to the end.
+    Where the budget is small, the question and a growing answer leave little room for the thinking, though not all of
+    their tokens are needed to the end.
 
     Args:
         granularity: see `DynTS`.
@@ -130,12 +136,12 @@ class DynTSAll(DynTS):
         super().begin(surroundings)
         if not getattr(getattr(surroundings.predictor, "config", None), "all_tokens", False):
             raise DyntsError(
-                "method dynts-all scores question and answer tokens, this predictor was trained on thinking tokens only: label "
-                "with `dynts label --all-tokens` and train another, or use method 'dynts'"
+                "method dynts-all scores question and answer tokens, this predictor was trained on thinking tokens "
+                "only: label with `dynts label --all-tokens` and train another, or use method 'dynts'"
             )
 
     def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
-        """Buffer the hidden states of generated tokens; a question is scored at once."""
+        """Buffer the hidden states of generated tokens; a question is scored at once. Arguments as in `Method`."""
         self.unscored.append(hidden)
         if not generated:
             self._score_buffer()
@@ -148,12 +154,12 @@ class DynTSBottom(DynTS):
     name: ClassVar[str] = "dynts-bottom"
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """The predictor's scores, negated."""
+        """Return the predictor's scores, negated."""
         return -super().score(slots)
 
 
 def random_scores(seed: int, positions: int, *sets: int) -> torch.Tensor:
-    """Return random scores of logical positions, the same on every machine, device and batch, and however many there are.
+    """Return random scores of logical positions, the same on every machine, device and batch, however many there are.
 
     Args:
         seed: chooses the scores.
@@ -183,6 +189,6 @@ class DynTSRandom(Method):
         check_count("seed", self.seed)
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """The random scores."""
+        """Return the random scores."""
         table = random_scores(self.seed, slots.history.positions().shape[1]).to(slots.columns.device)
         return table[slots.positions.clamp(min=0)]

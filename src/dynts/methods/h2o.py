@@ -21,8 +21,8 @@ ENTRIES_AT_ONCE = 1 << 24
 class H2O(AttentionMethod):
     """Attention received, summed over all decode steps, per KV head (mean over its query heads).
 
-    Each step's row is computed from that step's query. An evicted token's sum goes with it. Reading a question or a user
-    turn adds nothing.
+    Each step's row is computed from that step's query. An evicted token's sum goes with it. Reading a question or a
+    user turn adds nothing.
     """
 
     name: ClassVar[str] = "h2o"
@@ -32,7 +32,7 @@ class H2O(AttentionMethod):
         self.sums: list[torch.Tensor | None] = [None] * len(surroundings.layers)
 
     def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
-        """Add the attention row of a decode step, or the rows of several that are fed at a time."""
+        """Add the attention row of a decode step, or those of several fed at once. Arguments as in `Method`."""
         if not how["generated"]:
             return
         batch, _, slots, _ = key.shape
@@ -52,7 +52,7 @@ class H2O(AttentionMethod):
             first += rows.shape[2]
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """The sums."""
+        """Return the sums."""
 
         def score_layer(layer: int) -> torch.Tensor:
             sums, (batch, heads, used, _) = self.sums[layer], slots.all_keys[layer].shape
@@ -63,7 +63,7 @@ class H2O(AttentionMethod):
         return self.combine(score_layer, slots.columns.device)
 
     def compact(self, index: torch.Tensor, rows: torch.Tensor | None, before: int, live: torch.Tensor) -> None:
-        """Keep the sums of the kept slots, and start the freed ones from zero."""
+        """Keep the sums of the kept slots, and start the freed ones from zero. Arguments as in `Method`."""
         for layer, sums in enumerate(self.sums):
             if sums is None:
                 continue
@@ -77,5 +77,5 @@ class H2O(AttentionMethod):
 
 
 def _padded(sums: torch.Tensor, slots: int) -> torch.Tensor:
-    """Sums of that many slots; more are none but zeros."""
+    """Return sums of that many slots; more are none but zeros."""
     return torch.nn.functional.pad(sums, (0, slots - sums.shape[-1]))

@@ -1,4 +1,4 @@
-"""Random Attention: the question, a recent window, and of the rest a random subset for each KV head (arXiv 2609.03430)."""
+"""Random Attention: the question, a recent window, and a random subset for each KV head (arXiv 2609.03430)."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class Random(DynTSRandom):
     """Random scores. Answer tokens compete with all others, other than in the ablation of DynTS.
 
-    The paper keeps the prompt and draws uniformly at random within each head: granularity "native". Ours is when lots are
-    drawn: once for each position, layer and head. So they depend on neither batch nor order, and the kept tokens are at any
-    time a uniform sample of all that was read; fresh lots at every compaction would favour later tokens. The schedule is
-    that of all methods here.
+    The paper keeps the prompt and draws uniformly at random within each head: granularity "native". Ours is when lots
+    are drawn: once for each position, layer and head. So they depend on neither batch nor order, and the kept tokens
+    are at any time a uniform sample of all that was read; fresh lots at every compaction would favour later tokens. The
+    schedule is that of all methods here.
 
     Args:
         seed: chooses the scores. All rows of a batch share them.

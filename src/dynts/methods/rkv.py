@@ -34,7 +34,7 @@ class RKV(ObservationWindowMethod):
     def score_keys(
         self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        """float32 [batch, KV heads, slots]; arguments as in the base class."""
+        """Return attention less redundancy. Arguments and result as in the base class."""
         logits = attention_logits(query, key, scaling, softcap).amax(dim=2)
         hidden = ~masks.candidates[:, None, None]
         weights = logits.masked_fill(hidden, float("-inf")).softmax(dim=-1).masked_fill(hidden, 0.0)
@@ -44,7 +44,7 @@ class RKV(ObservationWindowMethod):
 
 
 def redundancy(key: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
-    """How much each key repeats others: softmax over keys of the mean cosine similarity to all keys.
+    """Return how much each key repeats others: softmax over keys of the mean cosine similarity to all keys.
 
     For each key the last one that is similar to it (above `SIMILAR`) is exempted, so that the latest of a group of
     repetitions is not held against itself. The similarity matrix is built a few rows at a time.

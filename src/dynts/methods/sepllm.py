@@ -18,7 +18,7 @@ SEPARATORS = (".", ",", "?", "!", ";", ":")
 
 
 def separator_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Ids of the tokens whose text is one of `SEPARATORS`, white space around it aside, and of the BOS token."""
+    """Return ids of the tokens whose text is one of `SEPARATORS`, white space around it aside, and of the BOS token."""
     ids = {tokenizer.bos_token_id} if tokenizer.bos_token_id is not None else set()
     for token in tokenizer.get_vocab().values():
         text = str(tokenizer.decode([token]))
@@ -62,7 +62,7 @@ class SepLLM(Method):
             self.separators = separator_ids(surroundings.tokenizer)
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """Three tiers, the latest first in each: initial tokens, separators, others."""
+        """Return three tiers, the latest first in each: initial tokens, separators, others."""
         positions = slots.positions
         separators = torch.tensor(self.separators, device=positions.device, dtype=positions.dtype)
         tier = torch.isin(slots.tokens, separators).float() + 2.0 * (positions < self.n_initial).float()

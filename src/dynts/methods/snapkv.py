@@ -22,7 +22,7 @@ class SnapKV(ObservationWindowMethod):
     def score_keys(
         self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        """float32 [batch, KV heads, slots]; arguments as in the base class."""
+        """Return the pooled mean attention. Arguments and result as in the base class."""
         weights = attention_weights(query, key, scaling, softcap, masks.candidates[:, None, None, None])
         asking = masks.asking[:, None, None, :, None]
         # rows that did not have so many tokens yet average over the queries they have

@@ -29,6 +29,6 @@ class StreamingLLM(Method):
         check_count("n_sink", self.n_sink)
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """The position, with the sinks above all."""
+        """Return the position, with the sinks above all."""
         positions = slots.positions
         return positions.float().masked_fill(positions < self.n_sink, float("inf"))

@@ -10,12 +10,12 @@ from dynts.predictor.config import PredictorConfig
 
 
 def has_option(method: Method, name: str) -> bool:
-    """Whether a method has a setting of that name."""
+    """Return whether a method has a setting. name: of the setting."""
     return name in {field.name for field in fields(method)}  # type: ignore[arg-type]
 
 
 def configure(method: Method, granularity: Granularity | None = None, protect_question: bool = False) -> Method:
-    """A method with the settings given.
+    """Return a method with the settings given.
 
     Args:
         method: as it is by default.
@@ -35,13 +35,13 @@ def configure(method: Method, granularity: Granularity | None = None, protect_qu
 
 
 def variants(name: str, granularities: Collection[Granularity], *, protect_question: bool) -> list[Method]:
-    """A method in each granularity, as far as it has one; methods without a choice come once, as they are.
+    """Return a method in each granularity, as far as it has one; methods without a choice come once, as they are.
 
     Args:
         name: of the method.
         granularities: "shared", "native" or both.
-        protect_question: keep the question where the method would not by itself. One that has another name when it does,
-            such as `window`, stays as it is.
+        protect_question: keep the question where the method would not by itself. One that has another name when it
+            does, such as `window`, stays as it is.
 
     Raises:
         DyntsError: there is no method of that name.
@@ -61,10 +61,10 @@ def scored_variants(
     *,
     protect_question: bool,
 ) -> list[tuple[Method, str | None]]:
-    """The same with the predictor that each scores by, None where it needs none; those that need one come with each.
+    """Return the same with the predictor that each scores by: None where it needs none, else each that serves it.
 
-    A predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for; one that was
-    trained on thinking tokens only does not serve a method that scores all tokens.
+    A predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for; one
+    that was trained on thinking tokens only does not serve a method that scores all tokens.
 
     Args:
         name: of the method.
@@ -81,8 +81,8 @@ def scored_variants(
     fit = {each: config for each, config in predictors.items() if config.all_tokens or not plain.scores_all_tokens}
     if not fit:
         raise DyntsError(
-            f"method {name!r} scores question and answer tokens, and no predictor given was trained on them: label with "
-            "`dynts label --all-tokens` and train one"
+            f"method {name!r} scores question and answer tokens, and no predictor given was trained on them: label "
+            "with `dynts label --all-tokens` and train one"
         )
     return [
         (method, each)

@@ -19,7 +19,7 @@ class Full(Method):
     evicts: ClassVar[bool] = False
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """Never asked: a full cache has no budget."""
+        """Refuse: a full cache has no budget, so nobody asks."""
         raise AssertionError("a full cache is never compacted")
 
 
@@ -36,7 +36,7 @@ class Window(Method):
     protect_question: bool = False
 
     def score(self, slots: "Slots") -> torch.Tensor:
-        """The position: later is better."""
+        """Return the position: later is better."""
         return slots.positions.float()
 
 

@@ -1,9 +1,9 @@
-"""dynts' attention function: decode steps without expanding KV heads, and a look at queries and keys while a model runs.
+"""dynts' attention function: decode steps that expand no KV heads, and a look at queries and keys as a model runs.
 
 transformers hands each layer's rotated queries and keys to a registered attention function
-(https://huggingface.co/docs/transformers/attention_interface). dynts registers one that shows them to an observer and then
-calls the function that the model would have called, so attention weights of a few rows can be recomputed without forcing
-eager attention, and the model's own output does not change.
+(https://huggingface.co/docs/transformers/attention_interface). dynts registers one that shows them to an observer and
+then calls the function that the model would have called, so attention weights of a few rows can be recomputed without
+forcing eager attention, and the model's own output does not change.
 """
 
 import sys
@@ -20,12 +20,12 @@ from dynts.errors import UnsupportedError
 OBSERVABLE = ("sdpa", "eager")
 _PREFIX = "dynts_"
 _NOT_GROUPED = ("softcap", "position_bias", "s_aux", "cache")
-"""What `grouped_step` does not compute: the model's own attention function does, or refuses. `cache` is a paged one, which
-transformers hands to attention functions up to 5.23."""
+"""What `grouped_step` does not compute: the model's own attention function does, or refuses. `cache` is a paged one,
+which transformers hands to attention functions up to 5.23."""
 
 
 def implementation_of(model: PreTrainedModel) -> str:
-    """The model's attention implementation, also while it is wrapped by `observed_attention`."""
+    """Return the model's attention implementation, also while it is wrapped by `observed_attention`."""
     return str(model.config._attn_implementation).removeprefix(_PREFIX)
 
 
@@ -53,7 +53,7 @@ def attention_weights(
     softcap: float | None = None,
     visible: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Softmax attention weights in float32, without expanding the KV heads to the query heads.
+    """Return softmax attention weights in float32, without expanding the KV heads to the query heads.
 
     Args:
         query: [batch, query heads, rows, head size].
@@ -76,7 +76,14 @@ def attention_weights(
 def attention_logits(
     query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None = None
 ) -> torch.Tensor:
-    """Scaled dot products in float32: [batch, KV heads, group, rows, keys]. Arguments as in `attention_weights`."""
+    """Return scaled dot products in float32: [batch, KV heads, group, rows, keys].
+
+    Args:
+        query: [batch, query heads, rows, head size].
+        key: [batch, KV heads, keys, head size].
+        scaling: factor on the dot products.
+        softcap: as in `attention_weights`.
+    """
     batch, query_heads, rows, head_size = query.shape
     heads = key.shape[1]
     grouped = query.reshape(batch, heads, (query_heads // heads) * rows, head_size)
@@ -137,8 +144,10 @@ def grouped_step(
     mask: torch.Tensor | None = None,
     scaling: float | None = None,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one new token a row. The query heads of a KV head stand for the queries of one attention, so that keys and
-    values are read once and never expanded.
+    """Return the attention of one new token a row.
+
+    The query heads of a KV head stand for the queries of one attention, so that keys and values are read once and never
+    expanded.
 
     Args:
         query: [batch, query heads, 1, head size].
@@ -162,7 +171,7 @@ def grouped_step(
 def _spelled_out(
     grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """The same as a formula: torch.compile makes faster kernels of it than sdpa has for CPUs, made for long queries."""
+    """Return the same by formula, of which torch.compile makes faster kernels than sdpa has for CPUs."""
     # a write to chosen rows keeps torch.compile from rotating the query anew for every key
     held = torch.empty_like(grouped).index_copy_(0, torch.arange(len(grouped)), grouped)
     logits = ((held.float() * scaling).unsqueeze(3) * key.float().unsqueeze(2)).sum(dim=-1)
@@ -172,7 +181,7 @@ def _spelled_out(
 
 
 def _masks_heads(mask: torch.Tensor | None) -> bool:
-    """Whether a model has made a mask or bias of its own for each head."""
+    """Return whether a model has made a mask or bias of its own for each head."""
     return mask is not None and mask.ndim == 4 and mask.shape[1] > 1
 
 
@@ -189,8 +198,8 @@ def _check_plain(module: Any, mask: torch.Tensor | None, kwargs: dict[str, Any])
     for what, present in others.items():
         if present:
             raise UnsupportedError(
-                f"{type(module).__name__} adds {what} to the softmax, from which dynts does not know the attention weights: "
-                "methods that do not look at attention, such as 'window', work with this model"
+                f"{type(module).__name__} adds {what} to the softmax, from which dynts does not know the attention "
+                "weights: methods that do not look at attention, such as 'window', work with this model"
             )
 
 
