@@ -115,6 +115,7 @@ def talk(
                 return model(input_ids=ids, attention_mask=mask, **{CACHE: cache}).logits[:, -1]
 
             logits.append(places.until_it_works(call, first, apart) if failing else call())
+            cache.check_integrity()
             return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
 
         first, mask = batch_of(random_tokens(3, 1), random_tokens(8, 2))

@@ -93,6 +93,7 @@ def converse(
             talk.tokens.append(out.sequences[:, ids.shape[1] :].tolist())
             talk.logits.append(torch.stack(out.logits, dim=1))
             ids, cache = out.sequences, out[CACHE]
+            cache.check_integrity()
             mask = torch.cat([mask, torch.ones(len(rows), new_tokens, dtype=torch.long)], dim=1)
     return talk
 

@@ -9,11 +9,6 @@ from dynts.methods import Method, resolve_method
 from dynts.predictor.config import PredictorConfig
 
 
-def has_option(method: Method, name: str) -> bool:
-    """Return whether a method has a setting. name: of the setting."""
-    return name in {field.name for field in fields(method)}  # type: ignore[arg-type]
-
-
 def configure(method: Method, granularity: Granularity | None = None, protect_question: bool = False) -> Method:
     """Return a method with the settings given.
 
@@ -29,29 +24,9 @@ def configure(method: Method, granularity: Granularity | None = None, protect_qu
     if protect_question:
         changes["protect_question"] = True  # type: ignore[assignment]
     for name in changes:
-        if not has_option(method, name):
+        if name not in _options(method):
             raise DyntsError(f"method {type(method).__name__} has no option {name}: drop it")
     return replace(method, **changes)  # type: ignore[type-var]
-
-
-def variants(name: str, granularities: Collection[Granularity], *, protect_question: bool) -> list[Method]:
-    """Return a method in each granularity, as far as it has one; methods without a choice come once, as they are.
-
-    Args:
-        name: of the method.
-        granularities: "shared", "native" or both.
-        protect_question: keep the question where the method would not by itself. One that has another name when it
-            does, such as `window`, stays as it is.
-
-    Raises:
-        DyntsError: there is no method of that name.
-    """
-    method = resolve_method(name)
-    if protect_question and has_option(method, "protect_question") and method.keeping_question is None:
-        method = configure(method, protect_question=True)
-    if not has_option(method, "granularity"):
-        return [method]
-    return [configure(method, granularity) for granularity in granularities]
 
 
 def scored_variants(
@@ -61,23 +36,32 @@ def scored_variants(
     *,
     protect_question: bool,
 ) -> list[tuple[Method, str | None]]:
-    """Return the same with the predictor that each scores by: None where it needs none, else each that serves it.
+    """Return a method in each granularity, with the predictor that it scores by: None where it needs none.
 
-    A predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for; one
-    that was trained on thinking tokens only does not serve a method that scores all tokens.
+    A method without a choice comes once, as it is; one that needs a predictor comes with each that serves it. A predictor
+    that has one score for all layers and heads serves shared granularity only, whatever is asked for; one that was trained
+    on thinking tokens only does not serve a method that scores all tokens.
 
     Args:
         name: of the method.
-        granularities: see `variants`.
+        granularities: "shared", "native" or both.
         predictors: by any name.
-        protect_question: see `variants`.
+        protect_question: keep the question where the method would not by itself. One that has another name when it
+            does, such as `window`, stays as it is.
 
     Raises:
         DyntsError: there is no method of that name, or none of the predictors serves it.
     """
     plain = resolve_method(name)
+    options = _options(plain)
+    if protect_question and "protect_question" in options and plain.keeping_question is None:
+        plain = configure(plain, protect_question=True)
+
+    def in_each(granularities: Collection[Granularity]) -> list[Method]:
+        return [configure(plain, each) for each in granularities] if "granularity" in options else [plain]
+
     if not plain.needs_predictor:
-        return [(method, None) for method in variants(name, granularities, protect_question=protect_question)]
+        return [(method, None) for method in in_each(granularities)]
     fit = {each: config for each, config in predictors.items() if config.all_tokens or not plain.scores_all_tokens}
     if not fit:
         raise DyntsError(
@@ -87,5 +71,10 @@ def scored_variants(
     return [
         (method, each)
         for each, config in fit.items()
-        for method in variants(name, granularities if config.native else ["shared"], protect_question=protect_question)
+        for method in in_each(granularities if config.native else ["shared"])
     ]
+
+
+def _options(method: Method) -> set[str]:
+    """Return the names of a method's settings."""
+    return {field.name for field in fields(method)}  # type: ignore[arg-type]
