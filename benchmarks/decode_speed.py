@@ -13,7 +13,7 @@ import torch
 from peer_engines import GatherEngine, HeldEngine
 from rich.console import Console
 
-from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
+from dynts.bench.engines import TimedDynTS, TimedEngine, TimedTransformers
 from dynts.bench.grid import Effort, measure
 from dynts.bench.machine import measure_machine
 from dynts.bench.profile import Work
@@ -28,15 +28,15 @@ SCHEDULE = CompressionConfig(budget=3000, local_window=1500, retention_ratio=0.4
 PROMPT, GENERATED = 128, 16_384
 
 
-def compared(eager: bool) -> list[Engine]:
+def compared(eager: bool) -> list[TimedEngine]:
     """The reference, the same engine without eviction, dynts plain and compiled, and what they are measured against."""
     model = random_model(SHAPE)
     predictor = ImportancePredictor.for_model(model).eval()
-    engines: list[Engine] = [
-        TransformersEngine("transformers, sdpa", model, "sdpa"),
-        DynTSEngine("dynts without eviction", model, SCHEDULE, "full"),
-        DynTSEngine("dynts", model, SCHEDULE, "dynts", predictor),
-        DynTSEngine("dynts, compiled", model, SCHEDULE, "dynts", predictor, compile=True),
+    engines: list[TimedEngine] = [
+        TimedTransformers("transformers, sdpa", model, "sdpa"),
+        TimedDynTS("dynts without eviction", model, SCHEDULE, "full"),
+        TimedDynTS("dynts", model, SCHEDULE, "dynts", predictor),
+        TimedDynTS("dynts, compiled", model, SCHEDULE, "dynts", predictor, compile=True),
         HeldEngine("held at the same lengths", model, SCHEDULE),
         GatherEngine("gather, sdpa", model, "sdpa", SCHEDULE),
     ]

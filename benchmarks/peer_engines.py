@@ -11,13 +11,13 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
-from dynts.bench.engines import Engine, TransformersEngine
+from dynts.bench.engines import TimedEngine, TimedTransformers
 from dynts.bench.machine import seconds
 from dynts.config import CompressionConfig
 from dynts.models.attention import observed_attention
 
 
-class GatherEngine(TransformersEngine):
+class GatherEngine(TimedTransformers):
     """transformers' cache, which concatenates every step; evicts by gathering the kept tokens of each layer.
 
     Scoring costs nothing here. The authors' release decodes with eager attention, kvpress and R-KV with sdpa.
@@ -78,7 +78,7 @@ class HeldLayer(CacheLayerMixin):
         return -1
 
 
-class HeldEngine(Engine):
+class HeldEngine(TimedEngine):
     """A plain cache held at a length without hooks, scores or evictions: what dynts' own work is measured against.
 
     Its schedule only says which lengths occur.

@@ -1,6 +1,7 @@
 """Imports point down: the levels below are the architecture (docs/architecture.md)."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,18 @@ def test_imports_point_down() -> None:
         and LEVEL[room(module)] >= LEVEL[room(place)]
     }
     assert not up, "these imports point up, or sideways: " + ", ".join(sorted(up))
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path.relative_to(ROOT).as_posix())
+    assert not {name: files for name, files in places.items() if len(files) > 1}
+
+
+def test_file_names_say_what_is_in_them() -> None:
+    names = Counter(path.name for path in ROOT.rglob("*.py"))
+    assert not {"row.py", "rows.py", "run.py", "utils.py", "helpers.py"} & names.keys()
+    assert names["report.py"] <= 1  # the command

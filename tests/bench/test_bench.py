@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 import dynts
 from command_line import run
 from decoding import cached_tokens, random_predictor
-from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
+from dynts.bench.engines import TimedDynTS, TimedEngine, TimedTransformers
 from dynts.bench.generation import generate
 from dynts.bench.grid import Effort, engines, measure
 from dynts.bench.machine import Machine, Stopwatch, measure_machine
@@ -62,7 +62,7 @@ def test_a_question_that_does_not_fit_is_refused() -> None:
         cache_lengths(60, 10, CONFIG)
 
 
-class Linear(Engine):
+class Linear(TimedEngine):
     """Steps take as many seconds as they attend to tokens."""
 
     @contextmanager
@@ -131,7 +131,7 @@ def test_rounds_alternate_and_keep_their_order(model: PreTrainedModel) -> None:
 
 def test_a_filled_cache_decodes_like_one_that_was_read(model: PreTrainedModel) -> None:
     """The bookkeeping of a filled cache is that of a generation: same lengths, positions and compactions."""
-    engine = DynTSEngine("dynts", model, CONFIG, "dynts", random_predictor())
+    engine = TimedDynTS("dynts", model, CONFIG, "dynts", random_predictor())
     with engine.running():
         cache = engine.new_cache()
         engine.fill(cache, 10, 38, 2)
@@ -148,7 +148,7 @@ def test_a_filled_cache_decodes_like_one_that_was_read(model: PreTrainedModel) -
 
 @pytest.mark.parametrize("method", ["dynts", "snapkv", "h2o", "rkv", "window"])
 def test_every_part_of_a_compaction_takes_time(model: PreTrainedModel, method: str) -> None:
-    engine = DynTSEngine(method, model, CompressionConfig(100, 40, 0.5), method, random_predictor())
+    engine = TimedDynTS(method, model, CompressionConfig(100, 40, 0.5), method, random_predictor())
     with engine.running():
         parts = engine.compaction(prompt=10, batch=2)
         again = engine.compaction(prompt=10, batch=2)
@@ -158,7 +158,7 @@ def test_every_part_of_a_compaction_takes_time(model: PreTrainedModel, method: s
 
 def test_transformers_engine_fills_and_restores(model: PreTrainedModel) -> None:
     before = model.config._attn_implementation
-    engine = TransformersEngine("eager", model, "eager")
+    engine = TimedTransformers("eager", model, "eager")
     with engine.running():
         assert model.config._attn_implementation == "eager"
         cache = engine.new_cache()

@@ -16,7 +16,7 @@ from dynts.chat.prompts import chat_prompt
 from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.demo import ask as asking
-from dynts.demo.trace_view import DOT, Trace
+from dynts.demo.trace_view import DOT, ShownTrace
 from dynts.errors import DyntsError
 from dynts.methods import Method, SnapKV, resolve_method
 from dynts.tiny.question import parse_question
@@ -131,7 +131,7 @@ def test_evictions_show_from_the_next_token_on(
 ) -> None:
     frames: list[tuple[int, set[int]]] = []
 
-    def recorded(traces: list[Trace], console: Console) -> Text:
+    def recorded(traces: list[ShownTrace], console: Console) -> Text:
         frames.append((len(traces[1].words), set(traces[1].evicted)))
         return Text()
 
@@ -151,7 +151,7 @@ def test_frames_are_few(
 ) -> None:
     drawn: list[None] = []
 
-    def counted(traces: list[Trace], console: Console) -> Text:
+    def counted(traces: list[ShownTrace], console: Console) -> Text:
         drawn.append(None)
         return Text()
 
@@ -180,7 +180,7 @@ def test_the_end_token_is_counted_but_not_shown(
     ],
 )
 def test_the_footer_says_whether_the_answer_is_right(written: str, verdict: str) -> None:
-    trace = Trace("compressed", ["<think>", *written.split()], 1)
+    trace = ShownTrace("compressed", ["<think>", *written.split()], 1)
     stats = GenerationStats(6, 12, [Compaction(9, 15, 10)], peak_tokens=15, peak_bytes=15 * 2048)
     assert asking.footer(trace, PROBLEM, stats, 12).splitlines() == [
         verdict,

@@ -5,22 +5,25 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from dynts.demo.trace_view import DOT, Trace, final_view, live_view, plain_view
+from dynts.demo.trace_view import DOT, ShownTrace, final_view, live_view, plain_view
 
 PROMPT = ["<user>", "a=", "3", "find", "b", ".", "<think>"]
 LINES = ["b:= a + a , so 6 .", "c:= b - a , done", "</think>", "c= 3 .", "c:= b - a .", r"\boxed{ ( 3 ) }"]
 WRITTEN = " ".join(LINES).split()
 
 
-def traces(evicted: set[int], copies: int = 1) -> list[Trace]:
+def traces(evicted: set[int], copies: int = 1) -> list[ShownTrace]:
     words = PROMPT + WRITTEN * copies
-    return [Trace("full cache", words, len(PROMPT)), Trace("compressed", words, len(PROMPT), evicted, "first\nsecond")]
+    return [
+        ShownTrace("full cache", words, len(PROMPT)),
+        ShownTrace("compressed", words, len(PROMPT), evicted, "first\nsecond"),
+    ]
 
 
 def test_steps_marker_answers_and_box_begin_lines() -> None:
     trace = traces(set())[0]
     assert [" ".join(trace.words[position] for position in step) for step in trace.steps()] == LINES
-    assert Trace("empty", PROMPT, len(PROMPT)).steps() == []
+    assert ShownTrace("empty", PROMPT, len(PROMPT)).steps() == []
 
 
 def test_plain_text_shows_the_question_again_when_it_was_evicted_from() -> None:
@@ -55,7 +58,7 @@ def test_the_live_view_fits_the_terminal_and_ends_with_the_newest_words(width: i
 def test_of_a_step_longer_than_the_terminal_the_end_is_shown() -> None:
     console = Console(file=StringIO(), width=60, height=20)
     words = [f"word{number}" for number in range(500)]
-    lines = console.render_lines(live_view([Trace("long", words, 0)], console))
+    lines = console.render_lines(live_view([ShownTrace("long", words, 0)], console))
     text = "".join(segment.text for line in lines for segment in line)
     assert "word499" in text
     assert "word0 " not in text

@@ -13,7 +13,7 @@ from browser import chromium, set_screen
 from dynts.config import CompressionConfig
 from dynts.traces.tokens import TokenizedTrace
 from dynts.traces.traces import Trace
-from dynts.view.data import Importance, TraceView
+from dynts.view.data import ShownImportance, TraceView
 from dynts.view.forced_decode import Eviction, KeptTokens
 from dynts.view.page import write_page
 
@@ -63,9 +63,9 @@ def long_view() -> TraceView:
     values = torch.rand(tokens.thinking_end - QUESTION, generator=generator)
     noisy = values + torch.rand(len(values), generator=generator)
     importances = [
-        Importance("true", "answer", values),
-        Importance("true", "future", values.square()),
-        Importance("predicted", "answer", noisy),
+        ShownImportance("true", "answer", values),
+        ShownImportance("true", "future", values.square()),
+        ShownImportance("predicted", "answer", noisy),
     ]
     trace = Trace("long", "?", "", "")
     return TraceView(trace, "made-up", tokens, texts, CONFIG, importances, methods)

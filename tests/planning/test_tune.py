@@ -16,8 +16,8 @@ from dynts.config import CompressionConfig, load_settings
 from dynts.evaluate.replay import replay
 from dynts.planning import replays
 from dynts.planning import tune as tuning
-from dynts.planning.frontier import Point, choose, frontier, total_variation
-from dynts.planning.replays import Row, Rows
+from dynts.planning.frontier import FrontierPoint, choose, frontier, total_variation
+from dynts.planning.replays import MeasuredReplay, MeasuredReplays
 from dynts.planning.tune import settings_grid
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -62,7 +62,7 @@ def test_rows_settings_and_frontier(tune: Command, traces: Path, tmp_path: Path)
     for trace in read_traces(traces)[:3]:
         tokens = tokenize_trace(tokenizer, trace)
         found = replay(session, tokens)
-        [row] = [row for row in rows if row["trace"] == trace.id and Row(**row).setting == config]
+        [row] = [row for row in rows if row["trace"] == trace.id and MeasuredReplay(**row).setting == config]
         assert row["kl"] == pytest.approx(float(found.kl.mean()))
         assert row["log_likelihood"] == pytest.approx(float(found.log_likelihood.mean()))
         assert row["loss"] == pytest.approx(float(found.loss.mean()))
@@ -106,7 +106,7 @@ def test_interrupted_and_cut_off_runs_continue(tune: Command, tmp_path: Path, mo
         code, _, err = tune(*GRID, *LAX)
     assert code == 0, err
     assert len(calls) == 6 + 12 - 4
-    rows = [Row(**json.loads(line)) for line in file.read_text().splitlines()]
+    rows = [MeasuredReplay(**json.loads(line)) for line in file.read_text().splitlines()]
     assert len({(row.trace, row.setting) for row in rows}) == len(rows) == 12
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_line_is_named_and_left_out(tmp_path: Path, caplog: pytest.Log
     whole = row("b", 20, 0.3, 0.04)
     lines = [{"trace": "a", "budget": 3}, {**asdict(whole), "retention_ratio": 7}, asdict(whole)]
     (tmp_path / "replays.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert list(Rows(tmp_path).found.values()) == [whole]
+    assert list(MeasuredReplays(tmp_path).found.values()) == [whole]
     assert "replays.jsonl, line 1 is damaged" in caplog.messages[0]
     assert "replays.jsonl, line 2 is damaged and left out (retention_ratio" in caplog.messages[1]
 
@@ -200,8 +200,10 @@ def test_grid() -> None:
     assert settings_grid([10], [0.2, 0.21], [0.5]) == [CompressionConfig(10, 2, 0.5)]  # the same after rounding
 
 
-def row(trace: str, budget: int, kl: float, thinking_loss: float, compactions: int = 1) -> Row:
-    return Row(trace, budget, 5, 0.4, 100, 50, 10, kl, -1.0, kl, thinking_loss, 30, budget, 20.0, compactions)
+def row(trace: str, budget: int, kl: float, thinking_loss: float, compactions: int = 1) -> MeasuredReplay:
+    return MeasuredReplay(
+        trace, budget, 5, 0.4, 100, 50, 10, kl, -1.0, kl, thinking_loss, 30, budget, 20.0, compactions
+    )
 
 
 def test_frontier_averages_the_traces_asked_for() -> None:
@@ -227,8 +229,8 @@ def test_total_variation_is_that_of_two_distributions() -> None:
     assert total_variation((p.log() - q.log())[drawn].tolist()) == pytest.approx(exact, abs=0.003)
 
 
-def point(budget: int, window: int, kl: float, thinking_loss: float) -> Point:
-    return Point(CompressionConfig(budget, window, 0.4), kl, 0.0, thinking_loss, 0.0, 0.5, 10.0, 3, 3)
+def point(budget: int, window: int, kl: float, thinking_loss: float) -> FrontierPoint:
+    return FrontierPoint(CompressionConfig(budget, window, 0.4), kl, 0.0, thinking_loss, 0.0, 0.5, 10.0, 3, 3)
 
 
 def test_the_rule() -> None:

@@ -152,7 +152,7 @@ class Pareto:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ParetoPoint:
     """Answers from one choice of tokens.
 
     Attributes:
@@ -170,7 +170,7 @@ class Point:
     high: float
 
 
-def curves(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[Point]]:
+def curves(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[ParetoPoint]]:
     """Points by curve, of at least one row of `Pareto.measure`."""
     found = {}
     for name in rows[0]["correct"]:
@@ -178,7 +178,7 @@ def curves(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[s
         cut = [sum(row["truncated"][name][at] for row in rows) for at in range(len(shares))]
         intervals = [wilson(correct, len(rows)) for correct in right]
         found[name] = [
-            Point(share, correct, truncated, interval.low, interval.high)
+            ParetoPoint(share, correct, truncated, interval.low, interval.high)
             for share, correct, truncated, interval in zip(shares, right, cut, intervals, strict=True)
         ]
     return found

@@ -22,7 +22,7 @@ _OBSERVED = 32
 """Steps before a compaction that is timed, so that methods which look at the latest queries have them."""
 
 
-class Engine(ABC):
+class TimedEngine(ABC):
     """A way to decode with one model.
 
     Args:
@@ -91,7 +91,7 @@ class Engine(ABC):
         return few.repeat(batch, 1, tokens // 64 + 1, 1)[:, :, :tokens]
 
 
-class TransformersEngine(Engine):
+class TimedTransformers(TimedEngine):
     """The full cache of transformers, as `generate` uses it by default.
 
     Args:
@@ -130,7 +130,7 @@ class TransformersEngine(Engine):
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
-class DynTSEngine(Engine):
+class TimedDynTS(TimedEngine):
     """dynts with a method.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 
-from dynts.bench.engines import Engine
+from dynts.bench.engines import TimedEngine
 from dynts.bench.machine import seconds
 from dynts.bench.profile import Work, in_rounds
 from dynts.cache.interface import CACHE
@@ -37,7 +37,9 @@ class Generation:
         return self.work.batch * self.work.generated / self.total_seconds
 
 
-def generate(engines: Sequence[Engine], work: Work, rounds: int, done: Callable[[], None]) -> list[list[Generation]]:
+def generate(
+    engines: Sequence[TimedEngine], work: Work, rounds: int, done: Callable[[], None]
+) -> list[list[Generation]]:
     """Greedy generation from random prompts, the same for all engines; one list a round.
 
     Args:
@@ -49,7 +51,7 @@ def generate(engines: Sequence[Engine], work: Work, rounds: int, done: Callable[
     return in_rounds(engines, rounds, lambda engine, number: _generate_once(engine, work, seed=number), done)
 
 
-def _generate_once(engine: Engine, work: Work, seed: int) -> Generation:
+def _generate_once(engine: TimedEngine, work: Work, seed: int) -> Generation:
     source = torch.Generator().manual_seed(seed)
     vocabulary = engine.model.config.vocab_size
     tokens = torch.randint(vocabulary, (work.batch, work.prompt), generator=source).to(engine.device)

@@ -6,11 +6,11 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from dynts.bench.engines import DynTSEngine, Engine, TransformersEngine
+from dynts.bench.engines import TimedDynTS, TimedEngine, TimedTransformers
 from dynts.bench.generation import generate
 from dynts.bench.machine import Machine
 from dynts.bench.profile import Work, profile
-from dynts.bench.summary import Row, summarize
+from dynts.bench.summary import EngineSummary, summarize
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor
 from dynts.methods import resolve_method
@@ -42,7 +42,7 @@ def engines(
     predictor: Predictor | None = None,
     eager: bool = True,
     compiled: bool = False,
-) -> list[Engine]:
+) -> list[TimedEngine]:
     """transformers' full cache, the reference first, then dynts with each method.
 
     Args:
@@ -53,27 +53,27 @@ def engines(
         eager: transformers with eager attention too.
         compiled: each method with compiled decode steps too, where that is possible.
     """
-    compared: list[Engine] = [TransformersEngine("transformers, sdpa", model, "sdpa")]
+    compared: list[TimedEngine] = [TimedTransformers("transformers, sdpa", model, "sdpa")]
     if eager:
-        compared.append(TransformersEngine("transformers, eager", model, "eager"))
+        compared.append(TimedTransformers("transformers, eager", model, "eager"))
     for name in methods:
         method = resolve_method(name)
         needed = None
         if method.needs_predictor:
             needed = predictor or ImportancePredictor.for_model(model).to(model.device, model.dtype).eval()
-        compared.append(DynTSEngine(name, model, schedule, method, needed))
+        compared.append(TimedDynTS(name, model, schedule, method, needed))
         if compiled and method.evicts and not method.observes_attention:
-            compared.append(DynTSEngine(f"{name}, compiled", model, schedule, method, needed, compile=True))
+            compared.append(TimedDynTS(f"{name}, compiled", model, schedule, method, needed, compile=True))
     return compared
 
 
 def measure(
-    compared: Sequence[Sequence[Engine]],
+    compared: Sequence[Sequence[TimedEngine]],
     works: Sequence[Work],
     effort: Effort,
     machine: Machine,
     done: Callable[[], None] = lambda: None,
-) -> Iterator[list[Row]]:
+) -> Iterator[list[EngineSummary]]:
     """Measure groups of engines on every piece of work.
 
     Args:

@@ -12,14 +12,17 @@ import numpy as np
 import psutil
 import torch
 
-from dynts.bench.engines import Engine
+from dynts.bench.engines import TimedEngine
 from dynts.cache.lengths import attended_tokens, cache_lengths
 
 Measured = TypeVar("Measured")
 
 
 def in_rounds(
-    engines: Sequence[Engine], rounds: int, measure: Callable[[Engine, int], Measured], done: Callable[[], None]
+    engines: Sequence[TimedEngine],
+    rounds: int,
+    measure: Callable[[TimedEngine, int], Measured],
+    done: Callable[[], None],
 ) -> list[list[Measured]]:
     """Every round measures each engine once, in alternating order, so that drift hits all alike.
 
@@ -103,7 +106,7 @@ class Profile:
 
 
 def profile(
-    engines: Sequence[Engine], work: Work, rounds: int, steps: int, points: int, done: Callable[[], None]
+    engines: Sequence[TimedEngine], work: Work, rounds: int, steps: int, points: int, done: Callable[[], None]
 ) -> list[list[Profile]]:
     """Measure engines side by side, one list of profiles a round.
 
@@ -118,7 +121,7 @@ def profile(
     return in_rounds(engines, rounds, lambda engine, _: profile_once(engine, work, steps, points), done)
 
 
-def profile_once(engine: Engine, work: Work, steps: int, points: int) -> Profile:
+def profile_once(engine: TimedEngine, work: Work, steps: int, points: int) -> Profile:
     """Measure one engine once. Call within `engine.running()`; arguments as in `profile`."""
     if engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(engine.device)

@@ -28,7 +28,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EngineSummary:
     """An engine on one piece of work.
 
     Attributes:
@@ -52,7 +52,7 @@ class Row:
     details: dict[str, Any]
 
 
-def summarize(rounds: Sequence[Sequence[Measured]], machine: Machine, cost: StepCost) -> list[Row]:
+def summarize(rounds: Sequence[Sequence[Measured]], machine: Machine, cost: StepCost) -> list[EngineSummary]:
     """One row an engine.
 
     Args:
@@ -65,7 +65,7 @@ def summarize(rounds: Sequence[Sequence[Measured]], machine: Machine, cost: Step
         runs = [found[index] for found in rounds]
         ratios = [found[index].tokens_per_second / found[0].tokens_per_second for found in rounds]
         rows.append(
-            Row(
+            EngineSummary(
                 engine=first.engine,
                 budget=first.budget,
                 batch=first.work.batch,

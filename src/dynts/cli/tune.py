@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dynts.config import CompressionConfig, Settings
-    from dynts.planning.frontier import Point
+    from dynts.planning.frontier import FrontierPoint
 
 Number = TypeVar("Number", int, float)
 
@@ -126,7 +126,7 @@ def tune(
 
 
 def _report(
-    points: "list[Point]",
+    points: "list[FrontierPoint]",
     tolerances: tuple[float, float],
     out: Path,
     settings_of: "Callable[[CompressionConfig], Settings]",

@@ -17,7 +17,7 @@ from dynts.chat.thinking import answer_of
 from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.decode.compress import Predictor, Session, compress
-from dynts.demo.trace_view import Trace, final_view, live_view, plain_view
+from dynts.demo.trace_view import ShownTrace, final_view, live_view, plain_view
 from dynts.errors import DyntsError
 from dynts.methods import Full
 from dynts.tiny.question import AskedProblem
@@ -61,7 +61,7 @@ def ask(
     methods = {"full cache": Full(), f"{arm.name(question=False)}, budget {config.budget}": arm.method}
     runs = [
         (
-            Trace(title, list(words), len(words)),
+            ShownTrace(title, list(words), len(words)),
             compress(model, method, config, arm.predictor, tokenizer=tokenizer, record=True),
         )
         for title, method in methods.items()
@@ -100,7 +100,7 @@ class _Watcher(BaseStreamer):
     """Adds the tokens of a run to its trace as they come, and notes which tokens before them have been evicted."""
 
     def __init__(
-        self, session: Session, trace: Trace, tokenizer: PreTrainedTokenizerBase, redraw: Callable[[], None]
+        self, session: Session, trace: ShownTrace, tokenizer: PreTrainedTokenizerBase, redraw: Callable[[], None]
     ) -> None:
         self.session = session
         self.trace = trace
@@ -141,7 +141,7 @@ class _Watcher(BaseStreamer):
         """Nothing is left to flush."""
 
 
-def footer(trace: Trace, problem: AskedProblem, stats: GenerationStats, cached: int) -> str:
+def footer(trace: ShownTrace, problem: AskedProblem, stats: GenerationStats, cached: int) -> str:
     """Lines about a finished run: its answer, and what it cost.
 
     Args:

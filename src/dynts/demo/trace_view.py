@@ -18,7 +18,7 @@ _LEAST_HEIGHT = 3  # a frame and one line
 
 
 @dataclass(slots=True)
-class Trace:
+class ShownTrace:
     """What one run has read and written so far.
 
     Args:
@@ -53,7 +53,7 @@ class Trace:
         return [range(start, end) for start, end in pairwise([*breaks, len(self.words)])]
 
 
-def live_view(traces: Sequence[Trace], console: Console) -> Group:
+def live_view(traces: Sequence[ShownTrace], console: Console) -> Group:
     """The question, if there is room, and the end of each trace, as high as the terminal.
 
     Args:
@@ -79,7 +79,7 @@ def live_view(traces: Sequence[Trace], console: Console) -> Group:
     return Group(*above, _arrange(panels, console.width))
 
 
-def final_view(traces: Sequence[Trace], width: int) -> Group:
+def final_view(traces: Sequence[ShownTrace], width: int) -> Group:
     """The question and all of each trace with its footer.
 
     Args:
@@ -93,7 +93,7 @@ def final_view(traces: Sequence[Trace], width: int) -> Group:
     return Group(_question_panel(traces[-1]), _arrange(panels, width))
 
 
-def plain_view(traces: Sequence[Trace]) -> str:
+def plain_view(traces: Sequence[ShownTrace]) -> str:
     """The same as text without any formatting, evicted words replaced by dots."""
     question = traces[-1]
     blocks = [f"question: {' '.join(question.words[: question.prompt_tokens])}"]
@@ -112,7 +112,7 @@ def plain_view(traces: Sequence[Trace]) -> str:
 class _Tail:
     """The last lines of a trace that fit."""
 
-    trace: Trace
+    trace: ShownTrace
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = options.height or options.max_height
@@ -124,7 +124,7 @@ class _Tail:
         yield from lines[-height:]
 
 
-def _question_panel(trace: Trace) -> Panel:
+def _question_panel(trace: ShownTrace) -> Panel:
     title, legend = f"question, {trace.prompt_tokens} tokens", "evicted tokens are dim"
     return Panel(_dimmed(trace, trace.prompt), title=Text(title), subtitle=Text(legend))
 
@@ -139,7 +139,7 @@ def _arrange(panels: list[Panel], width: int) -> RenderableType:
     return grid
 
 
-def _dimmed(trace: Trace, positions: range) -> Text:
+def _dimmed(trace: ShownTrace, positions: range) -> Text:
     line = Text()
     for position in positions:
         line.append(trace.words[position], "dim" if position in trace.evicted else None).append(" ")
@@ -147,5 +147,5 @@ def _dimmed(trace: Trace, positions: range) -> Text:
     return line
 
 
-def _dotted(trace: Trace, positions: range) -> str:
+def _dotted(trace: ShownTrace, positions: range) -> str:
     return " ".join(DOT if position in trace.evicted else trace.words[position] for position in positions)

@@ -16,7 +16,7 @@ from dynts.models.shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
+class ArmMetrics:
     """Figures of an arm.
 
     Attributes:
@@ -58,7 +58,7 @@ class Metrics:
     flops_per_step: float | None
 
 
-def summarize(arm: ArmResults, same: Same, shape: ModelShape | None) -> Metrics:
+def summarize(arm: ArmResults, same: Same, shape: ModelShape | None) -> ArmMetrics:
     """The figures of an arm.
 
     Args:
@@ -77,7 +77,7 @@ def summarize(arm: ArmResults, same: Same, shape: ModelShape | None) -> Metrics:
     asked = [sample.closed for sample in arm.samples if sample.closed is not None]
     flops = None if shape is None else _flops(arm, shape)
     steps = sum(sample.generated_tokens - 1 for sample in arm.samples)
-    return Metrics(
+    return ArmMetrics(
         questions=len(questions),
         samples=len(arm.samples),
         pass_at_1=mean_share(np.array([share_correct(samples) for samples in questions])),

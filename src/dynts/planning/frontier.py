@@ -7,11 +7,11 @@ from statistics import mean
 
 from dynts.config import CompressionConfig
 from dynts.evaluate.intervals import mean_and_error
-from dynts.planning.replays import Row
+from dynts.planning.replays import MeasuredReplay
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class FrontierPoint:
     """One setting over all traces, every trace counting alike.
 
     Attributes:
@@ -37,17 +37,19 @@ class Point:
     compacted: int
 
 
-def frontier(rows: Iterable[Row], grid: Sequence[CompressionConfig], traces: Sequence[str]) -> list[Point]:
+def frontier(
+    rows: Iterable[MeasuredReplay], grid: Sequence[CompressionConfig], traces: Sequence[str]
+) -> list[FrontierPoint]:
     """A point for each setting of the grid, over these traces; other rows are left out."""
     wanted = set(traces)
-    by_setting: dict[CompressionConfig, list[Row]] = {setting: [] for setting in grid}
+    by_setting: dict[CompressionConfig, list[MeasuredReplay]] = {setting: [] for setting in grid}
     for row in rows:
         if row.trace in wanted and row.setting in by_setting:
             by_setting[row.setting].append(row)
     return [_point(setting, found) for setting, found in by_setting.items()]
 
 
-def choose(points: Sequence[Point], tolerance: float, thinking_tolerance: float) -> Point | None:
+def choose(points: Sequence[FrontierPoint], tolerance: float, thinking_tolerance: float) -> FrontierPoint | None:
     """The smallest budget with a setting that is good enough; of several such settings the one with the least thinking loss.
 
     Args:
@@ -75,8 +77,8 @@ def total_variation(losses: Iterable[float]) -> float:
     return mean(1 - exp(-max(0.0, loss)) for loss in losses)
 
 
-def _point(setting: CompressionConfig, rows: Sequence[Row]) -> Point:
-    return Point(
+def _point(setting: CompressionConfig, rows: Sequence[MeasuredReplay]) -> FrontierPoint:
+    return FrontierPoint(
         setting,
         *mean_and_error([row.kl for row in rows]),
         *mean_and_error([row.thinking_loss for row in rows]),

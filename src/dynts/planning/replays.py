@@ -15,7 +15,7 @@ ROWS_FILE = "replays.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MeasuredReplay:
     """One trace under one setting; see `dynts.evaluate.replay.Replay`.
 
     Args:
@@ -63,16 +63,16 @@ class Row:
         return self.loss * self.answer_tokens + self.thinking_loss * self.thinking_tokens
 
 
-class Rows:
+class MeasuredReplays:
     """The rows of a folder, by trace and setting; one of a damaged line is measured again."""
 
     def __init__(self, folder: Path) -> None:
-        self.found: dict[tuple[str, CompressionConfig], Row] = {}
+        self.found: dict[tuple[str, CompressionConfig], MeasuredReplay] = {}
         self._journal = Journal(folder / ROWS_FILE)
         if self._journal.path.exists():
             self.found.update(read_journal(self._journal.path, _read))
 
-    def append(self, row: Row) -> None:
+    def append(self, row: MeasuredReplay) -> None:
         """Write one row through to the disk.
 
         Raises:
@@ -82,15 +82,15 @@ class Rows:
         self.found[row.trace, row.setting] = row
 
 
-def _read(values: dict[str, Any]) -> tuple[tuple[str, CompressionConfig], Row]:
-    row = Row(**values)
+def _read(values: dict[str, Any]) -> tuple[tuple[str, CompressionConfig], MeasuredReplay]:
+    row = MeasuredReplay(**values)
     return (row.trace, row.setting), row
 
 
 def measure(
     sessions: Mapping[CompressionConfig, Session],
     traces: Sequence[Selected],
-    rows: Rows,
+    rows: MeasuredReplays,
     done: Callable[[Selected, int], None],
 ) -> None:
     """Measure what the rows lack. The pass with the full cache is made once for each trace.
@@ -109,7 +109,7 @@ def measure(
             for setting in missing:
                 found = replay(sessions[setting], trace, full)
                 rows.append(
-                    Row(
+                    MeasuredReplay(
                         trace=identity,
                         budget=setting.budget,
                         local_window=setting.local_window,

@@ -18,8 +18,8 @@ from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.methods import Method
 from dynts.models import load_model, load_tokenizer
-from dynts.planning.frontier import Point, frontier
-from dynts.planning.replays import Rows, measure
+from dynts.planning.frontier import FrontierPoint, frontier
+from dynts.planning.replays import MeasuredReplays, measure
 from dynts.predictor.model import ImportancePredictor
 from dynts.store.lock import hold
 from dynts.store.manifest import check_settings, settle
@@ -114,7 +114,7 @@ class TuneSpec:
         }
 
 
-def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[Point]:
+def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[FrontierPoint]:
     """Replay the traces under every setting; the same call on the same folder continues, also with other settings to try.
 
     Args:
@@ -147,7 +147,7 @@ def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[P
             display.update(tally)
 
         check_settings(out, spec.settings(sets), MADE_BY)
-        rows = Rows(out)
+        rows = MeasuredReplays(out)
         if any((trace.trace.id, setting) not in rows.found for trace in traces for setting in grid):
             model, _ = load_model(spec.source)
             markers = spec.source.chat.format(tokenizer)

@@ -11,7 +11,7 @@ from dynts.evaluate.metrics import by_question
 from dynts.methods import DynTS
 from dynts.models.costs import flops_by_length
 from dynts.report.figures import SMALL, WIDTH, Look
-from dynts.report.groups import Entry, Group, describe_config, shared_config
+from dynts.report.groups import EvaluatedArm, Group, describe_config, shared_config
 
 _DODGE = 0.004
 
@@ -67,7 +67,7 @@ def draw_budgets(group: Group, looks: Mapping[str, Look]) -> Figure | None:
     return figure
 
 
-def at_budget(entries: Sequence[Entry], budget: int) -> list[Entry]:
+def at_budget(entries: Sequence[EvaluatedArm], budget: int) -> list[EvaluatedArm]:
     """The entries of a budget that share the commonest window and ratio."""
     there = [entry for entry in entries if entry.config is not None and entry.config.budget == budget]
     common = shared_config(there)
@@ -134,7 +134,7 @@ def draw_cost(group: Group, looks: Mapping[str, Look]) -> tuple[str, Figure] | N
     return problem, figure
 
 
-def _one_method(group: Group) -> list[Entry]:
+def _one_method(group: Group) -> list[EvaluatedArm]:
     """One entry of each of the largest budgets of a method, dynts if it is there."""
     first = next((entry for entry in group.compressed if entry.arm.kind is DynTS), group.compressed[0])
     mine = [entry for entry in group.compressed if entry.method == first.method]

@@ -9,7 +9,7 @@ from dynts.evaluate.intervals import Estimate
 from dynts.evaluate.metrics import tokens_per_second
 from dynts.evaluate.paired import Comparison, compare, holm
 from dynts.evaluate.results import ArmResults
-from dynts.report.groups import Entry, Group, missing_samples
+from dynts.report.groups import EvaluatedArm, Group, missing_samples
 from dynts.report.tables import markdown_table, terminal_table
 
 _COLUMNS = (
@@ -78,12 +78,12 @@ def against_best(group: Group) -> Adjusted:
     return found
 
 
-def _family(entries: Sequence[Entry], other: Entry) -> Adjusted:
+def _family(entries: Sequence[EvaluatedArm], other: EvaluatedArm) -> Adjusted:
     comparisons = list(_compared(entries, other))
     return list(zip(comparisons, holm([each.p for each in comparisons]), strict=True))
 
 
-def _compared(entries: Sequence[Entry], other: Entry) -> Iterator[Comparison]:
+def _compared(entries: Sequence[EvaluatedArm], other: EvaluatedArm) -> Iterator[Comparison]:
     answered = {sample.problem_id for sample in other.arm.samples}
     for entry in entries:
         # arms that have only begun may share no question
@@ -141,7 +141,7 @@ def with_prefix(value: float) -> str:
     return f"{value / size:.3g} {prefix}".strip()
 
 
-def _accuracy_cells(entry: Entry, most: int) -> list[str]:
+def _accuracy_cells(entry: EvaluatedArm, most: int) -> list[str]:
     metrics = entry.metrics
     missing = missing_samples(entry.arm)
     several = [f"{metrics.pass_at[most]:.3f}", f"{metrics.maj_at[most]:.3f}"] if most > 1 else []

@@ -8,34 +8,34 @@ from pathlib import Path
 from rich.table import Table
 
 from dynts.bench.machine import Machine
-from dynts.bench.summary import Row
+from dynts.bench.summary import EngineSummary
 from dynts.report.tables import markdown_table, terminal_table
 
 _COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
 _STEP_COLUMNS = ("first\nms", "last\nms", "over\nfloor", "evict-\ning")
 
 
-def bench_table(rows: Sequence[Row]) -> Table:
+def bench_table(rows: Sequence[EngineSummary]) -> Table:
     """A table for the terminal."""
     return terminal_table(_columns(rows), map(_cells, rows))
 
 
-def bench_markdown(rows: Sequence[Row]) -> str:
+def bench_markdown(rows: Sequence[EngineSummary]) -> str:
     """The same table in Markdown."""
     return markdown_table([name.replace("-\n", "").replace("\n", " ") for name in _columns(rows)], map(_cells, rows))
 
 
-def bench_json(rows: Sequence[Row], machine: Machine, prompt: int) -> str:
+def bench_json(rows: Sequence[EngineSummary], machine: Machine, prompt: int) -> str:
     """Everything that was measured. prompt: tokens of each question."""
     record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in rows]}
     return json.dumps(record, indent=1) + "\n"
 
 
-def _columns(rows: Sequence[Row]) -> tuple[str, ...]:
+def _columns(rows: Sequence[EngineSummary]) -> tuple[str, ...]:
     return (*_COLUMNS, *_STEP_COLUMNS) if rows[0].details else _COLUMNS
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: EngineSummary) -> list[str]:
     cells = [
         row.engine,
         "" if row.budget is None else f"{row.budget}",
@@ -56,7 +56,7 @@ def _cells(row: Row) -> list[str]:
     return cells
 
 
-def draw_steps(rows: Sequence[Row], path: Path) -> None:
+def draw_steps(rows: Sequence[EngineSummary], path: Path) -> None:
     """Draw the rows of profile mode, one panel a batch size; the ending of `path` chooses the format."""
     from matplotlib.figure import Figure
 

@@ -18,7 +18,15 @@ from dynts.evaluate.voting import AnswerComparison
 from dynts.grading.grader import Grader
 from dynts.report.arm_figures import draw_budgets, draw_cost, draw_grids, draw_summary
 from dynts.report.figures import Look, looks, save_figure
-from dynts.report.groups import Entry, Group, comparable, describe_config, find_model, missing_samples, shared_config
+from dynts.report.groups import (
+    EvaluatedArm,
+    Group,
+    comparable,
+    describe_config,
+    find_model,
+    missing_samples,
+    shared_config,
+)
 from dynts.report.page import Picture, page
 from dynts.store.files import write_text_whole, writing_to
 
@@ -53,7 +61,7 @@ def _of_arm(arm: ArmResults) -> dict[str, Any]:
     }
 
 
-def _arm_row(group: Group, entry: Entry) -> dict[str, Any]:
+def _arm_row(group: Group, entry: EvaluatedArm) -> dict[str, Any]:
     row = _of_arm(entry.arm)
     row |= {f"sampling_{name}": value for name, value in entry.arm.manifest["settings"].get("sampling", {}).items()}
     row |= {"group": group.slug, "missing_samples": missing_samples(entry.arm)}
@@ -121,7 +129,7 @@ def group_arms(arms: Sequence[ArmResults], done: Callable[[], object] = lambda: 
             model = find_model(each[0].manifest["settings"])
             entries = []
             for arm in each:
-                entries.append(Entry(arm, summarize(arm, same, None if model is None else model.shape)))
+                entries.append(EvaluatedArm(arm, summarize(arm, same, None if model is None else model.shape)))
                 done()
             name = f"{slug}-{numbers[slug]}" if repeated[slug] > 1 else slug
             groups.append(Group(each[0].benchmark, name, model, entries))

@@ -10,7 +10,7 @@ import torch
 
 from dynts.config import CompressionConfig, ModelSource
 from dynts.errors import DyntsError
-from dynts.evaluate.metrics import Metrics
+from dynts.evaluate.metrics import ArmMetrics
 from dynts.evaluate.results import ArmResults
 from dynts.methods import METHODS, Method
 from dynts.models import load_config, parse_dtype
@@ -48,11 +48,11 @@ _OF_AN_ARM = ("method", "label", "config", "predictor", "predictor_files")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class EvaluatedArm:
     """An arm with its figures."""
 
     arm: ArmResults
-    metrics: Metrics
+    metrics: ArmMetrics
 
     @property
     def method(self) -> str:
@@ -79,15 +79,15 @@ class Group:
     benchmark: str
     slug: str
     model: Model | None
-    entries: list[Entry]
+    entries: list[EvaluatedArm]
 
     @property
-    def full(self) -> Entry | None:
+    def full(self) -> EvaluatedArm | None:
         """The full cache, if it was evaluated."""
         return next((entry for entry in self.entries if entry.config is None), None)
 
     @property
-    def compressed(self) -> list[Entry]:
+    def compressed(self) -> list[EvaluatedArm]:
         """The entries with a budget."""
         return [entry for entry in self.entries if entry.config is not None]
 
@@ -118,7 +118,7 @@ def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
     return [found[key] for key in sorted(found)]
 
 
-def shared_config(entries: Sequence[Entry]) -> CompressionConfig:
+def shared_config(entries: Sequence[EvaluatedArm]) -> CompressionConfig:
     """The budget, window and ratio that most entries have; of several the one with the largest budget.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dynts.analyze.measure import Row
-from dynts.analyze.pareto import PREDICTED, TRUE, Point
+from dynts.analyze.pareto import PREDICTED, TRUE, ParetoPoint
 from dynts.report.tables import markdown_table
 
 _COLORS = {
@@ -21,7 +21,7 @@ _COLORS = {
 }
 
 
-def pareto_record(found: dict[str, list[Point]], rows: Sequence[Row], source: dict[str, Any]) -> dict[str, Any]:
+def pareto_record(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source: dict[str, Any]) -> dict[str, Any]:
     """All numbers, for JSON. source: what was analysed."""
     return {
         "source": source,
@@ -31,7 +31,7 @@ def pareto_record(found: dict[str, list[Point]], rows: Sequence[Row], source: di
     }
 
 
-def pareto_page(found: dict[str, list[Point]], rows: Sequence[Row], source: dict[str, Any]) -> list[str]:
+def pareto_page(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source: dict[str, Any]) -> list[str]:
     """Paragraphs in Markdown, the title first."""
     total = len(rows)
     columns = ("kept", *found)
@@ -55,7 +55,7 @@ def pareto_page(found: dict[str, list[Point]], rows: Sequence[Row], source: dict
     ]
 
 
-def draw_pareto(found: dict[str, list[Point]], traces: int) -> Figure:
+def draw_pareto(found: dict[str, list[ParetoPoint]], traces: int) -> Figure:
     """Accuracy against the share of thinking tokens that is kept, with 95% intervals."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -72,5 +72,5 @@ def draw_pareto(found: dict[str, list[Point]], traces: int) -> Figure:
     return figure
 
 
-def _percent(point: Point) -> str:
+def _percent(point: ParetoPoint) -> str:
     return f"{100 * point.share:g}%"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from dynts.planning.frontier import Point
+from dynts.planning.frontier import FrontierPoint
 from dynts.report.tables import markdown_table, terminal_table
 
 _COLUMNS = (
@@ -14,12 +14,12 @@ _COLUMNS = (
 )
 
 
-def frontier_table(points: Sequence[Point], chosen: Point | None) -> Table:
+def frontier_table(points: Sequence[FrontierPoint], chosen: FrontierPoint | None) -> Table:
     """A table for the terminal; the chosen setting has a star."""
     return terminal_table(_COLUMNS, (_cells(point, point is chosen) for point in points))
 
 
-def frontier_markdown(points: Sequence[Point], chosen: Point | None) -> str:
+def frontier_markdown(points: Sequence[FrontierPoint], chosen: FrontierPoint | None) -> str:
     """The same in Markdown."""
     return markdown_table(
         [name.replace("\n", " ") for name in _COLUMNS], (_cells(point, point is chosen) for point in points)
@@ -27,7 +27,11 @@ def frontier_markdown(points: Sequence[Point], chosen: Point | None) -> str:
 
 
 def draw_frontier(
-    points: Sequence[Point], chosen: Point | None, tolerance: float, thinking_tolerance: float, path: Path
+    points: Sequence[FrontierPoint],
+    chosen: FrontierPoint | None,
+    tolerance: float,
+    thinking_tolerance: float,
+    path: Path,
 ) -> None:
     """Draw both losses against the budget and the tokens that a step attends to; the ending of `path` chooses the format."""
     from matplotlib.figure import Figure
@@ -38,7 +42,7 @@ def draw_frontier(
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     sizes = ("budget", "cached tokens of a step")
     ratios = sorted({point.setting.retention_ratio for point in points})
-    losses: tuple[tuple[str, Callable[[Point], float], float], ...] = (
+    losses: tuple[tuple[str, Callable[[FrontierPoint], float], float], ...] = (
         ("KL of an answer token, nats", lambda point: point.kl, tolerance),
         ("loss of a thinking token, nats", lambda point: point.thinking_loss, thinking_tolerance),
     )
@@ -59,11 +63,11 @@ def draw_frontier(
     save_figure(figure, path)
 
 
-def _size(point: Point, name: str) -> float:
+def _size(point: FrontierPoint, name: str) -> float:
     return point.setting.budget if name == "budget" else point.mean_tokens
 
 
-def _cells(point: Point, chosen: bool) -> list[str]:
+def _cells(point: FrontierPoint, chosen: bool) -> list[str]:
     setting = point.setting
     return [
         f"{setting.budget}{' *' if chosen else ''}",

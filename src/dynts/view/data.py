@@ -48,7 +48,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Importance:
+class ShownImportance:
     """One way to say how important the thinking tokens are.
 
     Attributes:
@@ -81,7 +81,7 @@ class TraceView:
     tokens: TokenizedTrace
     texts: list[str]
     config: CompressionConfig
-    importances: list[Importance]
+    importances: list[ShownImportance]
     kept: list[KeptTokens]
 
 
@@ -126,9 +126,10 @@ def view_trace(
     progress("labels", 0, 1)
     labelled = label_trace(model, tokens, SHARED_LABELS, future_window=future_window)
     progress("labels", 1, 1)
-    importances = [Importance("true", label, values.cpu()) for label, values in labelled.labels.items()]
+    importances = [ShownImportance("true", label, values.cpu()) for label, values in labelled.labels.items()]
     importances += [
-        Importance("predicted", label, _score(predictor, labelled.hidden)) for label, predictor in predictors.items()
+        ShownImportance("predicted", label, _score(predictor, labelled.hidden))
+        for label, predictor in predictors.items()
     ]
     kept = [
         forced_decode(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dynts.store.files import write_text_whole
 from dynts.training.metrics import trace_metrics
 from dynts.training.transforms import transform_labels
-from dynts.view.data import Importance, TraceView
+from dynts.view.data import ShownImportance, TraceView
 from dynts.view.forced_decode import KeptTokens
 
 _SCRIPTS = ("cache.js", "text.js", "chart.js", "details.js", "main.js")
@@ -70,7 +70,7 @@ def page_data(view: TraceView) -> dict[str, Any]:
     }
 
 
-def _importance(importance: Importance, everything: list[Importance]) -> dict[str, Any]:
+def _importance(importance: ShownImportance, everything: list[ShownImportance]) -> dict[str, Any]:
     """Values, and in whole percent how many of the trace's thinking tokens rank no higher (0: no value)."""
     values = importance.values.numpy()
     percent = np.ceil(100 * transform_labels(values, "rank"))
