@@ -8,6 +8,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -48,12 +49,25 @@ def command(*options: str) -> list[str]:
     return [sys.executable, "-m", "dynts", "serve", "some/model", "--predictor", PREDICTOR, *options]
 
 
-@pytest.mark.parametrize("engine", ["vllm", "auto"])
-def test_what_vllm_is_given(environment: dict[str, str], tmp_path: Path, engine: str) -> None:
-    options = ["--budget", "3000", "--local-window", "1500", "--retention-ratio", "0.3", "--engine", engine]
-    options += ["--port", "9000", "--api-key", "sesame", "--dtype", "float32", "--", "--max-model-len", "4096"]
-    done = subprocess.run(command(*options), env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_what_vllm_is_given_and_its_signals_and_exit_code(environment: dict[str, str], tmp_path: Path) -> None:
+    options = ["--budget", "3000", "--local-window", "1500", "--retention-ratio", "0.3"]
+    options += [
+        "--port",
+        "9000",
+        "--api-key",
+        "sesame",
+        "--dtype",
+        "float32",
+        "--",
+        "--max-model-len",
+        "4096",
+        "--stay",
+    ]
+    words = [sys.executable, "-m", "dynts", "serve", "some/model", "--predictor", PREDICTOR, *options]
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "given.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
     given = json.loads((tmp_path / "given.json").read_text())
     assert given["arguments"] == [
         "--model",
@@ -64,6 +78,7 @@ def test_what_vllm_is_given(environment: dict[str, str], tmp_path: Path, engine:
         "--dtype=float32",
         "--max-model-len",
         "4096",
+        "--stay",
     ]
     assert given["environment"] == {
         "DYNTS_PREDICTOR": PREDICTOR,
@@ -72,15 +87,6 @@ def test_what_vllm_is_given(environment: dict[str, str], tmp_path: Path, engine:
         "DYNTS_RETENTION_RATIO": "0.3",
         "VLLM_API_KEY": "sesame",
     }
-
-
-def test_signals_and_the_exit_code_are_vllms(environment: dict[str, str], tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command("--engine", "vllm", "--", "--stay"), env=environment, stdout=subprocess.PIPE, text=True
-    )
-    while not (tmp_path / "given.json").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
     time.sleep(0.2)  # its handler comes a moment after the file
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=30)
@@ -89,27 +95,39 @@ def test_signals_and_the_exit_code_are_vllms(environment: dict[str, str], tmp_pa
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed in this environment")
-def test_a_vllm_of_another_environment_is_not_taken(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_vllm_of_another_environment_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("dynts.engines.vllm.server.os.execve", lambda *_: pytest.fail("vLLM was started"))
     other = tmp_path / "bin" / "vllm"
     other.parent.mkdir()
     other.write_text("#!/bin/sh\nexit 0\n")
     other.chmod(0o755)
-    paths = os.pathsep.join([str(other.parent), os.environ["PATH"]])
-    without = {**environment, "PATH": paths, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    done = subprocess.run(command("--engine", "vllm"), env=without, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert pip_install("vllm") in done.stderr
+    monkeypatch.setenv("PATH", os.pathsep.join([str(other.parent), os.environ["PATH"]]))
+    code, _, err = run(monkeypatch, capsys, "serve", "some/model", "--predictor", PREDICTOR, "--engine", "vllm")
+    assert code == 2
+    assert pip_install("vllm") in err
 
 
-def test_a_predictor_that_is_not_there_is_refused_before_vllm_starts(
-    environment: dict[str, str], tmp_path: Path
+def test_an_engine_is_chosen_by_what_is_installed_and_a_predictor_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
 ) -> None:
-    words = command("--engine", "vllm", "--predictor", "./absent")
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "predictor './absent' is neither a folder nor" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "given.json").exists()
+    started: list[list[str]] = []
+
+    def exec_vllm(path: str, words: list[str], given: dict[str, str]) -> NoReturn:
+        started.append(words)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("dynts.engines.vllm.server.os.execve", exec_vllm)
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"].split(os.pathsep)[0])
+    for engine in ("vllm", "auto"):
+        command = ("serve", "some/model", "--engine", engine)
+        code, _, err = run(monkeypatch, capsys, *command, "--predictor", "./absent")
+        assert code == 2
+        assert "predictor './absent' is neither a folder nor" in err
+        assert not started
+        assert run(monkeypatch, capsys, *command, "--predictor", PREDICTOR)[0] == 0
+        assert started.pop()[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/model"]
 
 
 def test_what_does_not_fit_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

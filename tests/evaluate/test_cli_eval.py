@@ -55,7 +55,7 @@ def test_methods_and_budgets(dynts: Run, problems: Path, tmp_path: Path, monkeyp
     out = tmp_path / "results"
     command = ("eval", *MODEL, "--benchmark", problems, "--out", out, *SCHEDULE, *GREEDY, "--max-new-tokens", 330)
     code, shown, err = dynts(
-        *command, *PREDICTORS, "--method", "full,dynts", "--budget", "170,900", "--batch", 2, "--limit", 4
+        *command, *PREDICTORS, "--method", "full,dynts", "--budget", "170,900", "--batch", 2, "--limit", 2
     )
     assert code == 0, err
     assert len(loads) == 1, "the model is loaded once for all arms"
@@ -64,7 +64,7 @@ def test_methods_and_budgets(dynts: Run, problems: Path, tmp_path: Path, monkeyp
     assert set(arms) == {("full", None), ("dynts, answer label", 170), ("dynts, answer label", 900)}
     for (method, budget), arm in arms.items():
         assert arm.benchmark == "chains"
-        assert len(arm.samples) == 4
+        assert len(arm.samples) == 2
         assert set(Counter(sample.batch for sample in arm.samples).values()) == {2}
         rows = {row.id: row for row in TraceFolder.open(arm.folder).rows()}
         for sample in arm.samples:
@@ -81,13 +81,13 @@ def test_methods_and_budgets(dynts: Run, problems: Path, tmp_path: Path, monkeyp
     assert responses(arms["dynts, answer label", 900]) == responses(full), (
         "a budget that is never reached changes nothing"
     )
-    assert sum(sample.correct for sample in full.samples) >= 3
+    assert sum(sample.correct for sample in full.samples) == 2
     assert max(sample.peak_bytes for sample in full.samples) > max(
         sample.peak_bytes for sample in arms["dynts, answer label", 170].samples
     )
 
     code, shown, _ = dynts("status", full.folder)
-    assert "(eval): 4 of 4 traces" in shown
+    assert "(eval): 2 of 2 traces" in shown
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
     code, _, err = dynts(
         *command, "--method", "full,rkv", "--granularity", "shared,native", "--budget", 170, "--limit", 1
