@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel
 
-from dynts.models.shape import ModelShape, full_attention_layers, head_size, kv_heads
+from dynts.models.shape import ModelShape
 
 PREDICTOR_DTYPE_BYTES = 4
 """A predictor is loaded in float32, whatever the model's dtype."""
@@ -63,19 +63,18 @@ class StepCost:
 
 def step_cost(model: PreTrainedModel) -> StepCost:
     """The cost of a dense model; in a mixture of experts, as if all experts were used."""
-    config = model.config
     inputs: Any = model.get_input_embeddings()
     outputs: Any = model.get_output_embeddings()
     embedding, head = inputs.weight, outputs.weight
     weights: list[torch.Tensor] = [parameter for parameter in model.parameters() if parameter is not embedding]
     if head is embedding:  # looked up row by row, but multiplied with whole
         weights.append(head)
-    layers, size = len(full_attention_layers(config)), head_size(config)
+    shape = ModelShape.of(model.config)
     return StepCost(
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         weight_flops=2 * sum(weight.numel() for weight in weights),
-        token_bytes=2 * layers * kv_heads(config) * size * embedding.element_size(),
-        token_flops=4 * layers * config.num_attention_heads * size,
+        token_bytes=shape.kv_bytes_per_token(embedding.element_size()),
+        token_flops=shape.attention_flops_per_key,
     )
 
 

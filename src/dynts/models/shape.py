@@ -72,6 +72,20 @@ class ModelShape:
                 f"the sizes of a model of type {config.model_type} cannot be read: {error}"
             ) from error
 
+    @property
+    def attention_flops_per_key(self) -> int:
+        """Floating-point operations of one query that attends to one more cached token, in all full-attention layers."""
+        return 4 * self.full_attention_layers * self.query_heads * self.head_size  # scores and weighted values
+
+    def kv_bytes(self, tokens: int, dtype_bytes: int) -> int:
+        """Return the bytes of a sequence's keys and values, sliding-window layers included.
+
+        Args:
+            tokens: cached in each full-attention layer.
+            dtype_bytes: of a number in the cache, such as 2 for bfloat16.
+        """
+        return 2 * self.kv_heads * self.head_size * dtype_bytes * self._cached(tokens)
+
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
         """Bytes that the keys and values of one more cached token take in one sequence.
 
@@ -97,11 +111,15 @@ class ModelShape:
             raise UnsupportedError(
                 "the FLOPs of a mixture of experts depend on the experts that each token takes: dynts counts dense models only"
             )
-        attended = self.full_attention_layers * cached_tokens
-        if self.sliding_window is not None:
-            attended += (self.layers - self.full_attention_layers) * min(cached_tokens, self.sliding_window)
-        # scores and weighted values
-        return 2 * self.matrix_parameters + 4 * self.query_heads * self.head_size * attended
+        # a layer's attention takes as many operations a key, whether it slides or not
+        layer = self.attention_flops_per_key // self.full_attention_layers
+        return 2 * self.matrix_parameters + layer * self._cached(cached_tokens)
+
+    def _cached(self, tokens: int) -> int:
+        """Cached tokens of all layers together, where those of full attention have `tokens`."""
+        sliding = self.layers - self.full_attention_layers
+        windows = 0 if self.sliding_window is None else sliding * min(tokens, self.sliding_window)
+        return self.full_attention_layers * tokens + windows
 
 
 def _has_experts(config: PreTrainedConfig) -> bool:

@@ -148,13 +148,8 @@ class Planner:
 
     def sequence_bytes(self, tokens: int, unscored: int) -> int:
         """Bytes of a sequence with so many cached tokens, and hidden states of so many that wait for their scores."""
-        shape = self.shape
-        cache = tokens * shape.kv_bytes_per_token(self.dtype_bytes)
-        if shape.sliding_window is not None:
-            sliding = shape.layers - shape.full_attention_layers
-            heads = 2 * sliding * shape.kv_heads * shape.head_size
-            cache += heads * self.dtype_bytes * min(tokens, shape.sliding_window)
-        return cache + unscored * shape.hidden_size * self.dtype_bytes
+        hidden = unscored * self.shape.hidden_size * self.dtype_bytes
+        return self.shape.kv_bytes(tokens, self.dtype_bytes) + hidden
 
     def fitting(self, sequence_bytes: int, predictor: bool) -> int:
         """How many sequences of this size fit beside the weights, the predictor's if there is one, and the reserve."""
@@ -170,9 +165,7 @@ class Planner:
         Args:
             steps: n, the steps for which the eviction counts: those until the next one.
         """
-        shape = self.shape
-        saved = steps * 4 * shape.full_attention_layers * shape.query_heads * shape.head_size
-        return self.predictor.flops // saved + 1
+        return self.predictor.flops // (steps * self.shape.attention_flops_per_key) + 1
 
     def _step_seconds(self, lengths: list[int], sequences: int, compactions: int) -> float | None:
         """Mean decode step: weights are read once, the cache of each sequence once; what takes longer counts.
