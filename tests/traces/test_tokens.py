@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 from dynts.chat.markers import think_markers
 from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import chat_prompt
-from dynts.chat.thinking import split_response
 from dynts.errors import DyntsError
 from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import Trace
@@ -93,11 +92,6 @@ def test_the_turn_ends_as_the_template_ends_it(tokenizer: PreTrainedTokenizerFas
     clone.add_tokens(["<end_of_turn>"], special_tokens=True)
     assert tokenize_trace(clone, TRACE).ids[-1] == clone.convert_tokens_to_ids("<end_of_turn>")
     assert tokenize_trace(tokenizer, TRACE).ids[-1] == tokenizer.eos_token_id
-
-
-def test_an_opening_marker_in_the_response_is_dropped() -> None:
-    assert split_response("<think>\na</think>b") == ("\na", "b")
-    assert split_response("a</think>b") == ("a", "b")
 
 
 def test_a_failing_template_is_reported(tokenizer: PreTrainedTokenizerFast) -> None:

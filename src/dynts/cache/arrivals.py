@@ -1,6 +1,6 @@
 """What a forward pass brings to a cache: read from its mask and its positions, and refused where it cannot be exact."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -141,13 +141,3 @@ def check_positions(given: torch.Tensor, expected: torch.Tensor, new: torch.Tens
             "position_ids must go on counting each row's tokens: leave them to dynts, "
             "and cover the whole conversation with attention_mask when continuing one"
         )
-
-
-def added(before: Iterable[int], new: Iterable[int]) -> tuple[int, ...]:
-    """Return counts of each row, added up.
-
-    Args:
-        before: of each row.
-        new: of each row.
-    """
-    return tuple(old + more for old, more in zip(before, new, strict=True))

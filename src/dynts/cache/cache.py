@@ -9,7 +9,6 @@ from transformers import PreTrainedConfig
 
 from dynts.cache.arrivals import (
     Hidden,
-    added,
     arriving,
     check_mask,
     check_positions,
@@ -24,7 +23,7 @@ from dynts.cache.lengths import Compaction, GenerationStats
 from dynts.cache.method import Method
 from dynts.cache.selection import left_align, live_slots
 from dynts.cache.slots import History
-from dynts.cache.step import Contents, Kind, SlotColumns, Step, Turn
+from dynts.cache.step import Contents, Kind, SlotColumns, Step, Turn, added
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.models.shape import full_attention_layers
@@ -154,23 +153,11 @@ class BudgetCache(FixedRowsCache):
             hidden: [batch, new tokens, hidden size], the decoder's last hidden state.
         """
         with _bookkeeping():
-            held = self.occupancy.contents.started(len(step.coming))
-            contents = replace(
-                held,
-                lengths=added(held.lengths, step.coming),
-                next_positions=added(held.next_positions, step.coming),
-                columns=held.columns + step.tokens,
-                turns=held.turns if step.turn is None else held.turns_with(step.turn),
-                counted=None if step.slots is None else held.next_slots + 1,
-            )
+            before = self.occupancy.length + step.tokens
+            contents = self.occupancy.contents.after(step)
             if step.arrangement is not None:
                 assert step.live is not None
-                index = step.arrangement[None, :, None]
-                arrived = torch.arange(held.columns, contents.columns, device=self.device).expand(contents.batch, -1)
-                columns = torch.cat([held.slot_columns(), held.table.spread(arrived)], dim=-1)
-                columns = columns.gather(-1, index.expand(*columns.shape[:3], -1))
-                contents = contents.with_table(columns)
-                self.method.compact(index, None, held.length + step.tokens, contents.live())
+                self.method.compact(step.arrangement[None, :, None], None, before, contents.live())
                 positions = positions.expand_as(tokens).masked_fill(~step.live[:, -step.tokens :], -1)
             self.history.append(tokens, positions)
             self.method.observe_hidden(hidden, generated=step.kind != "turn")

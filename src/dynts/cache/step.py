@@ -1,5 +1,6 @@
 """What a cache holds between two forward passes, and what is planned for the next: values that are never changed."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -141,9 +142,24 @@ class Contents:
             start, coming = self.turns[-1].start, tuple(map(sum, zip(self.turns[-1].tokens, coming, strict=True)))
         return Turn(start, self.columns + tokens, coming)
 
-    def turns_with(self, latest: Turn) -> tuple[Turn, ...]:
-        """Return all turns once the latest has come, or come further."""
-        return (*(turn for turn in self.turns if turn.start < latest.start), latest)
+    def after(self, step: "Step") -> Self:
+        """Return what a cache holds once a pass has come, evictions aside."""
+        held, turns = self.started(len(step.coming)), self.turns
+        if step.turn is not None:  # it has come, or come further
+            turns = (*(turn for turn in turns if turn.start < step.turn.start), step.turn)
+        left = replace(
+            held,
+            lengths=added(held.lengths, step.coming),
+            next_positions=added(held.next_positions, step.coming),
+            columns=held.columns + step.tokens,
+            turns=turns,
+            counted=None if step.slots is None else held.next_slots + 1,
+        )
+        if step.arrangement is None:
+            return left
+        arrived = torch.arange(held.columns, left.columns, device=self.device).expand(left.batch, -1)
+        columns = torch.cat([held.slot_columns(), held.table.spread(arrived)], dim=-1)
+        return left.with_table(columns.gather(-1, step.arrangement[None, :, None].expand(*columns.shape[:3], -1)))
 
     def with_table(self, columns: torch.Tensor) -> Self:
         """Return the same after slots have moved.
@@ -200,3 +216,13 @@ class Step:
     live: torch.Tensor | None = None
     slots: tuple[torch.Tensor, torch.Tensor] | None = None
     arrangement: torch.Tensor | None = None
+
+
+def added(before: Iterable[int], new: Iterable[int]) -> tuple[int, ...]:
+    """Return counts of each row, added up.
+
+    Args:
+        before: of each row.
+        new: of each row.
+    """
+    return tuple(old + more for old, more in zip(before, new, strict=True))

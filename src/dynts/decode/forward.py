@@ -1,7 +1,7 @@
 """What surrounds each forward pass of the decoder: masks for the slots before it, bookkeeping after it."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -57,7 +57,7 @@ def step_mask(model: PreTrainedModel, shown: torch.Tensor) -> torch.Tensor:
     shown = shown[:, None, None]
     if "sdpa" in implementation:
         return shown
-    dtype = model.get_decoder().dtype
+    dtype = _embeddings_dtype(model)
     return torch.zeros(shown.shape, dtype=dtype, device=shown.device).masked_fill(~shown, torch.finfo(dtype).min)
 
 
@@ -127,7 +127,7 @@ class ForwardPass:
         slots = step_mask(self.model, live) if self.step.kind == "generated" else live
         if not self.cache.sliding_layers:
             return slots
-        dtype = self.model.get_decoder().dtype
+        dtype = _embeddings_dtype(self.model)
         common: dict[str, Any] = {
             "config": self.model.config,
             "inputs_embeds": torch.empty((len(live), self.step.tokens, 0), dtype=dtype, device=live.device),
@@ -143,3 +143,9 @@ class ForwardPass:
 def _own(tokens: torch.Tensor) -> torch.Tensor:
     """Return the same values without keeping a longer tensor alive, of which these are a view."""
     return tokens.clone() if tokens._is_view() else tokens
+
+
+def _embeddings_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Return the dtype of a model's input embeddings, in which transformers makes additive masks."""
+    embeddings: Any = model.get_input_embeddings()
+    return cast(torch.dtype, embeddings.weight.dtype)

@@ -1,4 +1,4 @@
-"""How tokens are drawn: for one question, or for rows of a batch with settings and ends of their own."""
+"""How rows of a batch draw their tokens, each by settings of its own, and end when a model fails them."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, cast
@@ -18,6 +18,53 @@ from transformers import (
 from dynts.config import Sampling
 from dynts.decode.checkpoint import more_warpers, plain_search
 from dynts.models import end_tokens, input_device
+
+NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
+"""What is said of such a row; why is not known: weights or a dtype that overflow, as float16 does."""
+
+
+class FiniteRows(LogitsProcessor):
+    """Notes the rows without a finite largest logit, for good, and gives them logits that can be drawn from.
+
+    It comes before all other processors. What such a row draws means nothing: whoever reads the tokens looks at
+    `failed`, and ends the row.
+
+    Args:
+        rows: of the batch.
+        device: of the input, where `generate` brings the logits.
+
+    Attributes:
+        failed: bool [rows].
+    """
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return scores [rows, vocabulary], zero in the rows that failed."""
+        self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
+        return scores.masked_fill(self.failed[:, None], 0.0)  # type: ignore[return-value]
+
+    def latest(self, input_ids: torch.Tensor) -> tuple[list[int], list[bool]]:
+        """Return each row's latest token and whether the row has failed, fetched from the device at once.
+
+        Args:
+            input_ids: int64 [rows, columns].
+        """
+        tokens, failed = torch.stack([input_ids[:, -1], self.failed.long()]).tolist()
+        return tokens, list(map(bool, failed))
+
+
+class FailedRowsEnd(StoppingCriteria):
+    """Ends the rows that `FiniteRows` has noted."""
+
+    def __init__(self, finite: FiniteRows) -> None:
+        self.finite = finite
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        """Return which rows have ended: bool [rows]."""
+        return self.finite.failed  # type: ignore[return-value]
+
 
 _LARGEST = 1 - 2**-20
 """Below 1 by more than a sum of float32 probabilities can be off."""
@@ -89,53 +136,6 @@ class RowMinLength(LogitsProcessor):
         scores = scores.clone()  # type: ignore[assignment]
         scores[:, self.ends] = scores[:, self.ends].masked_fill(short, -torch.inf)
         return scores
-
-
-NOT_FINITE = "the model's logits are not finite (NaN or infinite)"
-"""What is said of such a row; why is not known: weights or a dtype that overflow, as float16 does."""
-
-
-class FiniteRows(LogitsProcessor):
-    """Notes the rows without a finite largest logit, for good, and gives them logits that can be drawn from.
-
-    It comes before all other processors. What such a row draws means nothing: whoever reads the tokens looks at
-    `failed`, and ends the row.
-
-    Args:
-        rows: of the batch.
-        device: of the input, where `generate` brings the logits.
-
-    Attributes:
-        failed: bool [rows].
-    """
-
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Return scores [rows, vocabulary], zero in the rows that failed."""
-        self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
-        return scores.masked_fill(self.failed[:, None], 0.0)  # type: ignore[return-value]
-
-    def latest(self, input_ids: torch.Tensor) -> tuple[list[int], list[bool]]:
-        """Return each row's latest token and whether the row has failed, fetched from the device at once.
-
-        Args:
-            input_ids: int64 [rows, columns].
-        """
-        tokens, failed = torch.stack([input_ids[:, -1], self.failed.long()]).tolist()
-        return tokens, list(map(bool, failed))
-
-
-class FailedRowsEnd(StoppingCriteria):
-    """Ends the rows that `FiniteRows` has noted."""
-
-    def __init__(self, finite: FiniteRows) -> None:
-        self.finite = finite
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Return which rows have ended: bool [rows]."""
-        return self.finite.failed  # type: ignore[return-value]
 
 
 def generate_rows(
