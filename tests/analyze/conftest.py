@@ -24,7 +24,7 @@ def embedded() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 @pytest.fixture(scope="session")
 def traces(embedded: tuple[PreTrainedModel, PreTrainedTokenizerBase], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """At least ten traces, with a column "parity"."""
-    problems = [make_problem(seed) for seed in HELD_OUT[:14]]
+    problems = [make_problem(seed, steps=range(4, 6)) for seed in HELD_OUT[:14]]
     path = tmp_path_factory.mktemp("traces") / "traces.jsonl"
     with path.open("w") as stream:
         for index, (problem, solution) in enumerate(zip(problems, solve(*embedded, problems), strict=True)):

@@ -120,7 +120,7 @@ def test_the_command_compares_and_draws(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     figure, markdown = tmp_path / "f.png", tmp_path / "t.md"
-    arguments = ("--problems", 3, "--method", "dynts", "--figure", figure, "--markdown", markdown)
+    arguments = ("--problems", 1, "--method", "dynts", "--figure", figure, "--markdown", markdown)
     code, out, err = run(monkeypatch, capsys, "demo", *arguments)
     assert code == 0
     assert figure.read_bytes().startswith(b"\x89PNG")

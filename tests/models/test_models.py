@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +13,7 @@ from dynts.config import ModelSource
 from dynts.errors import DyntsError
 from dynts.models import load_model, parse_dtype
 from dynts.models.threads import NARROW, fit_threads
+from dynts.tiny import load_tiny_model
 from tiny import tiny_model
 
 
@@ -124,13 +122,17 @@ def test_special_tokens_without_an_embedding_are_refused(
         load_model(saved_model)
 
 
-@pytest.mark.parametrize(("settings", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
-def test_a_narrow_model_computes_with_one_thread_unless_told_otherwise(settings: dict[str, str], expected: str) -> None:
-    script = "import torch; torch.set_num_threads(2); from dynts.tiny import load_tiny_model; load_tiny_model()"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [sys.executable, "-c", f"{script}; print(torch.get_num_threads())"]
-    done = subprocess.run(command, env=environment | settings, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == expected
+@pytest.mark.parametrize(("settings", "expected"), [({}, [1]), ({"OMP_NUM_THREADS": "2"}, [])], ids=str)
+def test_a_narrow_model_computes_with_one_thread_unless_told_otherwise(
+    settings: dict[str, str], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    found: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", found.append)
+    load_tiny_model()
+    assert found == expected
 
 
 def test_a_wide_model_keeps_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
