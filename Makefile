@@ -10,7 +10,7 @@ WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile
 BIN := .venv/bin
 
-.PHONY: demo test quick lint oldest package vllm newest clean
+.PHONY: demo test quick lint options oldest package vllm newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -25,6 +25,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the documentation's tables of options, from their declarations
+options: .venv/installed
+	$(BIN)/python -m dynts.cli.reference > docs/options.md
 
 # the quick subset on the oldest supported transformers, in an environment of its own
 oldest: .venv-oldest/installed

@@ -17,6 +17,7 @@ LEVELS = [
     {"errors"},
     {"extras"},
     {"store"},
+    {"options"},
     {"chat"},
     {"config"},
     {"models"},

@@ -1,17 +1,20 @@
 """The settings file: what is saved comes back, what is wrong in it is named, and options given explicitly win over it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from command_line import run
-from dynts.cli.options import SettingsFile
-from dynts.config import CompressionConfig, Settings, load_settings, save_settings
+from dynts.chat.options import ChatOptions
+from dynts.cli.command import add_command
+from dynts.config import CompressionConfig, ModelSource, Sampling, Settings, load_settings, save_settings
 from dynts.errors import DyntsError
+from dynts.options import option, options_of, part, read_settings
 from dynts.tiny import WEIGHTS
 
 VALUES: dict[str, Any] = {"method": "window", "budget": 60, "local_window": 20, "retention_ratio": 0.5}
@@ -139,23 +142,94 @@ def test_the_granularity_of_the_file_is_taken(
     assert kept == {"shared": "shared", "native": "native"}
 
 
+@dataclass(kw_only=True)
+class Several:
+    method: tuple[str, ...] = option(help="Methods.")
+    budget: tuple[str, ...] = option((), help="Budgets.")
+    predictor: tuple[str, ...] = option((), help="Predictors.")
+    local_window: int | None = option(None, help="Window.")
+
+
 def test_repeatable_options_take_the_file_too(file: Path) -> None:
     app = typer.Typer()
+    seen = []
 
-    @app.command()
-    def several(
-        method: Annotated[list[str], typer.Option()],
-        budget: Annotated[list[str] | None, typer.Option()] = None,
-        predictor: Annotated[list[str] | None, typer.Option()] = None,
-        local_window: Annotated[int | None, typer.Option()] = None,
-        settings_file: SettingsFile = None,
-    ) -> None:
-        print(method, budget, predictor, local_window)
+    def several(given: Several) -> None:
+        seen.append(given)
 
-    found = CliRunner().invoke(app, ["--settings", str(file)])
-    assert found.output == "['window'] ['60'] None 20\n"
-    found = CliRunner().invoke(app, ["--method", "full", "--budget", "9", "--settings", str(file), "--method", "rkv"])
-    assert found.output == "['full', 'rkv'] ['9'] None 20\n"
+    def other(given: Other) -> None: ...
+
+    add_command(app, several, "several")
+    add_command(app, other, "other")
+    values = {"method": ["window", "rkv"], "budget": 60, "local_window": 20}
+    file.write_text(json.dumps({**values, "number": 3}))  # an option of another command
+    command = ["several", "--settings", str(file)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--method", "full", "--budget", "9", "--method", "h2o"]).exit_code == 0
+    assert seen == [
+        Several(method=("window", "rkv"), budget=("60",), local_window=20),
+        Several(method=("full", "h2o"), budget=("9",), local_window=20),
+    ]
+
+
+@dataclass(kw_only=True)
+class Other:
+    number: int = option(1, help="A number.")
+    share: float = option(0.5, help="A share.")
+    choice: Literal["a", "b"] = option("a", help="A choice.")
+    switch: bool = option(False, help="A switch.")
+    names: tuple[str, ...] = option((), help="Names.")
+    source: ModelSource = part()
+    sampling: Sampling = part(seed={"default": 7}, top_k=None)
+
+
+def test_any_option_may_be_set(file: Path) -> None:
+    app = typer.Typer()
+    seen: list[Other] = []
+
+    def other(given: Other) -> None:
+        seen.append(given)
+
+    add_command(app, other, "other")
+    values = {"number": 3, "share": 1, "choice": "b", "switch": True, "names": "x", "model": "m", "temperature": 0}
+    file.write_text(json.dumps({**values, "template_arg": {"deep": [1, "2"]}, "think_end": None, "device": "cpu"}))
+    assert CliRunner().invoke(app, ["--settings", str(file), "--number", "4"]).exit_code == 0
+    chat = ChatOptions(template_args={"deep": [1, "2"]})
+    source = ModelSource("m", device="cpu", chat=chat)
+    assert seen == [
+        Other(
+            number=4,
+            share=1.0,
+            choice="b",
+            switch=True,
+            names=("x",),
+            source=source,
+            sampling=Sampling(temperature=0, seed=7),
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"number": "3"}, "number must be a whole number, got '3'"),
+        ({"number": True}, "number must be a whole number, got True"),
+        ({"number": None}, "number must be a whole number, got None"),
+        ({"share": "1"}, "share must be a number, got '1'"),
+        ({"choice": "c"}, "choice must be a, b, got 'c'"),
+        ({"switch": 1}, "switch must be true or false, got 1"),
+        ({"names": [True]}, "names must be a text, or a list of such or null, got [True]"),
+        ({"model": 3}, "model must be a text, got 3"),
+        ({"think_end": 3}, "think_end must be a text or null, got 3"),
+        ({"template_arg": ["a=1"]}, "template_arg must be an object or null, got ['a=1']"),
+        ({"top_k": 3}, "unknown setting top_k: the settings are number, share, choice,"),
+    ],
+)
+def test_wrong_types_are_refused_by_name(values: dict[str, Any], words: str, file: Path) -> None:
+    file.write_text(json.dumps(values))
+    with pytest.raises(DyntsError) as caught:
+        read_settings(file, options_of(Other))
+    assert words in str(caught.value)
 
 
 def test_a_wrong_file_ends_the_command(

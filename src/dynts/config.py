@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.errors import DyntsError, check_count
+from dynts.options import build, option, options_of, part, read_settings
 from dynts.store.files import write_text_whole
-from dynts.store.jsonlines import read_object
+
+MAX_TOKENS = 16_384
+"""The longest trace that is learned from, question and answer included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,19 @@ class ModelSource:
         chat: how the model is talked to.
     """
 
-    name: str
-    revision: str | None = None
-    gguf_file: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    attention: str | None = None
-    chat: ChatOptions = DEFAULT_CHAT
+    name: str = option(flag="--model", help="A folder or the id of a Hub repository.")
+    revision: str | None = option(None, help="Branch, tag or commit of a Hub repository.")
+    gguf_file: str | None = option(None, help="GGUF file inside the model folder or repository.")
+    dtype: str | None = option(
+        None,
+        help="dtype to run the model in (default: the checkpoint's; quantised GGUF weights are unpacked to bfloat16 where the "
+        "device has it).",
+    )
+    device: str | None = option(
+        None, command_line="auto", help="Such as cuda or cpu; auto spreads over all devices there are."
+    )
+    attention: str | None = option(None, help="Attention implementation, such as sdpa (default: the model's).")
+    chat: ChatOptions = part(DEFAULT_CHAT)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.gguf_file})" if self.gguf_file else self.name
@@ -76,9 +85,9 @@ class CompressionConfig:
         DyntsError: a value is outside its range.
     """
 
-    budget: int = 5000
-    local_window: int = 2000
-    retention_ratio: float = 0.4
+    budget: int = option(5000, help="Most cached tokens, question included.")
+    local_window: int = option(2000, help="Most recent tokens that every compaction keeps.")
+    retention_ratio: float = option(0.4, help="Share of the remaining room that selected tokens keep at a compaction.")
 
     def __post_init__(self) -> None:
         check_count("budget", self.budget, least=2)
@@ -93,15 +102,15 @@ class CompressionConfig:
             raise DyntsError(f"retention_ratio must lie between 0 and 1, both excluded, got {ratio!r}")
 
     def describe(self) -> str:
-        """For people."""
+        """Return the schedule in words."""
         return f"budget {self.budget}, local window {self.local_window}, retention ratio {self.retention_ratio:g}"
 
     def selected_tokens(self, question_tokens: int) -> int:
-        """k: how many thinking tokens outside the local window survive a compaction, for a question of that length."""
+        """Return k, how many thinking tokens outside the local window survive a compaction, for a question of that length."""
         return math.floor(self.retention_ratio * (self.budget - self.local_window - question_tokens))
 
     def kept_tokens(self, question_tokens: int) -> int:
-        """Cached tokens right after a compaction: question, selected tokens and local window."""
+        """Return the cached tokens right after a compaction: question, selected tokens and local window."""
         return question_tokens + self.selected_tokens(question_tokens) + self.local_window
 
     def check_question(self, question_tokens: int) -> None:
@@ -123,10 +132,6 @@ class CompressionConfig:
         )
 
 
-_CHAT = ("think_start", "think_end", "template_arg")
-"""Settings that say how the model is talked to, in the file only where they are set."""
-
-
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to draw tokens; the defaults are the paper's (section 4).
@@ -142,11 +147,11 @@ class Sampling:
         DyntsError: a value is outside its range.
     """
 
-    max_new_tokens: int = 16_384
-    temperature: float = 0.6
-    top_p: float = 0.95
-    top_k: int = 20
-    seed: int = 0
+    max_new_tokens: int = option(16_384, help="Stop after this many tokens.")
+    temperature: float = option(0.6, help="Sampling temperature; 0 decodes greedily.")
+    top_p: float = option(0.95, help="Sample from the smallest set with this probability.")
+    top_k: int = option(20, help="Sample from this many tokens.")
+    seed: int = option(0, help="Seed of the sampling, for each question anew.")
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -159,7 +164,7 @@ class Sampling:
             raise DyntsError(f"top_k must be at least 1, got {self.top_k}")
 
     def options(self) -> dict[str, object]:
-        """Keyword arguments for generate()."""
+        """Return the keyword arguments for generate()."""
         if self.temperature == 0:
             # None takes back what the model's own generation config may say about sampling
             plain = {"temperature": None, "top_p": None, "top_k": None}
@@ -169,8 +174,31 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class MethodOptions:
+    """A method and its budget, by their names, as a user gives them.
+
+    Args:
+        method: name of a method, see `dynts.methods.METHODS`.
+        predictor: folder or Hub id of the importance predictor, where the method needs one.
+        config: the budget and its schedule.
+        granularity: "shared" or "native", see `dynts.cache.method.Method`; None leaves the method as it is by default.
+        protect_question: keep the question where the method would not by itself.
+    """
+
+    method: str = option("dynts", help="What to keep; `full` keeps everything.")
+    predictor: str | None = option(None, help="Importance predictor: a folder or the id of a Hub repository.")
+    config: CompressionConfig = part(CompressionConfig())
+    granularity: Literal["shared", "native"] | None = option(
+        None,
+        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (shared, the "
+        "default), or one per layer and KV head (native).",
+    )
+    protect_question: bool = option(False, help="Keep the question even where the method as published would not.")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """What a settings file holds: all that a compressed decode needs besides the model.
+    """What `dynts tune` finds: all that a compressed decode needs besides the model.
 
     Args:
         config: the budget and its schedule.
@@ -191,15 +219,20 @@ class Settings:
     template_arg: dict[str, Any] | None = None
 
     def values(self) -> dict[str, Any]:
-        """As the file holds them: one flat object."""
+        """Return what the file holds, one flat object; how the model is talked to only where it is said."""
         found = asdict(self)
         config = found.pop("config")
-        told = {name: found.pop(name) for name in _CHAT}
+        told = {name: found.pop(name) for name in ("think_start", "think_end", "template_arg")}
         return {**found, **config, **{name: value for name, value in told.items() if value is not None}}
 
 
 def save_settings(path: str | Path, settings: Settings) -> None:
-    """Write a settings file, whole."""
+    """Write a settings file, whole.
+
+    Args:
+        path: the file.
+        settings: what it will hold.
+    """
     write_text_whole(Path(path), json.dumps(settings.values(), indent=2) + "\n")
 
 
@@ -209,29 +242,15 @@ def load_settings(path: str | Path) -> Settings:
     Raises:
         DyntsError: the file cannot be read, a setting is missing, unknown or has a wrong value; it is named.
     """
-    values = read_object(path)
-    known = [*Settings(CompressionConfig()).values(), *_CHAT]
-    if unknown := [name for name in values if name not in known]:
-        raise DyntsError(f"{path}: unknown setting {', '.join(unknown)}: the settings are {', '.join(known)}")
-    optional = ("predictor", "granularity", *_CHAT)
-    if missing := [name for name in known if name not in values and name not in optional]:
+    options = options_of(MethodOptions) | options_of(ChatOptions)
+    for name in ("protect_question", "open_thinking"):
+        del options[name]
+    values = read_settings(path, options)
+    if missing := [name for name, own in options.items() if name not in values and not own.optional]:
         raise DyntsError(f"{path}: setting {', '.join(missing)} is missing")
-    method, predictor, granularity = (values.pop(name, None) for name in ("method", "predictor", "granularity"))
-    chat = {name: values.pop(name, None) for name in _CHAT}
-    if not isinstance(method, str):
-        raise DyntsError(f"{path}: method must be the name of a method, got {method!r}")
-    if not isinstance(predictor, str | None):
-        raise DyntsError(f"{path}: predictor must be a folder, a Hub id or null, got {predictor!r}")
-    if granularity not in (None, "shared", "native"):
-        raise DyntsError(f"{path}: granularity must be shared, native or null, got {granularity!r}")
-    for name, kind, meant in (
-        ("think_start", str, "a text"),
-        ("think_end", str, "a text"),
-        ("template_arg", dict, "an object"),
-    ):
-        if not isinstance(chat[name], kind | None):
-            raise DyntsError(f"{path}: {name} must be {meant} or null, got {chat[name]!r}")
     try:
-        return Settings(CompressionConfig(**values), method, predictor, granularity, **chat)
+        chosen, chat = build(MethodOptions, values), build(ChatOptions, values)
     except DyntsError as error:
         raise DyntsError(f"{path}: {error}") from error
+    markers = (chat.think_start, chat.think_end, dict(chat.template_args) or None)
+    return Settings(chosen.config, chosen.method, chosen.predictor, chosen.granularity, *markers)

@@ -13,7 +13,7 @@ from dynts.store.torchrun import Rank
 from dynts.traces.sets import as_sets
 from dynts.traces.tokens import TokenizedTrace
 from dynts.traces.traces import Trace
-from dynts.training.labeller import LabelOptions
+from dynts.training.config import LabelOptions
 
 
 class Job:

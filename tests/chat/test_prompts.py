@@ -12,9 +12,9 @@ from dynts.chat.markers import ThinkFormat
 from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import render_prompt, user_message
 from dynts.chat.written import FIRST, ClosingWatch, decode_text, normalise
-from dynts.cli.options import chat_options
 from dynts.config import CompressionConfig, Settings, load_settings, save_settings
 from dynts.errors import DyntsError
+from dynts.options import build
 from dynts.tiny import WEIGHTS
 from dynts.traces.tokens import tokenize_trace
 from dynts.traces.traces import Trace
@@ -63,20 +63,20 @@ def test_the_prompt_is_taken_as_it_is(name: str, question: str) -> None:
 def test_template_arguments() -> None:
     tokenizer, messages = byte_level(template=CHOICE), [user_message("1 + 1?")]
     assert render_prompt(tokenizer, messages).thinks is None
-    closed = render_prompt(tokenizer, messages, chat_options(False, None, None, ["enable_thinking=false"]))
+    closed = render_prompt(tokenizer, messages, build(ChatOptions, {"template_arg": ["enable_thinking=false"]}))
     assert closed.thinks is False
     assert closed.text.endswith("<think>\n\n</think>\n\n")
     for text, value in (("a=[1, 2]", [1, 2]), ("a=low", "low"), ('a="1"', "1"), ("a=", ""), ("a=b=c", "b=c")):
-        assert chat_options(False, None, None, [text]).template_args == {"a": value}
+        assert build(ChatOptions, {"template_arg": [text]}).template_args == {"a": value}
     with pytest.raises(DyntsError, match="never looks at 'enable_thinkin'"):
         render_prompt(tokenizer, messages, ChatOptions(template_args={"enable_thinkin": False}))
     with pytest.raises(DyntsError, match="no chat template that could look at 'a'"):
         render_prompt(byte_level(template=""), messages, ChatOptions(template_args={"a": 1}))
     deep = "[" * 100_000
-    assert chat_options(False, None, None, [f"a={deep}"]).template_args == {"a": deep}  # no JSON that can be read
+    assert build(ChatOptions, {"template_arg": [f"a={deep}"]}).template_args == {"a": deep}  # no JSON that can be read
     for wrong, message in ((["a"], "NAME=VALUE"), (["=1"], "NAME=VALUE"), (["a=1", "a=2"], "gives 'a' twice")):
         with pytest.raises(DyntsError, match=message):
-            chat_options(False, None, None, wrong)
+            build(ChatOptions, {"template_arg": wrong})
     with pytest.raises(DyntsError, match="'messages' is what dynts itself gives"):
         ChatOptions(template_args={"messages": []})
     with pytest.raises(DyntsError, match="'' is no name"):

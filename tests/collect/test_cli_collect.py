@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import typer
 
 from adder import rows_of
 from command_line import run
-from dynts.cli.ray_option import Ray, RayCommand
+from dynts.cli.command import add_command
+from dynts.engines.ray import Cluster
 from dynts.extras import pip_install
+from dynts.options import option, part
 from dynts.tiny import WEIGHTS
 from dynts.tiny.task import PREDICTOR, make_problem
 
@@ -104,6 +107,12 @@ def test_a_model_that_is_not_there_leaves_an_empty_folder(dynts: Run, problems: 
     assert "0 of 6 traces" in out
 
 
+@dataclass
+class OnRay:
+    cluster: Cluster | None = part()
+    other: int = option(0, help="Another option.")
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -115,14 +124,17 @@ def test_a_model_that_is_not_there_leaves_an_empty_folder(dynts: Run, problems: 
         (("--other", "1", "--ray"), "local"),
     ],
 )
-def test_the_address_of_a_cluster_may_be_left_out(given: tuple[str, ...], expected: str | None) -> None:
+def test_the_address_of_a_cluster_may_be_left_out(
+    given: tuple[str, ...], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     app = typer.Typer()
+    monkeypatch.setattr("dynts.extras.find_spec", lambda name: object())
 
-    @app.command(cls=RayCommand)
-    def command(ray: Ray = None, other: int = 0) -> None:
-        seen.append(ray)
+    def command(given: OnRay) -> None:
+        seen.append(given.cluster and given.cluster.address)
 
+    add_command(app, command, "command")
     app(list(given), standalone_mode=False)
     assert seen == [expected]
 

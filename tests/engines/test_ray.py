@@ -19,7 +19,8 @@ from dynts.errors import DyntsError
 from dynts.tiny import WEIGHTS, load_tiny_model
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.traces.sets import as_sets
-from dynts.training.labeller import LabellerSpec, LabelOptions
+from dynts.training.config import LabelOptions
+from dynts.training.labeller import LabellerSpec
 from dynts.training.labelling import label_on_cluster, label_traces
 from recipes.embedded_model.solution import write_response
 from summer import SlowAdderSpec

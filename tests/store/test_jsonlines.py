@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dynts.chat.markers import ThinkFormat
-from dynts.cli.engine_option import read_engine_args
+from dynts.cli.engine import EngineOptions
 from dynts.collect.importing import ImportColumns, import_traces
 from dynts.config import load_settings
 from dynts.decode.answers import read_questions
@@ -114,7 +114,7 @@ def test_a_journal_is_continued_after_its_last_whole_line(tmp_path: Path) -> Non
 def test_json_on_the_command_line_is_read_the_same_way() -> None:
     for text, problem in (("{", "not valid JSON"), ("[1]", "expected a JSON object, got list"), ("[" * 5000, "levels")):
         with pytest.raises(DyntsError, match=f"--engine-args: .*{problem}"):
-            read_engine_args("vllm", text)
+            EngineOptions("vllm", engine_args=text).arguments()
 
 
 @pytest.mark.quick

@@ -152,7 +152,7 @@ def test_a_subset_of_tokens_is_stored_with_whole_labels(
     shards: ShardFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, traces: Path, tmp_path: Path
 ) -> None:
     folder = label_traces(
-        model, tokenizer, traces, tmp_path / "few", future_window=4, tokens_per_trace=5, store_dtype=torch.bfloat16
+        model, tokenizer, traces, tmp_path / "few", future_window=4, tokens_per_trace=5, store_dtype="bfloat16"
     )
     thin, whole = folder.read(0), shards.read(0)
     assert thin.hidden.shape == (5, 32)

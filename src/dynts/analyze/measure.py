@@ -18,7 +18,7 @@ from dynts.store.torchrun import this_rank
 from dynts.traces.sets import TraceSets
 from dynts.traces.tokens import TokenizedTrace, tokenize_trace
 from dynts.traces.traces import Trace
-from dynts.training.labeller import LabelOptions
+from dynts.training.config import LabelOptions
 from dynts.training.labelling import select
 
 Row = dict[str, Any]

@@ -1,11 +1,12 @@
 """How a model is talked to. Light: the command line reads it before torch or transformers are loaded."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynts.chat.markers import ThinkFormat, find_format
 from dynts.errors import DyntsError
+from dynts.options import option
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,10 +29,22 @@ class ChatOptions:
         DyntsError: both markers are the same or empty, or an argument has a name that is taken or no name.
     """
 
-    open_thinking: bool = False
-    think_start: str | None = None
-    think_end: str | None = None
-    template_args: Mapping[str, Any] = field(default_factory=dict)
+    open_thinking: bool = option(
+        False, help="Open the thinking in the prompt where the chat template leaves that to the model."
+    )
+    think_start: str | None = option(
+        None, help="How the model opens its thinking, as text (default: found in tokenizer and chat template)."
+    )
+    think_end: str | None = option(
+        None, help="How the model closes its thinking, as text (default: found in tokenizer and chat template)."
+    )
+    template_args: Mapping[str, Any] = option(
+        factory=dict,
+        flag="--template-arg",
+        kind=list[str],
+        named=True,
+        help="NAME=VALUE for the chat template, such as enable_thinking=false; JSON, or text; may be repeated.",
+    )
 
     def __post_init__(self) -> None:
         if self.think_start is not None and self.think_end is not None:

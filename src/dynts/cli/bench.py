@@ -1,77 +1,87 @@
 """`dynts bench`: how fast a model decodes under a budget, beside the full cache and the limits of the hardware."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
+from dynts.cli.checks import check_figure, check_folder
+from dynts.config import CompressionConfig, ModelSource
+from dynts.options import option, part
 
-from dynts.cli.options import Dtype, GgufFile, RetentionRatio
+
+@dataclass(kw_only=True)
+class BenchCommand:
+    """What `dynts bench` is given."""
+
+    source: ModelSource = part(
+        revision=None,
+        device={"default": None, "help": "Such as cuda (default: CUDA if there is one, else the CPU)."},
+        attention=None,
+        open_thinking=None,
+        think_start=None,
+        think_end=None,
+        template_args=None,
+    )
+    random_weights: bool = option(False, switch=True, help="Read the model's configuration only; weights are random.")
+    predictor: str | None = option(None, help="Importance predictor (default: an untrained one, which costs the same).")
+    method: tuple[str, ...] = option(("full", "dynts"), help="Methods to measure; repeatable.")
+    batch: tuple[int, ...] = option((1,), least=1, help="Sequences at a time; repeatable.")
+    generated: tuple[int, ...] = option((16_384,), least=2, help="Tokens to generate; repeatable.")
+    budget: tuple[int, ...] = option((5000,), help="Most cached tokens; repeatable.")
+    local_window: int | None = option(
+        None, help="Most recent tokens that every compaction keeps (default: 40% of the budget)."
+    )
+    retention_ratio: float = option(0.4, help="Share of the remaining room that selected tokens keep at a compaction.")
+    prompt: int = option(128, least=1, help="Tokens of each question.")
+    mode: Literal["profile", "generate"] = option(
+        "profile", help="profile: time a few steps at several cache lengths and add up; generate: generate it all."
+    )
+    eager: bool = option(True, help="Also measure transformers' cache with eager attention.")
+    compile: bool = option(
+        False, switch=True, help="Also measure each method with compiled decode steps, where possible."
+    )
+    rounds: int = option(3, least=1, help="How often everything is measured.")
+    steps: int = option(3, least=1, help="Steps timed at each cache length, in profile mode.")
+    points: int = option(4, least=2, help="Cache lengths, in profile mode.")
+    out: Path | None = option(None, help="Write everything measured as JSON.")
+    markdown: Path | None = option(None, help="Write the tables as Markdown.")
+    figure: Path | None = option(None, help="Draw step time against cached tokens (profile mode).")
+
+    def schedules(self) -> list[CompressionConfig]:
+        """Return the budgets to measure.
+
+        Raises:
+            DyntsError: one is outside its range, or too small for the question.
+        """
+        found = []
+        for most in self.budget:
+            window = round(0.4 * most) if self.local_window is None else self.local_window
+            found.append(CompressionConfig(most, window, self.retention_ratio))
+            found[-1].check_question(self.prompt)
+        return found
 
 
-def bench(
-    *,
-    model: Annotated[str, typer.Option(help="A folder or the id of a Hub repository.")],
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Read the model's configuration only; weights are random.")
-    ] = False,
-    gguf_file: GgufFile = None,
-    predictor: Annotated[
-        str | None, typer.Option(help="Importance predictor (default: an untrained one, which costs the same).")
-    ] = None,
-    method: Annotated[list[str], typer.Option(help="Methods to measure; repeatable.")] = ["full", "dynts"],  # noqa: B006
-    batch: Annotated[list[int], typer.Option(help="Sequences at a time; repeatable.", min=1)] = [1],  # noqa: B006
-    generated: Annotated[list[int], typer.Option(help="Tokens to generate; repeatable.", min=2)] = [16_384],  # noqa: B006
-    budget: Annotated[list[int], typer.Option(help="Most cached tokens; repeatable.")] = [5000],  # noqa: B006
-    local_window: Annotated[
-        int | None, typer.Option(help="Most recent tokens that every compaction keeps (default: 40% of the budget).")
-    ] = None,
-    retention_ratio: RetentionRatio = 0.4,
-    prompt: Annotated[int, typer.Option(help="Tokens of each question.", min=1)] = 128,
-    mode: Annotated[
-        Literal["profile", "generate"],
-        typer.Option(help="profile: time a few steps at several cache lengths and add up; generate: generate it all."),
-    ] = "profile",
-    eager: Annotated[bool, typer.Option(help="Also measure transformers' cache with eager attention.")] = True,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Also measure each method with compiled decode steps, where possible.")
-    ] = False,
-    rounds: Annotated[int, typer.Option(help="How often everything is measured.", min=1)] = 3,
-    steps: Annotated[int, typer.Option(help="Steps timed at each cache length, in profile mode.", min=1)] = 3,
-    points: Annotated[int, typer.Option(help="Cache lengths, in profile mode.", min=2)] = 4,
-    dtype: Dtype = None,
-    device: Annotated[
-        str | None, typer.Option(help="Such as cuda (default: CUDA if there is one, else the CPU).")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write everything measured as JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the tables as Markdown.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw step time against cached tokens (profile mode).")] = None,
-) -> None:
+def bench(given: BenchCommand) -> None:
     """Measure decoding side by side in one run: transformers' full cache (sdpa, eager) and dynts with each method.
 
     Speed-ups are over transformers' full cache with sdpa: medians over the rounds, smallest and largest in brackets. The
     floor is the time to read all weights and cached tokens once, at the bandwidth measured in the same process.
     """
-    from dynts.cli.outputs import check_figure, check_folder
-    from dynts.config import CompressionConfig, ModelSource
     from dynts.errors import DyntsError
     from dynts.methods import resolve_method
 
-    for path in (out, markdown):
+    for path in (given.out, given.markdown):
         check_folder(path)
-    check_figure(figure)
-    if figure is not None and mode == "generate":
+    check_figure(given.figure)
+    if given.figure is not None and given.mode == "generate":
         raise DyntsError("--figure draws steps by cache length, which only --mode profile measures")
-    if random_weights and gguf_file is not None:
+    if given.random_weights and given.source.gguf_file is not None:
         raise DyntsError(
-            f"--random-weights reads no weights, so {gguf_file} would not be used: leave one of the two out"
+            f"--random-weights reads no weights, so {given.source.gguf_file} would not be used: leave one of the two out"
         )
-    for name in method:
+    for name in given.method:
         resolve_method(name)
-    schedules = []
-    for most in budget:
-        window = round(0.4 * most) if local_window is None else local_window
-        schedules.append(CompressionConfig(most, window, retention_ratio))
-        schedules[-1].check_question(prompt)
+    schedules = given.schedules()
 
     from itertools import product
 
@@ -87,32 +97,33 @@ def bench(
     from dynts.predictor.model import ImportancePredictor
     from dynts.report.bench import bench_json, bench_markdown, bench_table
     from dynts.store.files import write_text_whole
+    from dynts.store.progress import quiet
 
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    source = ModelSource(model, gguf_file=gguf_file, dtype=dtype, device=where)
-    trained = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
-    if random_weights:
+    where = given.source.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = replace(given.source, device=where)
+    trained = None if given.predictor is None else ImportancePredictor.from_pretrained(given.predictor)
+    if given.random_weights:
         loaded = random_model(source)
     else:
         loaded, _ = load_model(source)
     check_checkpoint(loaded)
-    compared = [engines(loaded, method, schedule, trained, eager, compile) for schedule in schedules]
-    works = [Work(rows, prompt, tokens) for rows, tokens in product(batch, generated)]
+    compared = [engines(loaded, given.method, schedule, trained, given.eager, given.compile) for schedule in schedules]
+    works = [Work(rows, given.prompt, tokens) for rows, tokens in product(given.batch, given.generated)]
     machine = measure_machine(loaded.device, loaded.dtype)
     console = Console()
     console.print(machine.describe(), highlight=False)
     found = []
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=rounds * len(works) * sum(map(len, compared)))
-        effort = Effort(mode, rounds, steps, points)
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet()) as bar:
+        task = bar.add_task("measuring", total=given.rounds * len(works) * sum(map(len, compared)))
+        effort = Effort(given.mode, given.rounds, given.steps, given.points)
         for rows in measure(compared, works, effort, machine, lambda: bar.advance(task)):
             console.print(bench_table(rows))
             found += rows
-    if out is not None:
-        write_text_whole(out, bench_json(found, machine, prompt))
-    if markdown is not None:
-        write_text_whole(markdown, f"{machine.describe()}\n\n{bench_markdown(found)}")
-    if figure is not None:
+    if given.out is not None:
+        write_text_whole(given.out, bench_json(found, machine, given.prompt))
+    if given.markdown is not None:
+        write_text_whole(given.markdown, f"{machine.describe()}\n\n{bench_markdown(found)}")
+    if given.figure is not None:
         from dynts.report.bench import draw_steps
 
-        draw_steps(found, figure)
+        draw_steps(found, given.figure)

@@ -1,43 +1,39 @@
 """`dynts demo`: see the method work on the embedded model, on any machine."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import typer
+from dynts.cli.checks import check_figure, check_folder
+from dynts.options import option
 
 if TYPE_CHECKING:
     from dynts.config import CompressionConfig
 
 
-def demo(
-    *,
-    ask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="QUESTION",
-            help="Watch one question instead: the number of a held-out problem, or 'a=3, b=5, c:=a+b, d:=c-a find c, d.'",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None, typer.Option(help="Only this method beside the full cache (default: all; with --ask: dynts).")
-    ] = None,
-    label: Annotated[
-        Literal["answer", "future"] | None,
-        typer.Option(help="What the predictor of dynts was trained on (default: both; with --ask: answer)."),
-    ] = None,
-    budget: Annotated[
-        int | None, typer.Option(help="Most cached tokens of a sequence (default: 40% of the mean length).")
-    ] = None,
-    problems: Annotated[int, typer.Option(help="How many held-out problems to solve.", min=1, max=1000)] = 40,
-    native: Annotated[bool, typer.Option("--native", help="h2o, snapkv and rkv also per layer and KV head.")] = False,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to draw cache length against step (default: dynts-demo.png, if matplotlib is installed)."
-        ),
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown too.")] = None,
-) -> None:
+@dataclass(kw_only=True)
+class DemoCommand:
+    """What `dynts demo` is given."""
+
+    ask: str | None = option(
+        None,
+        metavar="QUESTION",
+        help="Watch one question instead: the number of a held-out problem, or 'a=3, b=5, c:=a+b, d:=c-a find c, d.'",
+    )
+    method: str | None = option(None, help="Only this method beside the full cache (default: all; with --ask: dynts).")
+    label: Literal["answer", "future"] | None = option(
+        None, help="What the predictor of dynts was trained on (default: both; with --ask: answer)."
+    )
+    budget: int | None = option(None, help="Most cached tokens of a sequence (default: 40% of the mean length).")
+    problems: int = option(40, least=1, most=1000, help="How many held-out problems to solve.")
+    native: bool = option(False, switch=True, help="h2o, snapkv and rkv also per layer and KV head.")
+    figure: Path | None = option(
+        None, help="Where to draw cache length against step (default: dynts-demo.png, if matplotlib is installed)."
+    )
+    markdown: Path | None = option(None, help="Write the table as Markdown too.")
+
+
+def demo(given: DemoCommand) -> None:
     """Let a tiny reasoning model that ships with dynts solve problems with the full cache and under a budget.
 
     The model (0.8 million parameters) was trained on one synthetic task: this shows how the method works, not how well it
@@ -48,11 +44,11 @@ def demo(
     from dynts.tiny.solve import budget_for, schedule
 
     disable_progress_bar()
-    config = schedule(budget_for(0.4) if budget is None else budget)
-    if ask is None:
-        _compare(method, label, config, problems, native, figure, markdown)
+    config = schedule(budget_for(0.4) if given.budget is None else given.budget)
+    if given.ask is None:
+        _compare(given, config)
     else:
-        _ask(ask, method or "dynts", label or "answer", config)
+        _ask(given.ask, given.method or "dynts", given.label or "answer", config)
 
 
 def _ask(question: str, method: str, label: str, config: "CompressionConfig") -> None:
@@ -70,24 +66,16 @@ def _ask(question: str, method: str, label: str, config: "CompressionConfig") ->
     ask(problem, *load_tiny_model(), arm=arm, config=config, console=Console())
 
 
-def _compare(
-    method: str | None,
-    label: str | None,
-    config: "CompressionConfig",
-    problems: int,
-    native: bool,
-    figure: Path | None,
-    markdown: Path | None,
-) -> None:
+def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
     from rich.console import Console
 
-    from dynts.cli.outputs import check_figure, check_folder
     from dynts.extras import installed, pip_install
 
+    figure = given.figure
     if figure is None and installed("matplotlib"):
         figure = Path("dynts-demo.png")
     check_figure(figure)
-    check_folder(markdown)
+    check_folder(given.markdown)
 
     from dynts.chat.prompts import chat_prompt, encode_prompt
     from dynts.demo.compare import compare_all, every_arm
@@ -97,24 +85,24 @@ def _compare(
     from dynts.tiny import LABELS, load_tiny_model, load_tiny_predictor
     from dynts.tiny.task import HELD_OUT, make_problem
 
-    name = None if method is None else resolve_method(method).name
-    predictors = {shipped: load_tiny_predictor(shipped) for shipped in LABELS if label in (None, shipped)}
+    name = None if given.method is None else resolve_method(given.method).name
+    predictors = {shipped: load_tiny_predictor(shipped) for shipped in LABELS if given.label in (None, shipped)}
     compared = [
         arm
-        for arm in every_arm(predictors, native=native)
+        for arm in every_arm(predictors, native=given.native)
         if name is None or not arm.method.evicts or arm.method.name == name
     ]
     model, tokenizer = load_tiny_model()
-    chosen = [make_problem(seed) for seed in HELD_OUT[:problems]]
+    chosen = [make_problem(seed) for seed in HELD_OUT[: given.problems]]
     config.check_question(
         max(len(encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question))) for problem in chosen)
     )
     results = compare_all(model, tokenizer, chosen, compared, config, Console(stderr=True))
     console = Console()
-    title = f"{problems} held-out problems, budget {config.budget}, local window {config.local_window}"
+    title = f"{given.problems} held-out problems, budget {config.budget}, local window {config.local_window}"
     console.print(results_table(results, title))
-    if markdown is not None:
-        write_text_whole(markdown, results_markdown(results))
+    if given.markdown is not None:
+        write_text_whole(given.markdown, results_markdown(results))
     if figure is None:
         console.print(
             f"no picture without matplotlib: {pip_install('plot')}", soft_wrap=True, markup=False, highlight=False
@@ -122,6 +110,6 @@ def _compare(
         return
     from dynts.report.demo import draw_one
 
-    longest = max(range(problems), key=lambda index: results[0].solutions[index].tokens)
+    longest = max(range(given.problems), key=lambda index: results[0].solutions[index].tokens)
     draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)
     console.print(f"cache length against step, for the longest of them: {figure}", soft_wrap=True, highlight=False)

@@ -1,28 +1,29 @@
 """`dynts import`: bring in reasoning traces made elsewhere."""
 
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from dynts.cli.console import say, show
+from dynts.options import option
 
 
-def import_(
-    files: Annotated[list[Path], typer.Argument(help="JSON Lines with question, response, answer and an optional id.")],
-    out: Annotated[Path, typer.Option(help="Folder for the traces. Run the same command again to continue.")],
-    question_column: Annotated[str, typer.Option(help="Field that holds the question.")] = "question",
-    response_column: Annotated[str, typer.Option(help="Field that holds what the model wrote.")] = "response",
-    answer_column: Annotated[str, typer.Option(help="Field that holds the gold answer.")] = "answer",
-    keep_column: Annotated[
-        list[str] | None, typer.Option(help="Field to keep with each trace, such as a subject; may be repeated.")
-    ] = None,
-    think_start: Annotated[
-        str | None, typer.Option(help="How the model opens its thinking (default: <think>).")
-    ] = None,
-    think_end: Annotated[
-        str | None, typer.Option(help="How the model closes its thinking (default: </think>).")
-    ] = None,
-) -> None:
+@dataclass(kw_only=True)
+class ImportCommand:
+    """What `dynts import` is given."""
+
+    files: tuple[Path, ...] = option(
+        positional=True, help="JSON Lines with question, response, answer and an optional id."
+    )
+    out: Path = option(help="Folder for the traces. Run the same command again to continue.")
+    question_column: str = option("question", help="Field that holds the question.")
+    response_column: str = option("response", help="Field that holds what the model wrote.")
+    answer_column: str = option("answer", help="Field that holds the gold answer.")
+    keep_column: tuple[str, ...] = option((), help="Field to keep with each trace, such as a subject; may be repeated.")
+    think_start: str | None = option(None, help="How the model opens its thinking (default: <think>).")
+    think_end: str | None = option(None, help="How the model closes its thinking (default: </think>).")
+
+
+def import_(given: ImportCommand) -> None:
     """Bring in reasoning traces made elsewhere, and grade them.
 
     Responses may start inside the thinking (DeepSeek-R1), or with the opening marker (Qwen3). Markers of other models are
@@ -34,14 +35,13 @@ def import_(
     from dynts.store.progress import Display, describe_counts
 
     need("pyarrow", "collect", "dynts import")
-    markers = matching_formats(think_start, think_end)[0]
-    columns = ImportColumns(question_column, response_column, answer_column, tuple(keep_column or ()))
+    markers = matching_formats(given.think_start, given.think_end)[0]
+    columns = ImportColumns(given.question_column, given.response_column, given.answer_column, given.keep_column)
     with Display("importing") as display:
-        tally = import_traces(files, out, columns, markers, display)
+        tally = import_traces(given.files, given.out, columns, markers, display)
     if tally.done and tally.dropped["unfinished"] == tally.done:
-        print(
+        say(
             f"WARNING: no response closes its thinking by {markers.end}: give the markers that their model writes by "
-            "--think-start and --think-end, and another --out",
-            file=sys.stderr,
+            "--think-start and --think-end, and another --out"
         )
-    print(f"{tally.done} traces in {out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")
+    show(f"{tally.done} traces in {given.out}, {tally.correct} correct; unfit: {describe_counts(tally.dropped)}")

@@ -1,62 +1,87 @@
 """`dynts plan`: what a model costs under a budget, before any weights are there."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from json import dumps
+from typing import TYPE_CHECKING
 
-import typer
+from dynts.cli.console import show
+from dynts.config import CompressionConfig, ModelSource
+from dynts.options import option, part
 
-from dynts.cli.options import GgufFile, Revision
+if TYPE_CHECKING:
+    from dynts.planning.cost import Hardware
 
 
-def plan(
-    *,
-    model: Annotated[str, typer.Option(help="A folder or the id of a Hub repository; only its configuration is read.")],
-    gguf_file: GgufFile = None,
-    length: Annotated[int, typer.Option(help="Tokens generated, thinking and answer.", min=2)] = 16_384,
-    question: Annotated[int, typer.Option(help="Tokens of a question.", min=1)] = 200,
-    concurrency: Annotated[int, typer.Option(help="Sequences generated at a time.", min=1)] = 1,
-    budget: Annotated[
-        list[int] | None, typer.Option(help="Most cached tokens; repeatable (default: only the recommended one).")
-    ] = None,
-    local_window: Annotated[
-        int | None, typer.Option(help="Most recent tokens that every compaction keeps (default: 40% of the budget).")
-    ] = None,
-    retention_ratio: Annotated[
-        float, typer.Option(help="Share of the remaining room that selected tokens keep, with --budget.")
-    ] = 0.4,
-    gpu_memory: Annotated[str, typer.Option(help="Memory of the device.")] = "80GB",
-    reserve: Annotated[
-        float, typer.Option(help="Share of it for all but weights and cache: activations, runtime, fragmentation.")
-    ] = 0.1,
-    bandwidth: Annotated[str, typer.Option(help="At which its memory is read (default: H100 SXM).")] = "3.35TB/s",
-    flops: Annotated[str, typer.Option(help="Of dense matrices in the dtype (default: H100 SXM, bf16).")] = "990TFLOPS",
-    dtype: Annotated[str | None, typer.Option(help="dtype of weights and cache (default: the checkpoint's).")] = None,
-    revision: Revision = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
-) -> None:
+@dataclass(kw_only=True)
+class PlanCommand:
+    """What `dynts plan` is given."""
+
+    source: ModelSource = part(
+        name="A folder or the id of a Hub repository; only its configuration is read.",
+        dtype="dtype of weights and cache (default: the checkpoint's).",
+        device=None,
+        attention=None,
+        open_thinking=None,
+        think_start=None,
+        think_end=None,
+        template_args=None,
+    )
+    length: int = option(16_384, least=2, help="Tokens generated, thinking and answer.")
+    question: int = option(200, least=1, help="Tokens of a question.")
+    concurrency: int = option(1, least=1, help="Sequences generated at a time.")
+    budget: tuple[int, ...] = option((), help="Most cached tokens; repeatable (default: only the recommended one).")
+    local_window: int | None = option(
+        None, help="Most recent tokens that every compaction keeps (default: 40% of the budget)."
+    )
+    retention_ratio: float = option(0.4, help="Share of the remaining room that selected tokens keep, with --budget.")
+    gpu_memory: str = option("80GB", help="Memory of the device.")
+    reserve: float = option(0.1, help="Share of it for all but weights and cache: activations, runtime, fragmentation.")
+    bandwidth: str = option("3.35TB/s", help="At which its memory is read (default: H100 SXM).")
+    flops: str = option("990TFLOPS", help="Of dense matrices in the dtype (default: H100 SXM, bf16).")
+    json: bool = option(False, switch=True, help="Print one JSON object and nothing else.")
+    markdown: bool = option(False, switch=True, help="Print the table as Markdown.")
+
+    def hardware(self) -> "Hardware":
+        """Return the limits of the device.
+
+        Raises:
+            DyntsError: a number has no such unit, or the reserve is no share.
+        """
+        from dynts.errors import DyntsError
+        from dynts.planning.cost import Hardware, parse_quantity
+
+        if not 0 <= self.reserve < 1:
+            raise DyntsError(f"reserve must be at least 0 and below 1, got {self.reserve}: it is a share of the memory")
+        memory, bandwidth = parse_quantity(self.gpu_memory, "B"), parse_quantity(self.bandwidth, "B/s")
+        return Hardware(memory, bandwidth, parse_quantity(self.flops, "FLOPS"), self.reserve)
+
+    def schedules(self) -> list[CompressionConfig]:
+        """Return the budgets that were asked for.
+
+        Raises:
+            DyntsError: one is outside its range, or too small for the question.
+        """
+        found = [
+            CompressionConfig(
+                most, round(0.4 * most) if self.local_window is None else self.local_window, self.retention_ratio
+            )
+            for most in self.budget
+        ]
+        for schedule in found:
+            schedule.check_question(self.question)
+        return found
+
+
+def plan(given: PlanCommand) -> None:
     """Say what a model costs with the full cache and under budgets: memory, sequences that fit, expected decode speed.
 
     Everything follows from the configuration and a roofline: a step takes as long as its weights and cached tokens take to
     read, or its FLOPs to compute, whichever is longer. Real steps are slower; `dynts bench` measures them.
     """
-    from json import dumps
+    from dynts.planning.cost import Workload
 
-    from dynts.config import CompressionConfig, ModelSource
-    from dynts.errors import DyntsError
-    from dynts.planning.cost import Hardware, Workload, parse_quantity
-
-    if not 0 <= reserve < 1:
-        raise DyntsError(f"reserve must be at least 0 and below 1, got {reserve}: it is a share of the memory")
-    hardware = Hardware(
-        parse_quantity(gpu_memory, "B"), parse_quantity(bandwidth, "B/s"), parse_quantity(flops, "FLOPS"), reserve
-    )
-    work = Workload(question, length, concurrency)
-    schedules = [
-        CompressionConfig(most, round(0.4 * most) if local_window is None else local_window, retention_ratio)
-        for most in budget or []
-    ]
-    for schedule in schedules:
-        schedule.check_question(question)
+    hardware, schedules = given.hardware(), given.schedules()
+    work = Workload(given.question, given.length, given.concurrency)
 
     from rich.console import Console
 
@@ -66,20 +91,20 @@ def plan(
     from dynts.planning.recommend import recommend
     from dynts.report.plan import plan_json, plan_lines, plan_markdown, plan_table
 
-    config = load_config(ModelSource(model, revision, gguf_file))
-    name = dtype or str(config.dtype or "float32").removeprefix("torch.")
+    config = load_config(given.source)
+    name = given.source.dtype or str(config.dtype or "float32").removeprefix("torch.")
     planner = Planner(ModelShape.of(config), parse_dtype(name).itemsize, hardware)
     recommended = recommend(planner, work, config.get_text_config().model_type)
     wanted = [*schedules, *([recommended.schedule] if recommended.schedule not in (None, *schedules) else [])]
     costs = [planner.cost(work, schedule) for schedule in (None, *wanted)]
-    if json:
-        print(dumps(plan_json(planner, work, name, costs, recommended)))
+    if given.json:
+        show(dumps(plan_json(planner, work, name, costs, recommended)))
         return
     console = Console()
     for line in plan_lines(planner, work, name, costs):
         console.print(line, highlight=False, soft_wrap=True)
-    if markdown:
-        print(f"\n{plan_markdown(costs)}", end="")
+    if given.markdown:
+        show(f"\n{plan_markdown(costs)}", end="")
     else:
         console.print(plan_table(costs))
     console.print(recommended.describe(), highlight=False, soft_wrap=True)

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dynts.store.progress import quiet
+
 
 class TrainDisplay:
     """A context to train in.
@@ -20,8 +22,9 @@ class TrainDisplay:
     def __init__(self, epochs: int, visible: bool) -> None:
         self.epochs = epochs
         self.progress_console, self.output = (Console(stderr=error, quiet=not visible) for error in (True, False))
+        self.silent = quiet()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("left"), TimeRemainingColumn())
-        shown = visible and self.progress_console.is_terminal
+        shown = visible and self.progress_console.is_terminal and not self.silent
         self.live = Progress(*columns, console=self.progress_console, disable=not shown, transient=True)
         self.task = self.live.add_task("reading", total=None)
 
@@ -47,7 +50,8 @@ class TrainDisplay:
         """After an epoch."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         text = f"epoch {epoch}/{self.epochs}  loss {loss:.4f}  held-out: {figures}"
-        self.progress_console.print(text, highlight=False, soft_wrap=True)
+        if not self.silent:
+            self.progress_console.print(text, highlight=False, soft_wrap=True)
 
     def interrupted(self, work: Path) -> None:
         """After Ctrl-C. work: folder of the checkpoints."""

@@ -54,27 +54,24 @@ class Answer:
         """Generated tokens over wall time."""
         return self.stats.generated_tokens / self.seconds
 
-    def print_json(self) -> None:
-        """Print one JSON object on one line of standard output."""
+    def to_json(self) -> str:
+        """Return one JSON object on one line."""
         row = asdict(self)
         stats = row.pop("stats")
         stats["compactions"] = [compaction._asdict() for compaction in self.stats.compactions]
-        print(json.dumps({**row, **stats, "tokens_per_second": self.tokens_per_second}, ensure_ascii=False), flush=True)
+        return json.dumps({**row, **stats, "tokens_per_second": self.tokens_per_second}, ensure_ascii=False)
 
-    def print_stats(self) -> None:
-        """Print a few lines for people."""
+    def describe(self) -> str:
+        """Return a few lines on how the answer ended, and what it cost."""
         stats = self.stats
         end = "ended its turn" if self.finished else "stopped at the limit of new tokens"
         end = f"failed: {NOT_FINITE}" if self.failed else end
-        print(f"\n[{self.id}] {self.method}: {end}")
-        print(
+        return (
+            f"[{self.id}] {self.method}: {end}\n"
             f"  {stats.prompt_tokens} prompt + {stats.generated_tokens} generated tokens "
-            f"in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s, eviction included)"
-        )
-        print(
+            f"in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s, eviction included)\n"
             f"  peak cache {stats.peak_tokens} tokens, {stats.peak_bytes / 2**20:.1f} MiB; "
-            f"{len(stats.compactions)} compactions",
-            flush=True,
+            f"{len(stats.compactions)} compactions"
         )
 
 

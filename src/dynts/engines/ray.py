@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 
 from dynts.errors import DyntsError
 from dynts.extras import need
+from dynts.options import option
 
 LOCAL = "local"
 _ATTEMPTS = 3
@@ -37,9 +38,18 @@ class Cluster:
         DyntsError: ray is not installed, or a number is too small.
     """
 
-    address: str = LOCAL
-    actors: int | None = None
-    gpus: float | None = None
+    address: str = option(
+        LOCAL,
+        command_line=None,
+        flag="--ray",
+        alone=LOCAL,
+        metavar="[ADDRESS]",
+        help="Spread the work over the actors of a Ray cluster: of the one at ADDRESS, or of one started here.",
+    )
+    actors: int | None = option(None, help="With --ray: how many actors (default: one for each GPU, or machine).")
+    gpus: float | None = option(
+        None, flag="--gpus-per-actor", help="With --ray: GPUs of each actor (default: 1 if the cluster has any)."
+    )
 
     def __post_init__(self) -> None:
         need("ray", "ray", "--ray")

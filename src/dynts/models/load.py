@@ -1,6 +1,6 @@
 """Load a causal language model and its tokenizer from a folder, the Hub, or a GGUF file."""
 
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from dynts.models import gguf_tokenizer
 from dynts.models.checks import check_special_tokens, check_weights
 from dynts.models.gguf import GgufFile
 from dynts.models.threads import fit_threads
+
+log = logging.getLogger(__name__)
 
 
 def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -108,10 +110,9 @@ def _complete(model: PreTrainedModel, file: GgufFile) -> None:
     if file.quantised:
         size = sum(parameter.nbytes for parameter in model.parameters())
         dtype = str(model.dtype).removeprefix("torch.")
-        print(
-            f"dynts: the weights of {file.path.name} ({', '.join(file.quantised)}; {file.path.stat().st_size / 1e9:.1f} GB) "
-            f"are unpacked to {dtype} and take {size / 1e9:.1f} GB; --dtype takes another",
-            file=sys.stderr,
+        log.info(
+            f"the weights of {file.path.name} ({', '.join(file.quantised)}; {file.path.stat().st_size / 1e9:.1f} GB) "
+            f"are unpacked to {dtype} and take {size / 1e9:.1f} GB; --dtype takes another"
         )
 
 
@@ -186,9 +187,8 @@ def load_config(model: ModelSource | str | Path) -> PreTrainedConfig:
         config.dtype = file.float_dtype or torch.bfloat16
         if not file.tensors:
             config.tie_word_embeddings = False
-            print(
-                f"dynts: {file.path.name} lists no tensors: taken as a model whose embedding and output head are two matrices",
-                file=sys.stderr,
+            log.warning(
+                f"{file.path.name} lists no tensors: taken as a model whose embedding and output head are two matrices"
             )
     return config
 

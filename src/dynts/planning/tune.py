@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynts.chat.options import DEFAULT_CHAT
 from dynts.collect.plan import model_files
-from dynts.config import CompressionConfig, ModelSource
+from dynts.config import MAX_TOKENS, CompressionConfig, ModelSource
 from dynts.decode.compress import compress
 from dynts.errors import DyntsError
 from dynts.methods import Method
@@ -25,7 +25,7 @@ from dynts.store.lock import hold
 from dynts.store.manifest import check_settings, settle
 from dynts.store.progress import Display, Tally, describe_counts
 from dynts.store.torchrun import this_rank
-from dynts.traces.filters import MAX_TOKENS, Selected, select_traces
+from dynts.traces.filters import Selected, select_traces
 from dynts.traces.sets import TraceSets
 
 BUDGET_SHARES = (0.2, 0.3, 0.4, 0.5)

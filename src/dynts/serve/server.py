@@ -1,10 +1,12 @@
 """Listen, and end in good order."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import uvicorn
@@ -21,6 +23,8 @@ from dynts.serve.admission import Admission
 from dynts.serve.app import create_app
 from dynts.serve.batching import Batcher
 from dynts.serve.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 _LAST_WORDS = 5.0
 """Seconds for clients to read the error that ends their request, and for the batch to notice."""
@@ -55,6 +59,7 @@ def serve_session(
     max_waiting: int,
     max_body_bytes: int,
     drain_seconds: float,
+    announce: Callable[[str], object],
 ) -> None:
     """Serve until SIGTERM or SIGINT, then take no more connections, finish what is under way, and return.
 
@@ -70,6 +75,7 @@ def serve_session(
         max_waiting: completions that may wait; the smaller of the two is the limit of one request.
         max_body_bytes: of a request.
         drain_seconds: for requests under way at the end; then they get an error.
+        announce: told of the address when it can be used.
 
     Raises:
         DyntsError: the tokenizer cannot decode piece by piece, or the checkpoint asks for what cannot be done.
@@ -88,7 +94,7 @@ def serve_session(
         defaults=sampling,
         max_completions=min(max_batch, max_waiting),
         chat=chat,
-        watch=ClosingWatch(_warn, "give the markers that the model writes by --think-start and --think-end"),
+        watch=ClosingWatch(log.warning, "give the markers that the model writes by --think-start and --think-end"),
     )
     metrics = Metrics()
     batcher = Batcher(session, tokenizer, max_batch, max_waiting, metrics, chat.format(tokenizer))
@@ -96,7 +102,7 @@ def serve_session(
     # uvicorn sends the signal that ended it to whoever handled it before: an end in good order is no failure
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    _Server(app, name, batcher, drain_seconds).run([bound])
+    _Server(app, name, batcher, drain_seconds, announce).run([bound])
     if not batcher.stop(_LAST_WORDS):
         # a thread inside a forward pass would abort the interpreter's own way out
         sys.stdout.flush()
@@ -104,25 +110,24 @@ def serve_session(
         os._exit(0)
 
 
-def _warn(text: str) -> None:
-    print(f"dynts: {text}", file=sys.stderr, flush=True)
-
-
 class _Server(uvicorn.Server):
-    def __init__(self, app: FastAPI, name: str, batcher: Batcher, drain_seconds: float) -> None:
+    def __init__(
+        self, app: FastAPI, name: str, batcher: Batcher, drain_seconds: float, announce: Callable[[str], object]
+    ) -> None:
         grace = int(drain_seconds + _LAST_WORDS)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=grace)
         super().__init__(config)
         self.name = name
         self.batcher = batcher
         self.drain_seconds = drain_seconds
+        self.announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or []:
             host, port = listening.getsockname()[:2]
             where = f"[{host}]" if ":" in host else host
-            print(f"serving {self.name} at http://{where}:{port}/v1", flush=True)
+            self.announce(f"serving {self.name} at http://{where}:{port}/v1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(self.drain_seconds, self.batcher.stop, 0)

@@ -1,6 +1,6 @@
 """How far a long job is: one live display on a terminal, plain lines elsewhere."""
 
-import sys
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -69,14 +69,20 @@ class Tally:
         return "; ".join(parts)
 
 
+def quiet() -> bool:
+    """Return whether progress is not to be shown: the level of the logger "dynts" is above INFO."""
+    return logging.getLogger("dynts").level > logging.INFO
+
+
 class Display:
-    """Shows a tally on standard error while it changes."""
+    """Shows a tally on standard error while it changes, unless progress is not to be shown, see `quiet`."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
         self.console = console or Console(stderr=True)
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-        self._live = Progress(*columns, console=self.console) if self.console.is_terminal else None
+        shown = self.console.is_terminal and not quiet()
+        self._live = Progress(*columns, console=self.console) if shown else None
         self._task = None if self._live is None else self._live.add_task(title, total=None, text="")
         self._printed = time.monotonic()
         self._counted = Tally(total=0)
@@ -96,7 +102,7 @@ class Display:
         """Show this."""
         if self._live is not None and self._task is not None:
             self._live.update(self._task, total=tally.total, completed=tally.done, text=tally.describe())
-        elif time.monotonic() - self._printed >= _EVERY:
+        elif time.monotonic() - self._printed >= _EVERY and not quiet():
             self._printed = time.monotonic()
             self.say(f"{self.title}: {tally.done} of {tally.total} traces; {tally.describe()}")
 
@@ -109,10 +115,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        if self._live is not None:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

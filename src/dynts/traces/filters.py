@@ -8,12 +8,12 @@ from transformers import PreTrainedTokenizerBase
 from dynts.chat.markers import END, START
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.thinking import split_response
+from dynts.config import MAX_TOKENS
 from dynts.errors import check_count
 from dynts.grading.grader import Grader, Verdict
 from dynts.traces.tokens import TokenizedTrace, tokenize_trace
 from dynts.traces.traces import Trace, question_key
 
-MAX_TOKENS = 16_384
 REASONS = (
     "unfinished",
     "think_markers",

@@ -18,7 +18,8 @@ from dynts.store.torchrun import this_rank
 from dynts.traces.filters import REASONS, judge, select_traces
 from dynts.traces.sets import TraceSets, as_sets
 from dynts.traces.tokens import tokenize_trace
-from dynts.training.labeller import Labeller, LabellerSpec, LabelOptions, LabelTask
+from dynts.training.config import LabelOptions
+from dynts.training.labeller import Labeller, LabellerSpec, LabelTask
 from dynts.training.shards import MADE_BY, Shard, ShardFolder
 
 Progress = Callable[[int, int], None]

@@ -1,9 +1,9 @@
-"""What the analyses have in common: their options, and how they start, load and end."""
+"""What the analyses have in common: how they start, load and end."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import typer
+from dynts.cli.console import show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -11,21 +11,17 @@ if TYPE_CHECKING:
     from dynts.config import ModelSource
     from dynts.traces.sets import TraceSets
 
-Out = Annotated[Path, typer.Option(help="Folder for page, numbers and picture (.md, .json, .png, .svg).")]
-WorkOut = Annotated[
-    Path, typer.Option(help="Folder of its own, for page, numbers, picture and rows. The same command continues.")
-]
-Limit = Annotated[int | None, typer.Option(help="Take the first fit traces only, this many.")]
-MaxTokens = Annotated[int, typer.Option(help="Leave out longer traces, prompt and answer included.")]
-KeepIncorrect = Annotated[
-    bool, typer.Option("--keep-incorrect", help="Keep traces whose answer is wrong or cannot be graded.")
-]
-Chunk = Annotated[int, typer.Option(help="Rows of attention in memory at a time; does not change the result.")]
-Label = Literal["answer", "future"]
+WORK_OUT = "Folder of its own, for page, numbers, picture and rows. The same command continues."
+LIMIT = "Take the first fit traces only, this many."
+MAX_TOKENS = "Leave out longer traces, prompt and answer included."
 
 
 def prepare(out: Path) -> None:
-    """Refuse to start what could not be drawn or stored."""
+    """Refuse to start what could not be drawn or stored.
+
+    Raises:
+        DyntsError: matplotlib is missing, or there is a file in the folder's place.
+    """
     from dynts.extras import need
 
     need("matplotlib", "plot", "the picture of an analysis")
@@ -35,12 +31,19 @@ def prepare(out: Path) -> None:
 
 
 def load(
-    out: Path,
-    made_by: str,
-    sets: "TraceSets",
-    source: "ModelSource",
+    out: Path, made_by: str, sets: "TraceSets", source: "ModelSource"
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Model and tokenizer, after the checks of traces and folder that need neither."""
+    """Load model and tokenizer, after the checks of traces and folder that need neither.
+
+    Args:
+        out: the analysis' folder.
+        made_by: the command, for messages.
+        sets: the traces.
+        source: the model.
+
+    Raises:
+        DyntsError: traces that cannot be read, a folder that cannot be made, or a model that cannot be loaded.
+    """
     from dynts.models import load_model
     from dynts.store.manifest import make_folder
 
@@ -50,7 +53,12 @@ def load(
 
 
 def describe(loaded: "PreTrainedModel", source: "ModelSource") -> dict[str, Any]:
-    """The model, for the manifest."""
+    """Return what the manifest says of the model.
+
+    Args:
+        loaded: the model.
+        source: where it is from.
+    """
     from dynts.predictor.fingerprint import fingerprint
 
     dtype = str(loaded.dtype).removeprefix("torch.")
@@ -58,7 +66,12 @@ def describe(loaded: "PreTrainedModel", source: "ModelSource") -> dict[str, Any]
 
 
 def complete(rows: list[dict[str, Any]], total: int) -> bool:
-    """Whether all traces are measured; otherwise other processes of the job still work, and the last one reports."""
+    """Return whether all traces are measured; else other processes of the job still work, and the last one reports.
+
+    Args:
+        rows: of the traces that are measured.
+        total: how many there will be.
+    """
     if len(rows) < total:
-        print(f"{len(rows)} of {total} traces are measured; the process that measures the last one writes the page")
+        show(f"{len(rows)} of {total} traces are measured; the process that measures the last one writes the page")
     return len(rows) == total

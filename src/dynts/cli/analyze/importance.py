@@ -1,96 +1,78 @@
 """`dynts analyze importance`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
-from dynts.cli.analyze.common import (
-    Chunk,
-    KeepIncorrect,
-    Label,
-    Limit,
-    MaxTokens,
-    WorkOut,
-    complete,
-    describe,
-    load,
-    prepare,
-)
-from dynts.cli.options import (
-    Device,
-    Dtype,
-    GgufFile,
-    Revision,
-    TemplateArg,
-    ThinkEnd,
-    ThinkStart,
-    chat_options,
-    check_chat,
-)
+from dynts.cli.analyze.common import LIMIT, MAX_TOKENS, WORK_OUT, complete, describe, load, prepare
+from dynts.cli.checks import check_chat
+from dynts.cli.console import show
+from dynts.config import ModelSource
+from dynts.options import option, part
+from dynts.training.config import LabelOptions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dynts.analyze.importance import Importance
-    from dynts.config import ModelSource
 
 
-def importance(
-    *,
-    out: WorkOut,
-    shards: Annotated[
-        list[Path] | None, typer.Option(help="Folder written by `dynts label`; may be repeated. Thinking tokens only.")
-    ] = None,
-    traces: Annotated[
-        list[Path] | None,
-        typer.Option(help="Instead: traces as for `dynts label`, which --model labels with their question."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Labels --traces; of --shards its tokenizer spells the tokens.")
-    ] = None,
-    label: Annotated[Label, typer.Option(help="Which stored label of --shards.")] = "answer",
-    limit: Limit = None,
-    max_tokens: MaxTokens = 16_384,
-    keep_incorrect: KeepIncorrect = False,
-    chunk: Chunk = 128,
-    think_start: ThinkStart = None,
-    think_end: ThinkEnd = None,
-    template_arg: TemplateArg = None,
-    gguf_file: GgufFile = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
-    revision: Revision = None,
-) -> None:
+@dataclass(kw_only=True)
+class ImportanceCommand:
+    """What `dynts analyze importance` is given."""
+
+    out: Path = option(help=WORK_OUT)
+    shards: tuple[Path, ...] | None = option(
+        None, help="Folder written by `dynts label`; may be repeated. Thinking tokens only."
+    )
+    traces: tuple[Path, ...] | None = option(
+        None, help="Instead: traces as for `dynts label`, which --model labels with their question."
+    )
+    source: ModelSource | None = part(
+        name="Labels --traces; of --shards its tokenizer spells the tokens.", attention=None, open_thinking=None
+    )
+    label: Literal["answer", "future"] = option("answer", help="Which stored label of --shards.")
+    fit: LabelOptions = part(
+        labels=None,
+        future_window=None,
+        max_tokens=MAX_TOKENS,
+        keep_incorrect={"switch": True},
+        all_tokens=None,
+        limit=LIMIT,
+        tokens_per_trace=None,
+        store_dtype=None,
+        seed=None,
+    )
+
+
+def importance(given: ImportanceCommand) -> None:
     """How importance is spread: above the mean, top tokens, question and thinking, position, which tokens.
 
     From labelled shards; or from traces and a model, which takes a pass per trace and knows about the question too. The
     options from --limit on are for --traces.
     """
-    from dynts.config import ModelSource
     from dynts.errors import DyntsError
 
+    out, source = given.out, given.source
     prepare(out)
-    if (shards is None) == (traces is None):
+    if (given.shards is None) == (given.traces is None):
         raise DyntsError("give either --shards, or --traces with the --model that labels them")
-    if shards is not None:
-        _importance_of_shards(shards, label, out, None if model is None else ModelSource(model, revision, gguf_file))
+    if given.shards is not None:
+        _importance_of_shards(given.shards, given.label, out, source)
         return
-    if model is None:
+    if source is None:
         raise DyntsError("--traces need --model: its attention says how important a token is")
-    if label != "answer":
-        raise DyntsError(f"question tokens have the answer label only: leave out --label {label}, or give --shards")
+    if given.label != "answer":
+        raise DyntsError(
+            f"question tokens have the answer label only: leave out --label {given.label}, or give --shards"
+        )
 
     from dynts.analyze.importance import Importance, describe_with_question
     from dynts.analyze.measure import measure_traces
     from dynts.store.progress import Display
     from dynts.traces.sets import as_sets
-    from dynts.training.labeller import LabelOptions
 
-    chat = chat_options(False, think_start, think_end, template_arg)
-    source = ModelSource(model, revision, gguf_file, dtype, device, chat=chat)
-    options = LabelOptions(("answer",), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit, chunk=chunk)
-    sets = as_sets(traces or [])
+    sets = as_sets(given.traces or ())
     made_by = "dynts analyze importance"
     check_chat(source, opened=True)
     loaded, tokenizer = load(out, made_by, sets, source)
@@ -101,17 +83,17 @@ def importance(
             describe(loaded, source),
             sets,
             tokenizer,
-            options,
-            lambda place, trace, tokens: describe_with_question(loaded, tokens, chunk),
+            given.fit,
+            lambda place, trace, tokens: describe_with_question(loaded, tokens, given.fit.chunk),
             display.count,
-            chat,
+            source.chat,
         )
     if complete(rows, total):
         about = {"model": source.path, "traces": ", ".join(sets.names), "label": "answer"}
         _write_importance(out, Importance.of(rows), about, tokenizer)
 
 
-def _importance_of_shards(paths: list[Path], label: str, out: Path, source: "ModelSource | None") -> None:
+def _importance_of_shards(paths: tuple[Path, ...], label: str, out: Path, source: ModelSource | None) -> None:
     from dynts.analyze.importance import Importance, describe_shards
     from dynts.models import load_tokenizer
     from dynts.training.shards import ShardFolder
@@ -133,7 +115,7 @@ def _write_importance(
 
     page = importance_page(found, source, spell)
     write_report(out, "importance", importance_record(found, source, spell), page, draw_importance(found, spell))
-    print(
+    show(
         f"{found.traces} traces: {found.above_mean:.1%} of the thinking tokens above the mean, "
         f"the top 20% hold {found.mass_of(0.2):.1%} of the importance; page and picture in {out}"
     )

@@ -1,101 +1,78 @@
 """`dynts analyze pareto`."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-import typer
-
-from dynts.cli.analyze.common import (
-    Chunk,
-    KeepIncorrect,
-    Label,
-    Limit,
-    MaxTokens,
-    WorkOut,
-    complete,
-    describe,
-    load,
-    prepare,
-)
-from dynts.cli.options import (
-    Device,
-    Dtype,
-    GgufFile,
-    PredictorName,
-    Revision,
-    TemplateArg,
-    ThinkEnd,
-    ThinkStart,
-    chat_options,
-    check_chat,
-)
+from dynts.cli.analyze.common import LIMIT, MAX_TOKENS, WORK_OUT, complete, describe, load, prepare
+from dynts.cli.checks import check_chat
+from dynts.cli.console import show
+from dynts.config import ModelSource
+from dynts.options import option, part
+from dynts.predictor.label import FUTURE_WINDOW, shared_label
+from dynts.training.config import LabelOptions
 
 
-def pareto(
-    *,
-    model: Annotated[str, typer.Option(help="Answers, and labels the traces: a folder or the id of a Hub repository.")],
-    traces: Annotated[list[Path], typer.Option(help="Traces as for `dynts label`; may be repeated.")],
-    out: WorkOut,
-    predictor: PredictorName = None,
-    label: Annotated[
-        Label | None,
-        typer.Option(help="What counts as true importance (default: what the predictor predicts, or answer)."),
-    ] = None,
-    shares: Annotated[str, typer.Option(help="Percentages of the thinking tokens to keep.")] = (
-        "0,2,5,10,20,30,40,50,60,70,80,90,100"
-    ),
-    max_answer_tokens: Annotated[int, typer.Option(help="Stop an answer after this many tokens.")] = 1024,
-    batch: Annotated[
-        int, typer.Option(help="Answers generated at a time; memory is at most 1 + this many caches of a trace.")
-    ] = 8,
-    limit: Limit = None,
-    max_tokens: MaxTokens = 16_384,
-    keep_incorrect: KeepIncorrect = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random choice.")] = 0,
-    chunk: Chunk = 128,
-    think_start: ThinkStart = None,
-    think_end: ThinkEnd = None,
-    template_arg: TemplateArg = None,
-    gguf_file: GgufFile = None,
-    dtype: Dtype = None,
-    device: Device = "auto",
-    revision: Revision = None,
-) -> None:
+@dataclass(kw_only=True)
+class ParetoCommand:
+    """What `dynts analyze pareto` is given."""
+
+    source: ModelSource = part(
+        name="Answers, and labels the traces: a folder or the id of a Hub repository.",
+        attention=None,
+        open_thinking=None,
+    )
+    traces: tuple[Path, ...] = option(help="Traces as for `dynts label`; may be repeated.")
+    out: Path = option(help=WORK_OUT)
+    predictor: str | None = option(None, help="Importance predictor: a folder or the id of a Hub repository.")
+    label: Literal["answer", "future"] | None = option(
+        None, help="What counts as true importance (default: what the predictor predicts, or answer)."
+    )
+    shares: str = option("0,2,5,10,20,30,40,50,60,70,80,90,100", help="Percentages of the thinking tokens to keep.")
+    max_answer_tokens: int = option(1024, help="Stop an answer after this many tokens.")
+    batch: int = option(8, help="Answers generated at a time; memory is at most 1 + this many caches of a trace.")
+    fit: LabelOptions = part(
+        labels=None,
+        future_window=None,
+        max_tokens=MAX_TOKENS,
+        keep_incorrect={"switch": True},
+        all_tokens=None,
+        limit=LIMIT,
+        tokens_per_trace=None,
+        store_dtype=None,
+        seed="Seed of the random choice.",
+    )
+
+
+def pareto(given: ParetoCommand) -> None:
     """How few thinking tokens an answer needs: accuracy by the share of them that is kept.
 
     The model reads question and thinking, loses all but the question and the top, bottom, most recent or random part of the
     thinking, and answers. Top and bottom go by the true importance and, with --predictor, by the predicted one.
     """
-    from dataclasses import asdict
-
+    out, source = given.out, given.source
     prepare(out)
 
     from dynts.analyze.measure import measure_traces
     from dynts.analyze.pareto import Pareto, ParetoOptions, curves, parse_shares, weights_sha256
-    from dynts.config import ModelSource
     from dynts.grading.grader import Grader
-    from dynts.predictor.label import FUTURE_WINDOW, shared_label
     from dynts.predictor.model import ImportancePredictor
     from dynts.report.folder import write_report
     from dynts.report.pareto import draw_pareto, pareto_page, pareto_record
     from dynts.store.progress import Display
     from dynts.traces.sets import as_sets
-    from dynts.training.labeller import LabelOptions
 
-    scorer = None if predictor is None else ImportancePredictor.from_pretrained(predictor)
+    scorer = None if given.predictor is None else ImportancePredictor.from_pretrained(given.predictor)
     options = ParetoOptions(
-        shares=parse_shares(shares),
-        label=label or (shared_label(scorer.config.label) if scorer else "answer"),
+        shares=parse_shares(given.shares),
+        label=given.label or (shared_label(scorer.config.label) if scorer else "answer"),
         future_window=(scorer.config.future_window if scorer else None) or FUTURE_WINDOW,
-        max_answer_tokens=max_answer_tokens,
-        batch=batch,
-        chunk=chunk,
-        seed=seed,
+        max_answer_tokens=given.max_answer_tokens,
+        batch=given.batch,
+        chunk=given.fit.chunk,
+        seed=given.fit.seed,
     )
-    chat = chat_options(False, think_start, think_end, template_arg)
-    source = ModelSource(model, revision, gguf_file, dtype, device, chat=chat)
-    fit = LabelOptions((options.label,), max_tokens=max_tokens, keep_incorrect=keep_incorrect, limit=limit)
-    sets = as_sets(traces)
+    sets = as_sets(given.traces)
     made_by = "dynts analyze pareto"
     check_chat(source, opened=True)
     loaded, tokenizer = load(out, made_by, sets, source)
@@ -113,15 +90,15 @@ def pareto(
             settings,
             sets,
             tokenizer,
-            fit,
+            given.fit,
             lambda place, trace, tokens: experiment.measure(place, trace, tokens, grader),
             display.count,
-            chat,
+            source.chat,
         )
     if complete(rows, total):
         found = curves(rows, options.shares)
         about = {"model": source.path, "traces": ", ".join(sets.names), "label": options.label}
-        about |= {"predictor": predictor} if predictor else {}
+        about |= {"predictor": given.predictor} if given.predictor else {}
         page = pareto_page(found, rows, about)
         write_report(out, "pareto", pareto_record(found, rows, about), page, draw_pareto(found, len(rows)))
-        print(f"{len(rows)} traces, page and picture in {out}")
+        show(f"{len(rows)} traces, page and picture in {out}")

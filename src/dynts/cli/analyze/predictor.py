@@ -1,29 +1,31 @@
 """`dynts analyze predictor`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
+from dynts.cli.analyze.common import prepare
+from dynts.cli.console import show
+from dynts.options import option
 
-from dynts.cli.analyze.common import Out, prepare
+
+@dataclass(kw_only=True)
+class PredictorCommand:
+    """What `dynts analyze predictor` is given."""
+
+    predictor: str = option(help="Importance predictor: a folder or the id of a Hub repository.")
+    shards: tuple[Path, ...] = option(help="Folder written by `dynts label`; may be repeated.")
+    out: Path = option(help="Folder for page, numbers and picture (.md, .json, .png, .svg).")
+    split: Literal["auto", "held-out", "all"] = option(
+        "auto", help="held-out: what training left out; auto: that, or all if it was trained on other traces."
+    )
+    group_by: str | None = option(None, help="Also by a column of the traces, or by folder (several --shards).")
+    device: str = option("cpu", help="Where the predictor runs, such as cuda or cpu.")
 
 
-def predictor(
-    *,
-    predictor: Annotated[str, typer.Option(help="Importance predictor: a folder or the id of a Hub repository.")],
-    shards: Annotated[list[Path], typer.Option(help="Folder written by `dynts label`; may be repeated.")],
-    out: Out,
-    split: Annotated[
-        Literal["auto", "held-out", "all"],
-        typer.Option(help="held-out: what training left out; auto: that, or all if it was trained on other traces."),
-    ] = "auto",
-    group_by: Annotated[
-        str | None, typer.Option(help="Also by a column of the traces, or by folder (several --shards).")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where the predictor runs, such as cuda or cpu.")] = "cpu",
-) -> None:
+def predictor(given: PredictorCommand) -> None:
     """How well a predictor orders tokens: MSE, Kendall tau, overlap of top tokens, calibration; beside trivial predictors."""
-    prepare(out)
+    prepare(given.out)
 
     from dynts.analyze.prediction import choose_traces, measure_prediction
     from dynts.predictor.model import ImportancePredictor
@@ -31,18 +33,18 @@ def predictor(
     from dynts.report.prediction import draw_prediction, prediction_page, prediction_record
     from dynts.training.shards import ShardFolder
 
-    loaded = ImportancePredictor.from_pretrained(predictor).to(device)
+    loaded = ImportancePredictor.from_pretrained(given.predictor).to(given.device)
     config = loaded.config
-    folders = [ShardFolder.open(path) for path in shards]
-    folds, words = choose_traces(folders, config, split, group_by)
-    found = measure_prediction(loaded, folds, grouped=group_by is not None)
-    source = {"predictor": predictor, "shards": ", ".join(map(str, shards)), "label": config.label}
+    folders = [ShardFolder.open(path) for path in given.shards]
+    folds, words = choose_traces(folders, config, given.split, given.group_by)
+    found = measure_prediction(loaded, folds, grouped=given.group_by is not None)
+    source = {"predictor": given.predictor, "shards": ", ".join(map(str, given.shards)), "label": config.label}
     source |= {"transform": config.transform, "analysed": words}
-    source |= {"grouped by": group_by} if group_by else {}
+    source |= {"grouped by": given.group_by} if given.group_by else {}
     drawing = draw_prediction(found, config.transform)
-    write_report(out, "predictor", prediction_record(found, source), prediction_page(found, source), drawing)
+    write_report(given.out, "predictor", prediction_record(found, source), prediction_page(found, source), drawing)
     metrics = found.metrics["predictor"]
-    print(
+    show(
         f"{words}: Kendall tau {metrics['kendall_tau']:.3f}, top-30% overlap {metrics['top30_overlap']:.3f}; "
-        f"page and picture in {out}"
+        f"page and picture in {given.out}"
     )

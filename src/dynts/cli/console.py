@@ -1,0 +1,68 @@
+"""Where a command writes: data on standard output, all else on standard error, and errors without their traceback."""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+
+def show(text: object, end: str = "\n") -> None:
+    """Print a result on standard output."""
+    print(text, end=end, flush=True)
+
+
+def say(text: str) -> None:
+    """Print a remark on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Remarks(logging.Handler):
+    """Writes what the library logs on standard error, where a live display of rich may be."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        from rich.console import Console
+
+        text = f"dynts: {self.format(record)}"
+        Console(stderr=True).print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+@contextmanager
+def console(*, debug: bool, quiet: bool) -> Iterator[None]:
+    """Show what the library logs, and end errors that a user can act on in one line.
+
+    Args:
+        debug: print the traceback of an error too.
+        quiet: leave out progress and remarks that warn of nothing.
+
+    Raises:
+        typer.Exit: code 2 after an error, 130 after an interruption.
+    """
+    from dynts.errors import DyntsError
+
+    logger, handler = logging.getLogger("dynts"), _Remarks()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # the bars of transformers and datasets
+    try:
+        yield
+    except DyntsError as error:
+        _end(f"dynts: {error}", error, 2, debug)
+    except KeyboardInterrupt as error:
+        _end("dynts: interrupted; run the same command again to continue", error, 130, debug)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _end(text: str, error: BaseException, code: int, debug: bool) -> None:
+    if debug:
+        say("".join(traceback.format_exception(error)).rstrip())
+    say(text)
+    raise typer.Exit(code) from error
