@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from dynts.cache.slots import Slots
 from dynts.errors import DyntsError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-    from transformers import PreTrainedTokenizerBase
-
-    from dynts.cache.slots import Slots
 
 Granularity = Literal["shared", "native"]
 
@@ -47,7 +46,7 @@ class Surroundings:
     kv_heads: int
     local_window: int
     predictor: Callable[[torch.Tensor], torch.Tensor] | None = None
-    tokenizer: "PreTrainedTokenizerBase | None" = None
+    tokenizer: PreTrainedTokenizerBase | None = None
     heads_group: "ProcessGroup | None" = None
 
 
@@ -143,7 +142,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Score the cached tokens; higher stays longer, and among equals the later token does.
 
         Returns:

@@ -1,20 +1,17 @@
 """A generate() call under a budget: what it will feed, and refusals of what a compressed cache cannot honour."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.configuration_utils import GenerationMode
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE, cache_in, cache_keyword
 from dynts.decode.checkpoint import check_guidance
 from dynts.errors import DyntsError, UnsupportedError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CHUNKS_GO_ON = tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 21)
 """Whether transformers reads on in chunks (`prefill_chunk_size`) behind what a cache holds."""
@@ -43,7 +40,7 @@ class GenerateCall:
         self.mask: torch.Tensor | None = kwargs.get("attention_mask")
         self.cache: BudgetCache | None = cache_in(kwargs)
 
-    def new_columns(self, cache: BudgetCache, tokenizer: "PreTrainedTokenizerBase | None" = None) -> int:
+    def new_columns(self, cache: BudgetCache, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
         """Return how many tokens of each row, padding included, the call will feed before it generates.
 
         Args:
@@ -116,7 +113,7 @@ class GenerateCall:
         return self.tokens != pad
 
     def _check_same_conversation(
-        self, ids: torch.Tensor, cache: BudgetCache, tokenizer: "PreTrainedTokenizerBase | None"
+        self, ids: torch.Tensor, cache: BudgetCache, tokenizer: PreTrainedTokenizerBase | None
     ) -> None:
         """Refuse a whole conversation whose tokens are not those in the cache, as far as both go, padding aside.
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import cache_in
@@ -34,9 +34,6 @@ from dynts.models.shape import full_attention_layers, kv_heads
 from dynts.predictor.model import ImportancePredictor
 from dynts.store.torchrun import heads_group
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 _CALL = "_compiled_call_impl"
 """The attribute of a module that torch calls, if set, in place of hooks and `forward`."""
 
@@ -49,7 +46,7 @@ def compress(
     config: CompressionConfig | None = None,
     predictor: Predictor | None = None,
     *,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     markers: ThinkFormat | ThinkMarkers | None = None,
     record: bool = False,
     compile: bool = False,
@@ -112,7 +109,7 @@ class Session:
         method: Method,
         config: CompressionConfig,
         predictor: Predictor | None,
-        tokenizer: "PreTrainedTokenizerBase | None",
+        tokenizer: PreTrainedTokenizerBase | None,
         scanner: ThinkScanner | None,
         record: bool,
         compile: bool,
@@ -264,7 +261,7 @@ def _set_attribute(model: torch.nn.Module, name: str, value: Any) -> None:
         model.__dict__[name] = value
 
 
-def _tokenizer_beside(model: PreTrainedModel) -> "PreTrainedTokenizerBase | None":
+def _tokenizer_beside(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:
     """Read the tokenizer beside the model's weights, or in their GGUF file, from disk only; None if there is none."""
     if not model.name_or_path:
         return None

@@ -3,16 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
 from dynts.cache.selection import live_slots, right_align
+from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
-
-if TYPE_CHECKING:
-    from dynts.cache.slots import Slots
 
 
 @dataclass
@@ -116,7 +114,7 @@ class ObservationWindowMethod(AttentionMethod):
             latest = rows.split(1, dim=2)
         self.queries[layer] = (*kept, *latest)[-self.used_window :]
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Score the keys before the observation window; the window's own tokens rank above all."""
         window = len(self.queries[0])
         lengths = slots.live.sum(dim=1)

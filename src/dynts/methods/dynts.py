@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
+from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
-
-if TYPE_CHECKING:
-    from dynts.cache.slots import Slots
-
 
 SCORED_AT_ONCE = 4096
 """Tokens per predictor call, which bounds the memory of its hidden layers."""
@@ -90,7 +87,7 @@ class DynTS(Method):
             own = (len(self.layers), self.kv_heads) if self.granularity == "native" else ()
             self.scores.append(torch.zeros(*hidden.shape[:2], *own))
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the predictor's scores."""
         self._score_buffer()
         # layers, and so hidden states, may lie on another device than the bookkeeping
@@ -153,7 +150,7 @@ class DynTSBottom(DynTS):
 
     name: ClassVar[str] = "dynts-bottom"
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the predictor's scores, negated."""
         return -super().score(slots)
 
@@ -188,7 +185,7 @@ class DynTSRandom(Method):
     def __post_init__(self) -> None:
         check_count("seed", self.seed)
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the random scores."""
         table = random_scores(self.seed, slots.history.positions().shape[1]).to(slots.columns.device)
         return table[slots.positions.clamp(min=0)]

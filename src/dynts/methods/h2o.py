@@ -1,17 +1,15 @@
 """H2O: heavy hitters, the tokens that received most attention so far (arXiv 2306.14048)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from dynts.cache.method import Surroundings
 from dynts.cache.selection import live_slots
+from dynts.cache.slots import Slots
 from dynts.methods.attention import AttentionMethod
 from dynts.models.attention import attention_weights
-
-if TYPE_CHECKING:
-    from dynts.cache.slots import Slots
 
 ENTRIES_AT_ONCE = 1 << 24
 """Attention weights held at once, per layer: 64 MiB in float32."""
@@ -51,7 +49,7 @@ class H2O(AttentionMethod):
             self.sums[layer] = received
             first += rows.shape[2]
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the sums."""
 
         def score_layer(layer: int) -> torch.Tensor:

@@ -1,15 +1,13 @@
 """Random Attention: the question, a recent window, and a random subset for each KV head (arXiv 2609.03430)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from dynts.cache.method import Granularity, check_granularity
+from dynts.cache.slots import Slots
 from dynts.methods.dynts import DynTSRandom, random_scores
-
-if TYPE_CHECKING:
-    from dynts.cache.slots import Slots
 
 
 @dataclass
@@ -35,7 +33,7 @@ class Random(DynTSRandom):
         super().__post_init__()
         check_granularity(self.granularity)
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the random scores, with native granularity those of each layer and head."""
         if self.granularity == "shared":
             return super().score(slots)

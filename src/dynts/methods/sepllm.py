@@ -1,23 +1,20 @@
 """SepLLM: keep separators, whose keys and values sum up the segment before them (arXiv 2412.12094)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from dynts.cache.method import Method, Surroundings
+from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from dynts.cache.slots import Slots
 
 SEPARATORS = (".", ",", "?", "!", ";", ":")
 """Newlines count too."""
 
 
-def separator_ids(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+def separator_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Return ids of the tokens whose text is one of `SEPARATORS`, white space around it aside, and of the BOS token."""
     ids = {tokenizer.bos_token_id} if tokenizer.bos_token_id is not None else set()
     for token in tokenizer.get_vocab().values():
@@ -61,7 +58,7 @@ class SepLLM(Method):
                 )
             self.separators = separator_ids(surroundings.tokenizer)
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return three tiers, the latest first in each: initial tokens, separators, others."""
         positions = slots.positions
         separators = torch.tensor(self.separators, device=positions.device, dtype=positions.dtype)

@@ -1,15 +1,13 @@
 """StreamingLLM: keep the first tokens, the attention sinks, and the most recent ones (arXiv 2309.17453)."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from dynts.cache.method import Method
+from dynts.cache.slots import Slots
 from dynts.errors import check_count
-
-if TYPE_CHECKING:
-    from dynts.cache.slots import Slots
 
 
 @dataclass
@@ -28,7 +26,7 @@ class StreamingLLM(Method):
     def __post_init__(self) -> None:
         check_count("n_sink", self.n_sink)
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the position, with the sinks above all."""
         positions = slots.positions
         return positions.float().masked_fill(positions < self.n_sink, float("inf"))

@@ -1,14 +1,12 @@
 """Methods that look at positions only: the full cache, the most recent tokens, and the question beside them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from dynts.cache.method import Method
-
-if TYPE_CHECKING:
-    from dynts.cache.slots import Slots
+from dynts.cache.slots import Slots
 
 
 @dataclass
@@ -18,7 +16,7 @@ class Full(Method):
     name: ClassVar[str] = "full"
     evicts: ClassVar[bool] = False
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Refuse: a full cache has no budget, so nobody asks."""
         raise AssertionError("a full cache is never compacted")
 
@@ -35,7 +33,7 @@ class Window(Method):
     keeping_question: ClassVar[str | None] = "question-window"
     protect_question: bool = False
 
-    def score(self, slots: "Slots") -> torch.Tensor:
+    def score(self, slots: Slots) -> torch.Tensor:
         """Return the position: later is better."""
         return slots.positions.float()
 
