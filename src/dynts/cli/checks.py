@@ -78,7 +78,7 @@ def resolve(chosen: "MethodOptions") -> "Arm[str]":
     from dynts.methods.variants import configure
 
     method = configure(resolve_method(chosen.method), chosen.granularity, chosen.protect_question)
-    check_predictor(chosen.method, method, chosen.predictor)
+    check_predictor(method, chosen.predictor)
     return Arm(method, chosen.config, chosen.predictor)
 
 

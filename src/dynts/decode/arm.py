@@ -88,7 +88,7 @@ def make_arms(
     """
     arms = []
     for name in names:
-        check_predictor(name, resolve_method(name), predictors or None)
+        check_predictor(resolve_method(name), predictors or None)
         for method, predictor in scored_variants(name, granularities, predictors, protect_question=protect_question):
             label = None if predictor is None else predictors[predictor].label
             arms.append(Arm(method, predictor=predictor, label=label))

@@ -44,11 +44,10 @@ def resolve_method(method: str | Method) -> Method:
     return METHODS[method]()
 
 
-def check_predictor(name: str, method: Method, predictor: object) -> None:
+def check_predictor(method: Method, predictor: object) -> None:
     """Refuse a method that needs a predictor where the user has given none.
 
     Args:
-        name: of the method, for the message.
         method: the method.
         predictor: what was given, None if nothing.
 
@@ -56,7 +55,7 @@ def check_predictor(name: str, method: Method, predictor: object) -> None:
         DyntsError: says how to come by one.
     """
     if method.needs_predictor and predictor is None:
-        raise DyntsError(f"method {name!r} needs --predictor: train one with `dynts label` and `dynts train`")
+        raise DyntsError(f"method {method.name!r} needs --predictor: train one with `dynts label` and `dynts train`")
 
 
 __all__ = [
