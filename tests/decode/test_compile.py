@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 import dynts
-from decoding import TOLERANCE, random_predictor, random_tokens
+from decoding import TOLERANCE, padded, random_predictor, random_tokens
 from dynts.cache.interface import CACHE
 from dynts.cache.method import Granularity
 from dynts.errors import UnsupportedError
@@ -25,15 +25,6 @@ OPTIONS: dict[str, Any] = {"do_sample": False, "return_dict_in_generate": True, 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler on CPUs"
 )
-
-
-def batch_of(*rows: list[int]) -> dict[str, Tensor]:
-    """Left-padded inputs."""
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
 
 
 def check_same(ours: Any, expected: Any) -> None:
@@ -52,8 +43,8 @@ def check_same(ours: Any, expected: Any) -> None:
 def test_compiled_steps_equal_plain_ones(architecture: str, attention: str, granularity: Granularity) -> None:
     model = tiny_model(architecture, attn_implementation=attention)
     even, ragged = (
-        batch_of(random_tokens(9, 1), random_tokens(9, 2)),
-        batch_of(random_tokens(6, 3), random_tokens(10, 4)),
+        padded(random_tokens(9, 1), random_tokens(9, 2)),
+        padded(random_tokens(6, 3), random_tokens(10, 4)),
     )
     turn = torch.tensor([random_tokens(5, 5), random_tokens(5, 6)])
     forward = model.get_decoder().forward
@@ -90,7 +81,7 @@ def test_compiled_steps_equal_plain_ones(architecture: str, attention: str, gran
 @needs_compiler
 def test_weights_that_changed_since_an_earlier_context_count() -> None:
     model = tiny_model("llama", num_hidden_layers=1)
-    batch = batch_of(random_tokens(9, 1))
+    batch = padded(random_tokens(9, 1))
 
     def answer(compile: bool) -> Any:
         with dynts.compress(model, "window", CONFIG, compile=compile):
@@ -115,7 +106,7 @@ def live_bytes() -> int:
 def test_prompts_in_chunks_of_one_token_at_a_fixed_shape() -> None:
     """A prompt's chunk of one token is no decode step: nothing is compiled for it."""
     model = tiny_model("llama")
-    batch = batch_of(random_tokens(5, 4), random_tokens(7, 5))
+    batch = padded(random_tokens(5, 4), random_tokens(7, 5))
     options = {**OPTIONS, "max_new_tokens": 1}
     with dynts.compress(model, "dynts", CONFIG, random_predictor()):
         expected = model.generate(**batch, **options)

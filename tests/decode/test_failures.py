@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import dynts
-from decoding import predictor_for, random_tokens
+from decoding import padded, predictor_for, random_tokens
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
 from dynts.cache.layer import BudgetLayer
@@ -89,13 +89,6 @@ def session_of(model: PreTrainedModel, method: str) -> dynts.Session:
     return dynts.compress(model, chosen, CONFIG, predictor_for(chosen), record=True)
 
 
-def batch_of(*rows: list[int]) -> tuple[Tensor, Tensor]:
-    """Left-padded tokens and their mask."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-
-
 @torch.no_grad()
 def talk(
     model: PreTrainedModel, method: str, failing: bool, monkeypatch: pytest.MonkeyPatch
@@ -118,11 +111,11 @@ def talk(
             cache.check_integrity()
             return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
 
-        first, mask = batch_of(random_tokens(3, 1), random_tokens(8, 2))
+        first, mask = padded(random_tokens(3, 1), random_tokens(8, 2)).values()
         mask = feed(first, mask)
         for step in range(18):
             mask = feed(logits[-1].argmax(-1, keepdim=True), mask, first=step % 14, apart=15)
-        second, more = batch_of(random_tokens(6, 3), random_tokens(2, 4))
+        second, more = padded(random_tokens(6, 3), random_tokens(2, 4)).values()
         mask[0, -3:-1] = 0
         mask = feed(second, torch.cat([mask[:, :-1], more], dim=1))
         for step in range(9):
@@ -181,7 +174,10 @@ def test_generate_while_it_reads(method: str, chunk: int | None, monkeypatch: py
     if chunk and not CHUNKS_GO_ON:
         pytest.skip("this transformers begins again when it reads in chunks")
     model = tiny_model("gemma3")
-    turns = [batch_of(random_tokens(4, 6), random_tokens(7, 7)), batch_of(random_tokens(8, 8), random_tokens(2, 9))]
+    turns = [
+        padded(random_tokens(4, 6), random_tokens(7, 7)).values(),
+        padded(random_tokens(8, 8), random_tokens(2, 9)).values(),
+    ]
     results = []
     for failing in (False, True):
         with session_of(model, method) as session, ExitStack() as undo, monkeypatch.context() as patch:
@@ -348,10 +344,10 @@ def converse_in_modes(architecture: str, method: str) -> None:
     for changing in (False, True):
         with session_of(model, method) as session:
             cache, logits = session.new_cache(), []
-            ids, mask = batch_of(random_tokens(3, 1), random_tokens(8, 2))
+            ids, mask = padded(random_tokens(3, 1), random_tokens(8, 2)).values()
             for number in range(34):
                 if number == 22:  # a second turn
-                    more, own = batch_of(random_tokens(3, 3), random_tokens(2, 4))
+                    more, own = padded(random_tokens(3, 3), random_tokens(2, 4)).values()
                     ids, mask = more, torch.cat([mask[:, :-1], own], dim=1)
                 with MODES[order[number % len(order)] if changing else 1]():
                     out = model(input_ids=ids, attention_mask=mask, **{CACHE: cache}).logits[:, -1]

@@ -16,7 +16,7 @@ from transformers.masking_utils import create_causal_mask, flash_attention_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import dynts
-from decoding import TOLERANCE, random_predictor, random_tokens
+from decoding import TOLERANCE, padded, random_predictor, random_tokens
 from dynts.cache.interface import CACHE
 from dynts.cache.slots import History, Slots
 from dynts.cache.step import Turn
@@ -52,15 +52,6 @@ from tiny import tiny_model
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 40}
 SURROUNDINGS = Surroundings(layers=[0, 1], kv_heads=2, local_window=5)
-
-
-def batch_of(*rows: list[int]) -> dict[str, Tensor]:
-    """A left-padded batch."""
-    width = max(map(len, rows))
-    return {
-        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-    }
 
 
 def slots_of(tokens: list[int], question: int, dead: int = 0, markers: ThinkMarkers | None = None) -> Slots:
@@ -263,7 +254,7 @@ def test_random_choices_are_the_same_alone_and_in_a_batch() -> None:
         model.generate(torch.tensor([row]), **GREEDY)
         alone = [positions[0].tolist() for positions in session.kept_positions]
         session.kept_positions.clear()
-        model.generate(**batch_of(random_tokens(6, 2), row), **GREEDY)
+        model.generate(**padded(random_tokens(6, 2), row), **GREEDY)
     assert [positions[1].tolist() for positions in session.kept_positions] == alone
 
 
@@ -451,9 +442,7 @@ def flash_model(architecture: str = "llama") -> Any:
 def test_flash_masks_are_the_live_slots() -> None:
     model = tiny_model("llama")
     with dynts.compress(model, "window", CONFIG):
-        out = model.generate(
-            **batch_of(random_tokens(3, 1), random_tokens(8, 2)), return_dict_in_generate=True, **GREEDY
-        )
+        out = model.generate(**padded(random_tokens(3, 1), random_tokens(8, 2)), return_dict_in_generate=True, **GREEDY)
     cache = out[CACHE]
     model.config._attn_implementation_internal = "flash_attention_2"
     width = cache.occupancy.length + 1
@@ -499,7 +488,7 @@ def emulated_kernel(
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
 @pytest.mark.parametrize("name", ["full", "dynts", "streaming-llm"])
 def test_flash_attention_decodes_as_sdpa_does(monkeypatch: pytest.MonkeyPatch, architecture: str, name: str) -> None:
-    inputs = batch_of(random_tokens(3, 1), random_tokens(8, 2), random_tokens(6, 3))
+    inputs = padded(random_tokens(3, 1), random_tokens(8, 2), random_tokens(6, 3))
     options = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
     calls = []
 
