@@ -1,4 +1,4 @@
-"""The settings file: what is saved comes back, what is wrong in it is named, and options given explicitly win over it."""
+"""The settings file: what is saved comes back, what is wrong is named, and options given explicitly win over it."""
 
 import json
 from dataclasses import dataclass

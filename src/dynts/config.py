@@ -1,5 +1,4 @@
-"""What a user chooses: the model, how large its cache may grow and what a compaction keeps, how tokens are drawn; and the
-file of settings."""
+"""What a user chooses: the model, how large its cache may grow, how tokens are drawn; and the file of settings."""
 
 import json
 import math
@@ -25,8 +24,8 @@ class ModelSource:
         name: a folder, or the id of a repository on the Hub.
         revision: branch, tag or commit of a Hub repository.
         gguf_file: name of a GGUF file in that folder or repository; its weights are de-quantised.
-        dtype: such as "bfloat16"; None takes the checkpoint's own, and for quantised GGUF weights bfloat16 where the device
-            computes in it, else float32.
+        dtype: such as "bfloat16"; None takes the checkpoint's own, and for quantised GGUF weights bfloat16 where the
+            device computes in it, else float32.
         device: such as "cpu" or "cuda:1"; "auto" spreads the model over all devices; None is the CPU.
         attention: implementation such as "sdpa" or "eager"; None takes the model's default.
         chat: how the model is talked to.
@@ -37,8 +36,8 @@ class ModelSource:
     gguf_file: str | None = option(None, help="GGUF file inside the model folder or repository.")
     dtype: str | None = option(
         None,
-        help="dtype to run the model in (default: the checkpoint's; quantised GGUF weights are unpacked to bfloat16 where the "
-        "device has it).",
+        help="dtype to run the model in (default: the checkpoint's; quantised GGUF weights are unpacked to bfloat16 "
+        "where the device has it).",
     )
     device: str | None = option(
         None, command_line="auto", help="Such as cuda or cpu; auto spreads over all devices there are."
@@ -60,13 +59,17 @@ class ModelSource:
 
         return self if self.device is None else replace(self, device=this_rank().device(self.device))
 
+    def checkpoint(self) -> dict[str, str | None]:
+        """Return what `from_pretrained` takes, besides the name, to find the checkpoint's files."""
+        return {"revision": self.revision, "gguf_file": self.gguf_file}
+
     def settings(self) -> dict[str, Any]:
         """Return what manifests record of the checkpoint, see `from_settings`."""
-        return {"model": self.name, "revision": self.revision, "gguf_file": self.gguf_file, "dtype": self.dtype}
+        return {"model": self.name, **self.checkpoint(), "dtype": self.dtype}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "ModelSource":
-        """Read the model that a manifest's settings name, see `settings`; folders of earlier versions lack some keys."""
+        """Read the model that a manifest's settings name; folders of earlier versions lack some keys."""
         return cls(settings["model"], settings.get("revision"), settings.get("gguf_file"), settings.get("dtype"))
 
 
@@ -75,10 +78,12 @@ class CompressionConfig:
     """Budget of the KV cache and the schedule on which it is compacted (arXiv 2601.18383, section 4).
 
     Args:
-        budget: B, the hard cap on the cached tokens of a sequence, question included. Reaching it triggers a compaction.
+        budget: B, the hard cap on the cached tokens of a sequence, question included. Reaching it triggers a
+            compaction.
         local_window: W_l, how many of the most recent tokens every compaction keeps.
-        retention_ratio: r, the share of the room left by the question and the local window that goes to selected tokens:
-            `k = floor(r * (B - W_l - M))` for a question of M tokens. The rest of that room is filled before the next
+        retention_ratio: r, the share of the room left by the question and the local window that goes to selected
+            tokens: `k = floor(r * (B - W_l - M))` for a question of M tokens. The rest of that room is filled before
+                the next
             compaction.
 
     Raises:
@@ -106,7 +111,7 @@ class CompressionConfig:
         return f"budget {self.budget}, local window {self.local_window}, retention ratio {self.retention_ratio:g}"
 
     def selected_tokens(self, question_tokens: int) -> int:
-        """Return k, how many thinking tokens outside the local window survive a compaction, for a question of that length."""
+        """Return k, how many thinking tokens outside the local window survive a compaction."""
         return math.floor(self.retention_ratio * (self.budget - self.local_window - question_tokens))
 
     def kept_tokens(self, question_tokens: int) -> int:
@@ -190,8 +195,8 @@ class MethodOptions:
     config: CompressionConfig = part(CompressionConfig())
     granularity: Literal["shared", "native"] | None = option(
         None,
-        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (shared, the "
-        "default), or one per layer and KV head (native).",
+        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (shared, "
+        "the default), or one per layer and KV head (native).",
     )
     protect_question: bool = option(False, help="Keep the question even where the method as published would not.")
 
@@ -237,7 +242,8 @@ def save_settings(path: str | Path, settings: Settings) -> None:
 
 
 def load_settings(path: str | Path) -> Settings:
-    """Read a settings file, such as `{"method": "snapkv", "budget": 5000, "local_window": 2000, "retention_ratio": 0.4}`.
+    """Read a settings file, such as `{"method": "snapkv", "budget": 5000, "local_window": 2000, "retention_ratio":
+    0.4}`.
 
     Raises:
         DyntsError: the file cannot be read, a setting is missing, unknown or has a wrong value; it is named.

@@ -1,7 +1,7 @@
 """Options declared on the dataclass fields that they fill: commands, settings files and documentation read them there.
 
-A field is declared once, with its help. A dataclass takes over the options of another as a `part`, and says where its own
-differ, or are left out:
+A field is declared once, with its help. A dataclass takes over the options of another as a `part`, and says where its
+own differ, or are left out:
 
     temperature: float = option(0.6, help="Sampling temperature; 0 decodes greedily.")
     sampling: Sampling = part(seed="Seed of the sampling and of the draw of --limit.", top_k=None)
@@ -152,15 +152,24 @@ def _walk(kind: Any) -> list[_Filled]:
         if "option" in item.metadata:
             own: Option = item.metadata["option"]
             if own.kind is None:
-                own = own._replace(kind=list[get_args(hint)[0]] if get_origin(hint) is tuple else hint)  # type: ignore[misc]
+                listed: Any = list[get_args(hint)[0]] if get_origin(hint) is tuple else hint  # type: ignore[misc]
+                own = own._replace(kind=listed)
             found.append(_Filled(item, None, bool(rest), {_name(item.name, own): own}))
         elif "part" in item.metadata:
-            options = dict(_changed(hint, item.metadata["part"]))
+            changes = item.metadata["part"]
+            if unknown := changes.keys() - set(_field_names(hint)):
+                raise TypeError(f"{hint.__name__} has no options {', '.join(sorted(unknown))}")
+            options = dict(_changed(hint, changes))
             if rest:
                 first = next(iter(options))
                 options[first] = options[first]._replace(default=None)
             found.append(_Filled(item, hint, bool(rest), options))
     return found
+
+
+def _field_names(kind: Any) -> Iterator[str]:
+    for filled in _walk(kind):
+        yield from [filled.field.name] if filled.part is None else _field_names(filled.part)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""The options of every command: as they were before they were generated from dataclasses, and as the documentation says."""
+"""The options of every command: as they were before dataclasses declared them, and as the documentation says."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def described(app: typer.Typer) -> dict[str, Any]:
         kinds = {key: item.annotation for key, item in get_params_from_function(function).items()}
         options = {item.opts[0]: option(item, kinds[item.name]) for item in command.params if item.name != "help"}
         panel = command.rich_help_panel if isinstance(command.rich_help_panel, str) else None
-        found[name] = {"help": command.help, "panel": panel, "options": options}
+        found[name] = {"help": re.sub(r"(?<!\n)\n(?!\n)", " ", command.help), "panel": panel, "options": options}
     return found
 
 

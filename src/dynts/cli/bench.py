@@ -64,8 +64,8 @@ class BenchCommand:
 def bench(given: BenchCommand) -> None:
     """Measure decoding side by side in one run: transformers' full cache (sdpa, eager) and dynts with each method.
 
-    Speed-ups are over transformers' full cache with sdpa: medians over the rounds, smallest and largest in brackets. The
-    floor is the time to read all weights and cached tokens once, at the bandwidth measured in the same process.
+    Speed-ups are over transformers' full cache with sdpa: medians over the rounds, smallest and largest in brackets.
+    The floor is the time to read all weights and cached tokens once, at the bandwidth measured in the same process.
     """
     from dynts.errors import DyntsError
     from dynts.methods import resolve_method
@@ -75,10 +75,8 @@ def bench(given: BenchCommand) -> None:
     check_figure(given.figure)
     if given.figure is not None and given.mode == "generate":
         raise DyntsError("--figure draws steps by cache length, which only --mode profile measures")
-    if given.random_weights and given.source.gguf_file is not None:
-        raise DyntsError(
-            f"--random-weights reads no weights, so {given.source.gguf_file} would not be used: leave one of the two out"
-        )
+    if given.random_weights and (unused := given.source.gguf_file) is not None:
+        raise DyntsError(f"--random-weights reads no weights, so {unused} would not be used: leave one of the two out")
     for name in given.method:
         resolve_method(name)
     schedules = given.schedules()

@@ -20,8 +20,8 @@ class Common:
 
     settings: Path | None = option(
         None,
-        help="Take method, predictor, budget, think markers and the like from this file, as `dynts tune` writes it; options "
-        "given explicitly win.",
+        help="Take method, predictor, budget, think markers and the like from this file, as `dynts tune` writes it; "
+        "options given explicitly win.",
     )
     debug: bool = option(False, switch=True, envvar="DYNTS_DEBUG", help="Print the traceback of an error too.")
     quiet: bool = option(
@@ -34,8 +34,8 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
 
     Args:
         app: the command belongs to.
-        function: takes an instance of a dataclass; if it has a second argument, that is the names of the options given on the
-            command line.
+        function: takes an instance of a dataclass; if it has a second argument, that is the names of the options given
+            on the command line.
         name: of the command.
         panel: under which the command is listed.
     """

@@ -11,7 +11,12 @@ import typer
 
 
 def show(text: object, end: str = "\n") -> None:
-    """Print a result on standard output."""
+    """Print a result on standard output.
+
+    Args:
+        text: the result.
+        end: what follows it.
+    """
     print(text, end=end, flush=True)
 
 
@@ -49,7 +54,7 @@ def console(*, debug: bool, quiet: bool) -> Iterator[None]:
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     if quiet:
-        os.environ["TQDM_DISABLE"] = "1"  # the bars of transformers and datasets
+        os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # read when the libraries are imported
     try:
         yield
     except DyntsError as error:

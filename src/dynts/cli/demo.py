@@ -36,8 +36,8 @@ class DemoCommand:
 def demo(given: DemoCommand) -> None:
     """Let a tiny reasoning model that ships with dynts solve problems with the full cache and under a budget.
 
-    The model (0.8 million parameters) was trained on one synthetic task: this shows how the method works, not how well it
-    does on large models.
+    The model (0.8 million parameters) was trained on one synthetic task: this shows how the method works, not how well
+    it does on large models.
     """
     from transformers.utils.logging import disable_progress_bar
 

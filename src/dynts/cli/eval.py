@@ -27,8 +27,8 @@ class EvalCommand:
 
     source: ModelSource = part()
     benchmark: tuple[str, ...] = option(
-        help="aime24, aime25, amc23, gk23en, math500, gpqa-diamond, gsm8k, a .jsonl, .csv or .parquet file, or NAME=FILE; "
-        "several with commas."
+        help="aime24, aime25, amc23, gk23en, math500, gpqa-diamond, gsm8k, a .jsonl, .csv or .parquet file, or "
+        "NAME=FILE; several with commas."
     )
     method: tuple[str, ...] = option(help="What to keep in the KV cache, such as full,dynts,rkv.")
     out: Path = option(help="Folder for all results. Run the same command again to continue.")
@@ -37,8 +37,8 @@ class EvalCommand:
     )
     granularity: tuple[str, ...] = option(
         (),
-        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: shared (one set of tokens for all heads, the "
-        "default), native (one per layer and KV head), or shared,native.",
+        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: shared (one set of tokens for all heads, "
+        "the default), native (one per layer and KV head), or shared,native.",
     )
     protect_question: bool = option(False, help="Keep the question even where the method as published would not.")
     budget: tuple[str, ...] = option(
@@ -140,9 +140,9 @@ class EvalCommand:
 def eval_(given: EvalCommand) -> None:
     """Let a model solve benchmarks under every method and budget, graded, with what each sample cost.
 
-    Each combination gets a folder of its own below --out, as `dynts collect` writes them: every finished sample is on the
-    disk within seconds, and the same command again continues. Further methods, budgets and samples add to the results.
-    Under torchrun the processes share the problems.
+    Each combination gets a folder of its own below --out, as `dynts collect` writes them: every finished sample is on
+    the disk within seconds, and the same command again continues. Further methods, budgets and samples add to the
+    results. Under torchrun the processes share the problems.
     """
     from rich.console import Console
 
@@ -168,8 +168,8 @@ def eval_(given: EvalCommand) -> None:
         plans.sort(key=lambda plan: arms.index(plan.arm))
     with Display("evaluating") as display, engines(spec, given.cluster, display.say) as generate:
         advice = (
-            "give the markers that the model writes by --think-start and --think-end, or grade all that a model without "
-            "thinking writes by --no-thinking"
+            "give the markers that the model writes by --think-start and --think-end, or grade all that a model "
+            "without thinking writes by --no-thinking"
         )
         watch = ClosingWatch(display.say, advice)
         evaluate(plans, given.out, generate, display, thinking=given.thinking, watch=watch, model=answering)

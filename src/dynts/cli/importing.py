@@ -26,8 +26,8 @@ class ImportCommand:
 def import_(given: ImportCommand) -> None:
     """Bring in reasoning traces made elsewhere, and grade them.
 
-    Responses may start inside the thinking (DeepSeek-R1), or with the opening marker (Qwen3). Markers of other models are
-    given by --think-start and --think-end, such as <thought> and </thought>; of a known pair one is enough.
+    Responses may start inside the thinking (DeepSeek-R1), or with the opening marker (Qwen3). Markers of other models
+    are given by --think-start and --think-end, such as <thought> and </thought>; of a known pair one is enough.
     """
     from dynts.chat.markers import matching_formats
     from dynts.collect.importing import ImportColumns, import_traces

@@ -75,8 +75,8 @@ class PlanCommand:
 def plan(given: PlanCommand) -> None:
     """Say what a model costs with the full cache and under budgets: memory, sequences that fit, expected decode speed.
 
-    Everything follows from the configuration and a roofline: a step takes as long as its weights and cached tokens take to
-    read, or its FLOPs to compute, whichever is longer. Real steps are slower; `dynts bench` measures them.
+    Everything follows from the configuration and a roofline: a step takes as long as its weights and cached tokens take
+    to read, or its FLOPs to compute, whichever is longer. Real steps are slower; `dynts bench` measures them.
     """
     from dynts.planning.cost import Workload
 

@@ -20,11 +20,12 @@ def reference() -> str:
     commands |= {f"analyze {name}": command for name, command in ANALYSES.items()}
     parts = [
         "# Options\n",
-        "Written by `make options` from the options' declarations. A settings file (`--settings FILE`) is a JSON object with "
-        "values of a command's options, named like them without the dashes and with `_` for `-` "
-        '(`{"budget": 3000, "top_p": 0.9}`); options of other commands are left out, and those given explicitly win.\n\n'
-        "What the library says goes through the logger `dynts`, on standard error; results go to standard output. A level "
-        "above INFO, which is what `--quiet` sets, silences progress too.\n",
+        "Written by `make options` from the options' declarations. A settings file (`--settings FILE`) is a JSON "
+        "object with values of a command's options, named like them without the dashes and with `_` for `-` "
+        '(`{"budget": 3000, "top_p": 0.9}`); options of other commands are left out, and those given '
+        "explicitly win.\n\n"
+        "What the library says goes through the logger `dynts`, on standard error; results go to standard output. A "
+        "level above INFO, which is what `--quiet` sets, silences progress too.\n",
         _table("Every command", options_of(Common)),
     ]
     parts += [_section(name, command) for name, command in commands.items()]

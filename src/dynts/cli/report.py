@@ -23,8 +23,8 @@ class ReportCommand:
 def report(given: ReportCommand) -> None:
     """Compare what was evaluated: accuracy, length, memory, time and FLOPs by method, with paired tests and figures.
 
-    Arms with another model, sampling or problems come into groups of their own. Folders may still be filling: arms that lack
-    samples are marked.
+    Arms with another model, sampling or problems come into groups of their own. Folders may still be filling: arms that
+    lack samples are marked.
     """
     from dynts.errors import DyntsError
     from dynts.extras import need

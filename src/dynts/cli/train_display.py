@@ -38,7 +38,13 @@ class TrainDisplay:
         self.live.stop()
 
     def step(self, done: int, steps: int, loss: float) -> None:
-        """After an optimizer step."""
+        """Show where the training is after an optimizer step.
+
+        Args:
+            done: steps done.
+            steps: steps of the whole training.
+            loss: of this step.
+        """
         epoch = -(-done * self.epochs // steps)
         # steps that another run did are no measure of this one's speed
         if self.live.tasks[0].total is None or done < self.live.tasks[0].completed:
@@ -47,20 +53,31 @@ class TrainDisplay:
         self.live.update(self.task, completed=done, description=text)
 
     def epoch(self, epoch: int, loss: float, metrics: dict[str, float]) -> None:
-        """After an epoch."""
+        """Print how an epoch went.
+
+        Args:
+            epoch: its number, from 1.
+            loss: its mean.
+            metrics: on the held-out traces.
+        """
         figures = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         text = f"epoch {epoch}/{self.epochs}  loss {loss:.4f}  held-out: {figures}"
         if not self.silent:
             self.progress_console.print(text, highlight=False, soft_wrap=True)
 
     def interrupted(self, work: Path) -> None:
-        """After Ctrl-C. work: folder of the checkpoints."""
+        """Say what Ctrl-C has left in `work`, the folder of the checkpoints."""
         kept = f"continue from the last checkpoint, kept in {work}" if work.exists() else "start over"
         text = f"interrupted; run the same command again to {kept}"
         self.progress_console.print(f"dynts: {text}", highlight=False, soft_wrap=True)
 
     def table(self, title: str, metrics: dict[str, dict[str, float]]) -> None:
-        """Metrics by row."""
+        """Print a table of metrics.
+
+        Args:
+            title: above it.
+            metrics: by row, then by name.
+        """
         names = list(next(iter(metrics.values())))
         table = Table(title=title)
         table.add_column(no_wrap=True)
@@ -71,5 +88,5 @@ class TrainDisplay:
         self.output.print(table)
 
     def line(self, text: str) -> None:
-        """A line of the result."""
+        """Print a line of the result."""
         self.output.print(text, soft_wrap=True, highlight=False)

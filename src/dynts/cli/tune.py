@@ -59,9 +59,10 @@ class TuneCommand:
 def tune(given: TuneCommand) -> None:
     """Replay traces under many settings, and choose the smallest budget that leaves them as likely as they were.
 
-    A trace's tokens are fed as they were written while the cache is compacted on schedule: a few forward passes for each
-    setting instead of a generation. Measured is how far the distributions of the answer's tokens move, and how much less
-    likely the thinking becomes. Writes a table, a picture and settings.json, for --settings of other commands.
+    A trace's tokens are fed as they were written while the cache is compacted on schedule: a few forward passes for
+    each setting instead of a generation. Measured is how far the distributions of the answer's tokens move, and how
+    much less likely the thinking becomes. Writes a table, a picture and settings.json, for --settings of other
+    commands.
     """
     from dynts.errors import DyntsError
     from dynts.extras import need
@@ -125,14 +126,14 @@ def _report(
         # the one that misses its tolerances by the smallest factor
         nearest = min(points, key=lambda point: max(point.kl / answer, point.thinking_loss / thinking))
         raise DyntsError(
-            f"no setting is within the tolerances of {answer:g} nats for the answer and {thinking:g} for the thinking; the "
-            f"nearest has {nearest.kl:.4f} and {nearest.thinking_loss:.4f} with budget {nearest.setting.budget}: run the same "
-            "command with larger --budgets, or another --tolerance or --thinking-tolerance"
+            f"no setting is within the tolerances of {answer:g} nats for the answer and {thinking:g} for the thinking; "
+            f"the nearest has {nearest.kl:.4f} and {nearest.thinking_loss:.4f} with budget {nearest.setting.budget}: "
+            "run the same command with larger --budgets, or another --tolerance or --thinking-tolerance"
         )
     save_settings(settings_file, settings_of(best.setting))
     console.print(
-        f"{best.setting.describe()}: KL {best.kl:.4f} nats an answer token, loss {best.thinking_loss:.4f} a thinking token; "
-        f"in {settings_file}",
+        f"{best.setting.describe()}: KL {best.kl:.4f} nats an answer token, loss {best.thinking_loss:.4f} a thinking "
+        f"token; in {settings_file}",
         highlight=False,
         soft_wrap=True,
     )

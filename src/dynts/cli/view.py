@@ -35,8 +35,8 @@ class ViewCommand:
 def view(given: ViewCommand) -> None:
     """Show a trace as a page: the importance of each token, and what each method keeps of it at every decode step.
 
-    The trace is labelled, scored, and decoded once with each method, its own tokens given. The page is one file that needs no
-    network.
+    The trace is labelled, scored, and decoded once with each method, its own tokens given. The page is one file that
+    needs no network.
     """
     from rich.console import Console
     from rich.progress import Progress

@@ -15,6 +15,7 @@ from dynts.decode.arm import Arm, make_arms
 from dynts.decode.compress import Predictor, compress
 from dynts.methods import METHODS, DynTSBottom
 from dynts.predictor.model import ImportancePredictor
+from dynts.store.progress import quiet
 from dynts.tiny.solve import Solution, mean_length, solve
 from dynts.tiny.task import ChainProblem
 
@@ -158,7 +159,7 @@ def compare_all(
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=quiet() or not console.is_terminal) as progress:
         for arm in arms:
             name = arm.name(question=False)
             task = progress.add_task(name, total=len(problems), note="")

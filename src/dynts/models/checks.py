@@ -1,4 +1,4 @@
-"""What must hold of a model that has been loaded: all weights come from the checkpoint, special tokens have an embedding."""
+"""What must hold of a loaded model: all weights come from the checkpoint, special tokens have an embedding."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +14,8 @@ def check_weights(info: Mapping[str, Any], source: str) -> None:
     """Refuse a model of which transformers has made up weights, since the checkpoint lacks them.
 
     Args:
-        info: from `from_pretrained(..., output_loading_info=True)`, where tied weights and buffers that are never saved do not
-            count as missing.
+        info: from `from_pretrained(..., output_loading_info=True)`, where tied weights and buffers that are never saved
+            do not count as missing.
         source: what the model is called.
 
     Raises:
@@ -26,8 +26,8 @@ def check_weights(info: Mapping[str, Any], source: str) -> None:
     missing = sorted(set(info["missing_keys"]) - set(shapes))
     if missing:
         raise DyntsError(
-            f"{source} lacks {_some(missing)}: weights of the model that its configuration describes; the checkpoint is "
-            "incomplete, or of another model"
+            f"{source} lacks {_some(missing)}: weights of the model that its configuration describes; the checkpoint "
+            "is incomplete, or of another model"
         )
     if shapes:
         raise DyntsError(
@@ -51,8 +51,8 @@ def check_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     for name, token in _special_tokens(model, tokenizer):
         if not isinstance(token, int) or not 0 <= token < rows:
             raise DyntsError(
-                f"{name} of {source} is {token!r}, but the model has embeddings for tokens 0 to {rows - 1} only: take the "
-                "tokenizer that belongs to these weights, or name another token in its tokenizer_config.json"
+                f"{name} of {source} is {token!r}, but the model has embeddings for tokens 0 to {rows - 1} only: take "
+                "the tokenizer that belongs to these weights, or name another token in its tokenizer_config.json"
             )
 
 

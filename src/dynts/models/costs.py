@@ -1,4 +1,4 @@
-"""What decoding costs a model: bytes to read and operations to do, for a step and for a generation; what a predictor adds."""
+"""What decoding costs: bytes to read and operations to do, for a step and for a generation; what a predictor adds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class PredictorCost:
 
     @classmethod
     def of(cls, hidden_size: int) -> "PredictorCost":
-        """The predictor of a model with this hidden size."""
+        """Return what the predictor of a model with this hidden size costs."""
         half = hidden_size // 2
         parameters = 2 * hidden_size**2 + 2 * hidden_size * half + half
         return cls(parameters, parameters * PREDICTOR_DTYPE_BYTES, 2 * parameters)
@@ -53,16 +53,26 @@ class StepCost:
     token_flops: int
 
     def read_bytes(self, batch: int, tokens: int) -> int:
-        """Bytes that a step reads with so many cached tokens a row."""
+        """Return the bytes that a step reads.
+
+        Args:
+            batch: rows.
+            tokens: cached in each of them.
+        """
         return self.weight_bytes + batch * tokens * self.token_bytes
 
     def flops(self, batch: int, tokens: int) -> int:
-        """Floating-point operations of a step."""
+        """Return the floating-point operations of a step.
+
+        Args:
+            batch: rows.
+            tokens: cached in each of them.
+        """
         return batch * (self.weight_flops + tokens * self.token_flops)
 
 
 def step_cost(model: PreTrainedModel) -> StepCost:
-    """The cost of a dense model; in a mixture of experts, as if all experts were used."""
+    """Return what a step of a dense model costs; in a mixture of experts, as if all experts were used."""
     inputs: Any = model.get_input_embeddings()
     outputs: Any = model.get_output_embeddings()
     embedding, head = inputs.weight, outputs.weight
@@ -82,7 +92,7 @@ Counts = npt.NDArray[np.int64]
 
 
 def flops_by_length(shape: ModelShape, longest: int, predictor: bool) -> Counts:
-    """FLOPs of a decode step that attends to 0, 1, ... `longest` tokens.
+    """Return the FLOPs of a decode step that attends to 0, 1, ... `longest` tokens: int64 [longest + 1].
 
     Args:
         shape: of the model.

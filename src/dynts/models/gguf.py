@@ -1,8 +1,8 @@
 """Read the header of a GGUF file: its metadata and the list of its tensors.
 
-The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package reads it too, but makes
-several numpy arrays for every token of the vocabulary: 25 times as slow, and 0.8 GB for 262,144 tokens. And of a file that has
-been cut it cannot say where it should end.
+The format is described at https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The `gguf` package reads it too,
+but makes several numpy arrays for every token of the vocabulary: 25 times as slow, and 0.8 GB for 262,144 tokens. And
+of a file that has been cut it cannot say where it should end.
 """
 
 import re
@@ -42,14 +42,15 @@ class GgufFile:
         """Read and check a header; none of the weights are read.
 
         Raises:
-            DyntsError: the file is no GGUF file, cut, damaged, or only a part of a split one, or the gguf package is missing.
+            DyntsError: the file is no GGUF file, cut, damaged, or only a part of a split one, or the gguf package is
+                missing.
         """
         path = path.resolve()
         return cls(path, *_read_header(path, path.stat().st_mtime_ns))
 
     @property
     def float_dtype(self) -> torch.dtype | None:
-        """dtype that the weights were written in; None where some are quantised."""
+        """The dtype that the weights were written in; None where some are quantised."""
         # norms stay in float32 beside weights of half precision, so the narrowest is the model's
         return min((_FLOATS.get(kind) for kind in self.tensors.values()), key=_width, default=None)
 
@@ -70,7 +71,7 @@ class GgufFile:
         return next(iter(tensors + keys), None)
 
     def token_ids(self, *roles: str) -> list[int]:
-        """Ids of the tokens that the file names, such as of "bos", "eos", "eot"; those that it does not name are left out."""
+        """Return the ids of tokens by their roles, such as "bos", without those that the file does not name."""
         ids = (self.metadata.get(f"tokenizer.ggml.{role}_token_id") for role in roles)
         return [token for token in ids if token is not None]
 
@@ -156,13 +157,13 @@ def _refuse_parts(path: Path, metadata: dict[str, Any]) -> None:
     if parts > 1:
         number = metadata.get("split.no", -1 if named is None else int(named[1]) - 1) + 1
         raise DyntsError(
-            f"{path} is part {number} of {parts} of a split GGUF file, and transformers reads one file only: merge the parts "
-            "with llama.cpp's `llama-gguf-split --merge FIRST_PART MERGED`"
+            f"{path} is part {number} of {parts} of a split GGUF file, and transformers reads one file only: merge the "
+            "parts with llama.cpp's `llama-gguf-split --merge FIRST_PART MERGED`"
         )
 
 
 def _tensor_type(path: Path, kind: int, elements: int) -> tuple[str, int]:
-    """Name of a tensor's type, and the bytes of its elements."""
+    """Return the name of a tensor's type, and the bytes of its elements."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:

@@ -1,9 +1,9 @@
 """The tokenizer that a GGUF file describes.
 
-transformers builds one too, but not always the model's (5.16 to 5.24): it respells control tokens with characters such as
-`｜`, gives bos and eos ids outside the vocabulary, cuts `<think>` into pieces, or splits text as another model does, with
-nothing said. So byte-level tokenizers, which nearly all reasoning models have, are built here; any tokenizer is compared with
-the file.
+transformers builds one too, but not always the model's (5.16 to 5.24): it respells control tokens with characters such
+as `｜`, gives bos and eos ids outside the vocabulary, cuts `<think>` into pieces, or splits text as another does,
+with nothing said. So byte-level tokenizers, which nearly all reasoning models have, are built here; any tokenizer is
+compared with the file.
 """
 
 from typing import Any
@@ -19,23 +19,26 @@ from dynts.models.gguf import GgufFile
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
 
-_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 # how text is split before merging, by `tokenizer.ggml.pre` (the names are llama.cpp's): most digits in a piece
 _DIGITS = {"qwen2": 1, "deepseek-r1-qwen": 1, "llama-bpe": 3, "llama3": 3, "llama-v3": 3}
 
 _FIX = "put the model's own tokenizer.json and tokenizer_config.json beside the file"
 _SAMPLE = 2000
 _UNREACHABLE = 0.05
-"""Share of a vocabulary that its own tokenizer may fail to write: 1% for Qwen's, 16% where its text is split as GPT-2's."""
+"""Share of a vocabulary that its tokenizer may fail to write: 1% for Qwen's, 16% where its text is split as GPT-2's."""
 
 
 def knows(file: GgufFile) -> bool:
-    """Whether `build_tokenizer` can build this file's tokenizer."""
+    """Return whether `build_tokenizer` can build this file's tokenizer."""
     return file.metadata.get("tokenizer.ggml.model") == "gpt2" and file.metadata.get("tokenizer.ggml.pre") in _DIGITS
 
 
 def build_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
-    """The byte-level tokenizer of a file, with the ids and the kinds of tokens that the file gives.
+    """Build the byte-level tokenizer of a file, with the ids and the kinds of tokens that the file gives.
 
     Args:
         file: for which `knows` holds.
@@ -90,6 +93,10 @@ def build_tokenizer(file: GgufFile) -> PreTrainedTokenizerFast:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, file: GgufFile) -> None:
     """Compare a tokenizer with the vocabulary of the file that it was read from.
+
+    Args:
+        tokenizer: as it is.
+        file: with the vocabulary.
 
     Raises:
         DyntsError: ids, special tokens or the way that text is cut into tokens are not the file's.

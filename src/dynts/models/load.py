@@ -1,6 +1,7 @@
 """Load a causal language model and its tokenizer from a folder, the Hub, or a GGUF file."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +31,25 @@ log = logging.getLogger(__name__)
 
 
 def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in evaluation mode, and its tokenizer. On a CPU a narrow model computes with one thread, see `fit_threads`.
+    """Load a model in evaluation mode, and its tokenizer. On a CPU a narrow model computes with one thread, see
+    `fit_threads`.
 
     Args:
         model: which one, in which dtype, where; or only its name, a folder or the id of a repository on the Hub.
 
     Raises:
-        DyntsError: the model, its GGUF file or its tokenizer is missing or cannot be read, weights are missing, or a special
-            token has no embedding.
+        DyntsError: the model, its GGUF file or its tokenizer is missing or cannot be read, weights are missing, or a
+            special token has no embedding.
     """
     source = _source(model)
-    options: dict[str, Any] = {"dtype": _dtype(source.dtype), "revision": source.revision}
+    options: dict[str, Any] = {"dtype": _dtype(source.dtype), **source.checkpoint()}
     tokenizer = load_tokenizer(source)
     file = _gguf(source)
     if file is not None:
         if not file.tensors:
             raise DyntsError(f"{file.path} holds no weights, only a configuration and a tokenizer")
         # reading the configuration takes transformers as long as the weights of a small model: once is enough
-        options |= {"gguf_file": source.gguf_file, "config": load_config(source)}
+        options["config"] = load_config(source)
         _check_positions(options["config"], file)
         if options["dtype"] == "auto":
             options["dtype"] = file.float_dtype or _half_precision(source.device)
@@ -80,7 +82,7 @@ def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTra
 
 
 def _half_precision(device: str | None) -> torch.dtype:
-    """bfloat16 where the device computes in it, else float32."""
+    """Return bfloat16 where the device computes in it, else float32."""
     if device == "auto" or (device or "").startswith("cuda"):
         has = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -89,7 +91,8 @@ def _half_precision(device: str | None) -> torch.dtype:
 
 
 def _check_positions(config: PreTrainedConfig, file: GgufFile) -> None:
-    """Refuse positions that transformers does not scale: it reads that from GGUF files of one architecture only (gpt-oss).
+    """Refuse positions that transformers does not scale: it reads that from GGUF files of one architecture only
+    (gpt-oss).
 
     Raises:
         DyntsError: names what the file says.
@@ -98,8 +101,9 @@ def _check_positions(config: PreTrainedConfig, file: GgufFile) -> None:
     kinds = {rope.get("rope_type"), *(part.get("rope_type") for part in rope.values() if isinstance(part, dict))}
     if file.scaled_positions is not None and not kinds - {None, "default"}:
         raise DyntsError(
-            f"{file.path} scales rotary positions ({file.scaled_positions}), which transformers leaves out of a GGUF file of a "
-            f"{config.model_type} model: it would lose its way in long texts. Load the checkpoint that the file was made of"
+            f"{file.path} scales rotary positions ({file.scaled_positions}), which transformers leaves out of a GGUF "
+            f"file of a {config.model_type} model: it would lose its way in long texts. Load the checkpoint that the "
+            "file was made of"
         )
 
 
@@ -128,15 +132,15 @@ def load_tokenizer(model: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     source = _source(model)
     file = _gguf(source)
     if file is not None and (Path(source.name) / "tokenizer.json").is_file():
-        file = None  # the model's own, which needs no reconstruction
+        # the model's own, which needs no reconstruction
+        file, source = None, replace(source, gguf_file=None)
     elif file is not None and gguf_tokenizer.knows(file):
         tokenizer = gguf_tokenizer.build_tokenizer(file)
         gguf_tokenizer.check_tokenizer(tokenizer, file)
         return tokenizer
     _check_folder(source.name)
     try:
-        gguf = {} if file is None else {"gguf_file": source.gguf_file}
-        loaded = AutoTokenizer.from_pretrained(source.name, revision=source.revision, **gguf)
+        loaded = AutoTokenizer.from_pretrained(source.name, **source.checkpoint())
     except ImportError as error:
         raise _missing_package(source, error) from error
     except Exception as error:
@@ -178,7 +182,7 @@ def load_config(model: ModelSource | str | Path) -> PreTrainedConfig:
     source = _source(model)
     file = _gguf(source)
     try:
-        config = AutoConfig.from_pretrained(source.name, gguf_file=source.gguf_file, revision=source.revision)
+        config = AutoConfig.from_pretrained(source.name, **source.checkpoint())
     except ImportError as error:
         raise _missing_package(source, error) from error
     except Exception as error:
@@ -203,16 +207,17 @@ def load_generation_config(source: ModelSource) -> GenerationConfig:
 
 def _gguf(source: ModelSource) -> GgufFile | None:
     """Read the header of the GGUF file, if the weights come from one, in a folder or a Hub repository."""
-    if source.gguf_file is None:
+    name = source.gguf_file
+    if name is None:
         return None
     _check_folder(source.name)
     folder = Path(source.name)
-    path = folder / source.gguf_file
+    path = folder / name
     if folder.is_dir() and not path.is_file():
         others = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
         raise DyntsError(f"{path} does not exist; GGUF files in {folder}: {others}")
     try:
-        found = path if folder.is_dir() else cached_file(source.name, source.gguf_file, revision=source.revision)
+        found = path if folder.is_dir() else cached_file(source.name, name, revision=source.revision)
         assert found is not None
         return GgufFile.read(Path(found))
     except DyntsError:
@@ -234,7 +239,7 @@ def _check_folder(name: str) -> None:
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The torch dtype of that name.
+    """Return the torch dtype of that name.
 
     Raises:
         DyntsError: there is none.
@@ -263,7 +268,7 @@ def _first_line(error: Exception) -> str:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model takes its inputs, also while accelerate keeps its embeddings elsewhere (`device_map` with "disk")."""
+    """Return where a model takes its inputs, also while accelerate keeps its embeddings elsewhere, such as on disk."""
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     if model.device.type == "meta" and isinstance(hook, AlignDevicesHook):
         return torch.device(hook.execution_device)
@@ -271,7 +276,7 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 
 def end_tokens(model: PreTrainedModel) -> frozenset[int]:
-    """Ids of the tokens that end the model's turn."""
+    """Return the ids of the tokens that end the model's turn."""
     assert model.generation_config is not None
     ends = model.generation_config.eos_token_id
     return frozenset(() if ends is None else (ends,) if isinstance(ends, int) else ends)

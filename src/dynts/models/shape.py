@@ -44,7 +44,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Self:
-        """The shape that a configuration describes; no weights are made or read.
+        """Return the shape that a configuration describes; no weights are made or read.
 
         Raises:
             UnsupportedError: there is nothing in it that dynts can compress, or it names its sizes otherwise.
@@ -74,7 +74,7 @@ class ModelShape:
 
     @property
     def attention_flops_per_key(self) -> int:
-        """Floating-point operations of one query that attends to one more cached token, in all full-attention layers."""
+        """Floating-point operations of a query that attends to one more cached token, in all full-attention layers."""
         return 4 * self.full_attention_layers * self.query_heads * self.head_size  # scores and weighted values
 
     def kv_bytes(self, tokens: int, dtype_bytes: int) -> int:
@@ -87,7 +87,7 @@ class ModelShape:
         return 2 * self.kv_heads * self.head_size * dtype_bytes * self._cached(tokens)
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
-        """Bytes that the keys and values of one more cached token take in one sequence.
+        """Return the bytes that the keys and values of one more cached token take in one sequence.
 
         Sliding-window layers are left out: their cache is bounded, whatever the length.
 
@@ -97,9 +97,10 @@ class ModelShape:
         return 2 * self.full_attention_layers * self.kv_heads * self.head_size * dtype_bytes
 
     def flops_per_token(self, cached_tokens: int) -> int:
-        """Floating-point operations of the matrix products of one decode step of one sequence; a multiply-add counts two.
+        """Return the floating-point operations of the matrix products of one decode step of one sequence.
 
-        Norms, softmax and activations are left out, as is usual: they are far below 1% of a large model's step.
+        A multiply-add counts two. Norms, softmax and activations are left out, as is usual: they are far below 1% of a
+        large model's step.
 
         Args:
             cached_tokens: that the step attends to, its own included.
@@ -109,14 +110,15 @@ class ModelShape:
         """
         if self.matrix_parameters is None:
             raise UnsupportedError(
-                "the FLOPs of a mixture of experts depend on the experts that each token takes: dynts counts dense models only"
+                "the FLOPs of a mixture of experts depend on the experts that each token takes: dynts counts dense "
+                "models only"
             )
         # a layer's attention takes as many operations a key, whether it slides or not
         layer = self.attention_flops_per_key // self.full_attention_layers
         return 2 * self.matrix_parameters + layer * self._cached(cached_tokens)
 
     def _cached(self, tokens: int) -> int:
-        """Cached tokens of all layers together, where those of full attention have `tokens`."""
+        """Return the cached tokens of all layers together, where those of full attention have `tokens`."""
         sliding = self.layers - self.full_attention_layers
         windows = 0 if self.sliding_window is None else sliding * min(tokens, self.sliding_window)
         return self.full_attention_layers * tokens + windows
@@ -132,10 +134,11 @@ def _matrix_parameters(model: nn.Module) -> int:
 
 
 def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
-    """Indices of the layers whose cache grows with the sequence.
+    """Return the indices of the layers whose cache grows with the sequence.
 
     Raises:
-        UnsupportedError: the model has layers of another type than full and sliding-window attention, or only the latter.
+        UnsupportedError: the model has layers of another type than full and sliding-window attention, or only the
+            latter.
     """
     layers = DynamicCache(config=model_config).layers
     types = set(getattr(model_config, "layer_types", None) or ())
@@ -153,10 +156,10 @@ def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
 
 
 def kv_heads(model_config: PreTrainedConfig) -> int:
-    """KV heads of a layer."""
+    """Return the number of KV heads of a layer."""
     return getattr(model_config, "num_key_value_heads", None) or model_config.num_attention_heads
 
 
 def head_size(model_config: PreTrainedConfig) -> int:
-    """Size of a head's keys."""
+    """Return the size of a head's keys."""
     return getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads

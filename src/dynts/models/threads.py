@@ -11,9 +11,9 @@ NARROW = 256
 def fit_threads(hidden_size: int) -> None:
     """Make this process compute with one thread, if what it computes with is narrow.
 
-    Threads wait for one another after each operation. Those of a narrow model take microseconds: a second thread gains little
-    on an idle machine, and on a busy one, where it is not always scheduled, every operation waits for it. `OMP_NUM_THREADS`,
-    where it is set, is the user's word.
+    Threads wait for one another after each operation. Those of a narrow model take microseconds: a second thread gains
+    little on an idle machine, and on a busy one, where it is not always scheduled, every operation waits for it.
+    `OMP_NUM_THREADS`, where it is set, is the user's word.
 
     Args:
         hidden_size: d, of the model or of the hidden states that a predictor reads.

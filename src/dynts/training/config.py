@@ -100,8 +100,8 @@ class TrainConfig:
         transform: one of `dynts.training.transforms.TRANSFORMS`.
         epochs: passes over the training traces; the predictor of the last one is saved, so nothing is chosen by the
             held-out traces.
-        batch_traces: traces per optimizer step, over all processes; None takes the paper's 256, or fewer so that an epoch
-            has 100 steps (small batches did better on small trace sets).
+        batch_traces: traces per optimizer step, over all processes; None takes the paper's 256, or fewer so that an
+            epoch has 100 steps (small batches did better on small trace sets).
         micro_traces: traces per forward pass of a process; bounds memory, does not change the result.
         learning_rate: peak of the schedule, a linear warm-up over 10% of the steps and a cosine decay to 0.
         weight_decay: of AdamW.

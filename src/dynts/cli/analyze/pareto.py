@@ -47,8 +47,8 @@ class ParetoCommand:
 def pareto(given: ParetoCommand) -> None:
     """How few thinking tokens an answer needs: accuracy by the share of them that is kept.
 
-    The model reads question and thinking, loses all but the question and the top, bottom, most recent or random part of the
-    thinking, and answers. Top and bottom go by the true importance and, with --predictor, by the predicted one.
+    The model reads question and thinking, loses all but the question and the top, bottom, most recent or random part of
+    the thinking, and answers. Top and bottom go by the true importance and, with --predictor, by the predicted one.
     """
     out, source = given.out, given.source
     prepare(out)
