@@ -2,14 +2,17 @@
 
 import json
 import os
+import random
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from adder import rows_of
-from drills import KILLS, Job, run_drill
-from dynts.evaluate.results import Arm, read_results
+from dynts.evaluate.results import ArmResults, read_results
 from dynts.predictor import ImportancePredictor
 from dynts.tiny import WEIGHTS
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -20,8 +23,45 @@ from recipes.embedded_model.solution import write_response
 pytest.importorskip("pyarrow", reason="traces need pyarrow: pip install 'dynts-kv[collect]'")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the drill forks")
 
+DRILL = Path(__file__).with_name("drill.py")
+KILLS = 5
 PROBLEMS, TRACES, EVALUATED = 18, 30, 5
 EVAL = "--method full,dynts --samples 2 --budget 120 --local-window 40 --retention-ratio 0.66"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command to disturb.
+
+    Args:
+        arguments: of `dynts`, without --out.
+        out: what --out names.
+        entries: a glob from the folder of `out` of what grows while the command works: lines of journals, or files.
+        spacing: the most new entries between two kills.
+        kills: how often.
+    """
+
+    arguments: list[str]
+    out: str
+    entries: str
+    spacing: int
+    kills: int = KILLS
+
+
+def run_drill(jobs: list[Job]) -> None:
+    """Work through the jobs; of five kills at least three must have hit a running child.
+
+    The seed of the moments is printed; `DRILL_SEED=... pytest ...` takes it again.
+    """
+    seed = int(os.environ.get("DRILL_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"drill with DRILL_SEED={seed}")
+    command = [sys.executable, str(DRILL), str(seed)]
+    given = json.dumps([asdict(job) for job in jobs])
+    done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, f"DRILL_SEED={seed}: {done.stderr}"
+    killed: list[int] = json.loads(done.stdout)
+    for job, count in zip(jobs, killed, strict=True):
+        assert count >= min(job.kills, 3), f"DRILL_SEED={seed}: only {count} children of {job.arguments[0]} were killed"
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +124,7 @@ def test_label_killed_and_continued(drilled: Path) -> None:
 
 
 def test_eval_killed_and_continued_in_either_arm(drilled: Path) -> None:
-    def arms(kills: int) -> dict[str, Arm]:
+    def arms(kills: int) -> dict[str, ArmResults]:
         return {arm.method: arm for arm in read_results(drilled / f"eval-{kills}")}
 
     whole, continued = arms(0), arms(KILLS)

@@ -30,9 +30,9 @@ ray = pytest.importorskip("ray", reason="actors need ray: pip install 'dynts-kv[
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """One small cluster on this machine; its processes find the modules of this folder."""
-    helpers = str(Path(__file__).parents[1] / "helpers")
-    paths = os.pathsep.join([helpers, os.environ.get("PYTHONPATH", "")])
+    """One small cluster on this machine; its processes find the helpers."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent / "helpers"), os.environ.get("PYTHONPATH", "")])
     ray.init(
         num_cpus=2,
         include_dashboard=False,
