@@ -20,7 +20,7 @@ from dynts.bench.profile import Work
 from dynts.config import CompressionConfig
 from dynts.models import random_model
 from dynts.predictor.model import ImportancePredictor
-from dynts.report.bench import bench_json, bench_markdown, bench_table, draw_steps
+from dynts.report.bench import bench_json, bench_table, draw_steps
 from dynts.store.files import write_text_whole
 
 SHAPE = Path(__file__).parent / "shapes" / "smollm2-135m"
@@ -62,10 +62,10 @@ def main() -> None:
     works = [Work(batch, PROMPT, GENERATED) for batch in arguments.batch]
     rows = []
     for found in measure([compared(arguments.eager)], works, effort, machine):
-        console.print(bench_table(found))
+        console.print(bench_table(found).terminal())
         rows += found
         write_text_whole(arguments.out / "decode_speed.json", bench_json(rows, machine, PROMPT))
-        text = f"{machine.describe()}\n\n{bench_markdown(rows)}"
+        text = f"{machine.describe()}\n\n{bench_table(rows).markdown()}"
         write_text_whole(arguments.out / "decode_speed.md", text)
         draw_steps(rows, arguments.out / "decode_speed.png")
 

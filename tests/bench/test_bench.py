@@ -24,7 +24,7 @@ from dynts.cache.lengths import attended_tokens, cache_lengths
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.models.costs import step_cost
-from dynts.report.bench import bench_markdown
+from dynts.report.bench import bench_table
 from tiny import COMMON, tiny_model
 
 CONFIG = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)
@@ -222,7 +222,7 @@ def test_speed_ups_are_medians_of_paired_rounds(model: PreTrainedModel) -> None:
     assert rows[1].details["compactions"] == cached_tokens(10, 200, CONFIG)[1]
     step = rows[0].details["steps"][0]
     assert step["over_floor"] == pytest.approx(step["seconds"]["median"] / step["floor"])
-    assert bench_markdown(rows).splitlines()[2].startswith("| slow |  | 1 | 200 |")
+    assert bench_table(rows).markdown().splitlines()[2].startswith("| slow |  | 1 | 200 |")
 
 
 def test_generation_mode_generates_what_was_asked(model: PreTrainedModel) -> None:

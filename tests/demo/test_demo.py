@@ -15,7 +15,7 @@ from dynts.demo.compare import Result, compare, every_arm
 from dynts.extras import pip_install
 from dynts.methods import METHODS, DynTSAll
 from dynts.methods.window import QuestionWindow
-from dynts.report.demo import cache_lengths, results_markdown, results_table
+from dynts.report.demo import cache_lengths, results_table
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import QUESTION_TOKENS, Solution, budget_for, schedule
 from dynts.tiny.task import make_problem
@@ -102,7 +102,7 @@ def result() -> Result:
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_the_table_shows_every_figure_at_any_width(result: Result, width: int) -> None:
     console = Console(file=io.StringIO(), width=width)
-    console.print(results_table([result], "title"))
+    console.print(results_table([result], "title").terminal())
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= width
     row = next(line for line in lines if "0.50" in line)
@@ -112,7 +112,8 @@ def test_the_table_shows_every_figure_at_any_width(result: Result, width: int) -
 
 def test_markdown_has_the_same_figures(result: Result) -> None:
     assert (
-        results_markdown([result]).splitlines()[-1] == "| dynts, answer label | 0.50 | 200 | 1 | 200 | 1.0 | 1 | 200 |"
+        results_table([result]).markdown().splitlines()[-1]
+        == "| dynts, answer label | 0.50 | 200 | 1 | 200 | 1.0 | 1 | 200 |"
     )
 
 

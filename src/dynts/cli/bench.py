@@ -93,7 +93,7 @@ def bench(given: BenchCommand) -> None:
     from dynts.decode.checkpoint import check_checkpoint
     from dynts.models import load_model, random_model
     from dynts.predictor.model import ImportancePredictor
-    from dynts.report.bench import bench_json, bench_markdown, bench_table
+    from dynts.report.bench import bench_json, bench_table
     from dynts.store.files import write_text_whole
     from dynts.store.progress import quiet
 
@@ -115,12 +115,12 @@ def bench(given: BenchCommand) -> None:
         task = bar.add_task("measuring", total=given.rounds * len(works) * sum(map(len, compared)))
         effort = Effort(given.mode, given.rounds, given.steps, given.points)
         for rows in measure(compared, works, effort, machine, lambda: bar.advance(task)):
-            console.print(bench_table(rows))
+            console.print(bench_table(rows).terminal())
             found += rows
     if given.out is not None:
         write_text_whole(given.out, bench_json(found, machine, given.prompt))
     if given.markdown is not None:
-        write_text_whole(given.markdown, f"{machine.describe()}\n\n{bench_markdown(found)}")
+        write_text_whole(given.markdown, f"{machine.describe()}\n\n{bench_table(found).markdown()}")
     if given.figure is not None:
         from dynts.report.bench import draw_steps
 

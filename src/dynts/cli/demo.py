@@ -80,7 +80,7 @@ def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
     from dynts.chat.prompts import chat_prompt, encode_prompt
     from dynts.demo.compare import compare_all, every_arm
     from dynts.methods import resolve_method
-    from dynts.report.demo import results_markdown, results_table
+    from dynts.report.demo import results_table
     from dynts.store.files import write_text_whole
     from dynts.tiny import LABELS, load_tiny_model, load_tiny_predictor
     from dynts.tiny.task import HELD_OUT, make_problem
@@ -100,9 +100,9 @@ def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
     results = compare_all(model, tokenizer, chosen, compared, config, Console(stderr=True))
     console = Console()
     title = f"{given.problems} held-out problems, budget {config.budget}, local window {config.local_window}"
-    console.print(results_table(results, title))
+    console.print(results_table(results, title).terminal())
     if given.markdown is not None:
-        write_text_whole(given.markdown, results_markdown(results))
+        write_text_whole(given.markdown, results_table(results).markdown())
     if figure is None:
         console.print(
             f"no picture without matplotlib: {pip_install('plot')}", soft_wrap=True, markup=False, highlight=False

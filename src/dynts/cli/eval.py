@@ -182,5 +182,5 @@ def eval_(given: EvalCommand) -> None:
     if any(len(arm.samples) < arm.manifest["total"] for arm in found):
         show(f"share {rank.rank + 1} of {rank.world} is done: the last process to end shows the results")
     else:
-        Console().print(arms_table(found))
+        Console().print(arms_table(found).terminal())
         show(graded_by(found))

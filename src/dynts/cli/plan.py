@@ -89,7 +89,7 @@ def plan(given: PlanCommand) -> None:
     from dynts.models.shape import ModelShape
     from dynts.planning.cost import Planner
     from dynts.planning.recommend import recommend
-    from dynts.report.plan import plan_json, plan_lines, plan_markdown, plan_table
+    from dynts.report.plan import plan_json, plan_lines, plan_table
 
     config = load_config(given.source)
     name = given.source.dtype or str(config.dtype or "float32").removeprefix("torch.")
@@ -104,8 +104,8 @@ def plan(given: PlanCommand) -> None:
     for line in plan_lines(planner, work, name, costs):
         console.print(line, highlight=False, soft_wrap=True)
     if given.markdown:
-        show(f"\n{plan_markdown(costs)}", end="")
+        show(f"\n{plan_table(costs).markdown()}", end="")
     else:
-        console.print(plan_table(costs))
+        console.print(plan_table(costs).terminal())
     console.print(recommended.describe(), highlight=False, soft_wrap=True)
     console.print("`dynts tune` finds a setting on traces of yours", highlight=False)

@@ -111,14 +111,14 @@ def _report(
 
     from dynts.errors import DyntsError
     from dynts.planning.frontier import choose
-    from dynts.report.tune import draw_frontier, frontier_markdown, frontier_table
+    from dynts.report.tune import draw_frontier, frontier_table
     from dynts.store.files import write_text_whole
 
     best = choose(points, *tolerances)
-    write_text_whole(out / "frontier.md", frontier_markdown(points, best))
+    write_text_whole(out / "frontier.md", frontier_table(points, best).markdown())
     draw_frontier(points, best, *tolerances, out / "frontier.png")
     console = Console()
-    console.print(frontier_table(points, best))
+    console.print(frontier_table(points, best).terminal())
     settings_file = out / "settings.json"
     if best is None:
         settings_file.unlink(missing_ok=True)  # of an earlier run with another tolerance

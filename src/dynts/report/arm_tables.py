@@ -2,15 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from rich.table import Table
-
 from dynts.config import CompressionConfig
 from dynts.evaluate.intervals import Estimate
 from dynts.evaluate.metrics import tokens_per_second
 from dynts.evaluate.paired import Comparison, compare, holm
 from dynts.evaluate.results import ArmResults
 from dynts.report.groups import EvaluatedArm, Group, missing_samples
-from dynts.report.tables import markdown_table, terminal_table
+from dynts.report.tables import FigureTable, markdown_table
 
 _COLUMNS = (
     "benchmark: method",
@@ -26,9 +24,9 @@ _COLUMNS = (
 )
 
 
-def arms_table(arms: Iterable[ArmResults]) -> Table:
-    """One row an arm; means over its samples."""
-    return terminal_table(_COLUMNS, map(_cells, arms))
+def arms_table(arms: Iterable[ArmResults]) -> FigureTable:
+    """Return a short table of arms, with means over their samples."""
+    return FigureTable(_COLUMNS, [_cells(arm) for arm in arms])
 
 
 def graded_by(arms: Iterable[ArmResults]) -> str:

@@ -5,34 +5,24 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.table import Table
-
 from dynts.bench.machine import Machine
 from dynts.bench.summary import EngineSummary
-from dynts.report.tables import markdown_table, terminal_table
+from dynts.report.tables import FigureTable
 
 _COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
 _STEP_COLUMNS = ("first\nms", "last\nms", "over\nfloor", "evict-\ning")
 
 
-def bench_table(rows: Sequence[EngineSummary]) -> Table:
-    """A table for the terminal."""
-    return terminal_table(_columns(rows), map(_cells, rows))
-
-
-def bench_markdown(rows: Sequence[EngineSummary]) -> str:
-    """The same table in Markdown."""
-    return markdown_table([name.replace("-\n", "").replace("\n", " ") for name in _columns(rows)], map(_cells, rows))
+def bench_table(rows: Sequence[EngineSummary]) -> FigureTable:
+    """Return the table of engines on pieces of work, at least one."""
+    columns = (*_COLUMNS, *_STEP_COLUMNS) if rows[0].details else _COLUMNS
+    return FigureTable(columns, [_cells(row) for row in rows])
 
 
 def bench_json(rows: Sequence[EngineSummary], machine: Machine, prompt: int) -> str:
     """Everything that was measured. prompt: tokens of each question."""
     record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in rows]}
     return json.dumps(record, indent=1) + "\n"
-
-
-def _columns(rows: Sequence[EngineSummary]) -> tuple[str, ...]:
-    return (*_COLUMNS, *_STEP_COLUMNS) if rows[0].details else _COLUMNS
 
 
 def _cells(row: EngineSummary) -> list[str]:

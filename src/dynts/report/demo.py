@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import GenerationStats
@@ -11,30 +10,29 @@ from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.decode.compress import Predictor
 from dynts.demo.compare import Result, compare
-from dynts.report.tables import markdown_table, terminal_table
+from dynts.report.tables import FigureTable
 from dynts.tiny.task import ChainProblem
 
-_COLUMNS = ("method", "Pass@1", "mean length", "truncated", "peak KV tokens", "peak KV MiB", "compactions", "tokens/s")
-_NARROW = (
+_COLUMNS = (
     "method",
     "Pass@1",
     "mean\nlength",
     "trun-\ncated",
-    "peak\ntokens",
-    "peak\nMiB",
+    "peak\nKV\ntokens",
+    "peak\nKV\nMiB",
     "comp-\nactions",
     "tokens\n/s",
 )
 
 
-def results_table(results: Iterable[Result], title: str) -> Table:
-    """A table for the terminal."""
-    return terminal_table(_NARROW, map(_cells, results), title)
+def results_table(results: Iterable[Result], title: str | None = None) -> FigureTable:
+    """Return the table of what each method did.
 
-
-def results_markdown(results: Iterable[Result]) -> str:
-    """The same table in Markdown."""
-    return markdown_table(_COLUMNS, map(_cells, results))
+    Args:
+        results: of the methods.
+        title: above the table.
+    """
+    return FigureTable(_COLUMNS, [_cells(result) for result in results], title)
 
 
 def _cells(result: Result) -> tuple[str, ...]:

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
-
 from dynts.planning.cost import Cost, Planner, Workload
 from dynts.planning.recommend import Recommendation
-from dynts.report.tables import markdown_table, terminal_table
+from dynts.report.tables import FigureTable
 
 _COLUMNS = (
     "budget",
@@ -23,15 +21,9 @@ _COLUMNS = (
 )
 
 
-def plan_table(costs: Sequence[Cost]) -> Table:
-    """A table for the terminal. costs: the full cache first."""
-    return terminal_table(_COLUMNS, (_cells(cost, costs[0]) for cost in costs))
-
-
-def plan_markdown(costs: Sequence[Cost]) -> str:
-    """The same in Markdown."""
-    names = [name.replace("-\n", "").replace("\n", " ") for name in _COLUMNS]
-    return markdown_table(names, (_cells(cost, costs[0]) for cost in costs))
+def plan_table(costs: Sequence[Cost]) -> FigureTable:
+    """Return the table of what schedules cost; the full cache has to be the first."""
+    return FigureTable(_COLUMNS, [_cells(cost, costs[0]) for cost in costs])
 
 
 def plan_lines(planner: Planner, work: Workload, dtype: str, costs: Sequence[Cost]) -> list[str]:

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.table import Table
-
 from dynts.planning.frontier import FrontierPoint
-from dynts.report.tables import markdown_table, terminal_table
+from dynts.report.tables import FigureTable
 
 _COLUMNS = (
     *("budget", "W_l", "r", "answer\nKL, nats", "+-", "thinking\nloss, nats", "+-"),
@@ -14,16 +12,14 @@ _COLUMNS = (
 )
 
 
-def frontier_table(points: Sequence[FrontierPoint], chosen: FrontierPoint | None) -> Table:
-    """A table for the terminal; the chosen setting has a star."""
-    return terminal_table(_COLUMNS, (_cells(point, point is chosen) for point in points))
+def frontier_table(points: Sequence[FrontierPoint], chosen: FrontierPoint | None) -> FigureTable:
+    """Return the table of all settings.
 
-
-def frontier_markdown(points: Sequence[FrontierPoint], chosen: FrontierPoint | None) -> str:
-    """The same in Markdown."""
-    return markdown_table(
-        [name.replace("\n", " ") for name in _COLUMNS], (_cells(point, point is chosen) for point in points)
-    )
+    Args:
+        points: of the settings.
+        chosen: of them, which gets a star.
+    """
+    return FigureTable(_COLUMNS, [_cells(point, point is chosen) for point in points])
 
 
 def draw_frontier(
