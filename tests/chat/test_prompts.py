@@ -11,7 +11,8 @@ from command_line import run
 from dynts.chat.markers import ThinkFormat
 from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import render_prompt, user_message
-from dynts.chat.written import FIRST, ClosingWatch, decode_text, normalise
+from dynts.chat.thinking import normalise
+from dynts.chat.written import FIRST, ClosingWatch, decode_text
 from dynts.config import CompressionConfig, Settings, load_settings, save_settings
 from dynts.errors import DyntsError
 from dynts.options import build

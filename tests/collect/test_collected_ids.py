@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.chat.markers import ThinkFormat
 from dynts.chat.prompts import INSTRUCTION
-from dynts.chat.written import normalise
+from dynts.chat.thinking import normalise
 from dynts.collect.collect import grade
 from dynts.config import Sampling
 from dynts.engines.engine import Request

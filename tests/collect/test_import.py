@@ -8,7 +8,7 @@ import pytest
 
 from adder import rows_of
 from dynts.chat.markers import ThinkFormat
-from dynts.chat.written import normalise
+from dynts.chat.thinking import normalise
 from dynts.collect.importing import ImportColumns, import_traces
 from dynts.errors import DyntsError
 from dynts.store.progress import Display, Tally

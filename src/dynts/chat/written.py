@@ -1,4 +1,4 @@
-"""The text of what a model wrote: without special tokens, with think markers in dynts' form."""
+"""The text of what a model wrote, without special tokens; and a watch on whether it ends its thinking."""
 
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from dynts.chat.markers import END, START, ThinkFormat, find_format
+from dynts.chat.markers import ThinkFormat, find_format
 
 
 def hidden_tokens(
@@ -61,27 +61,6 @@ class TextWriter(TextStreamer):
         """Write the prompt [1, tokens] first, then one token [1] at a time."""
         if value.dim() > 1 or int(value) not in self.hidden:
             super().put(value)
-
-
-def normalise(response: str, markers: ThinkFormat, thinks: bool | None = None) -> str:
-    """Return the response from just after the opening marker, with dynts' own closing marker.
-
-    A response that starts inside the thinking (DeepSeek-R1 opens it in the prompt) stays as it is. Only the opening
-    marker at the very start is dropped: further markers are left for the filters to find.
-
-    Args:
-        response: what the model wrote.
-        markers: how it writes its markers.
-        thinks: as in `dynts.chat.prompts.ChatPrompt`: False says that the prompt has closed the thinking, and all is
-            the answer.
-    """
-    start = response.lstrip()
-    if start.startswith(markers.start):
-        response = start.removeprefix(markers.start)
-    if markers.start != START:
-        response = response.replace(markers.start, START)
-    response = response if markers.end == END else response.replace(markers.end, END)
-    return f"{END}{response}" if thinks is False else response
 
 
 FIRST = 8

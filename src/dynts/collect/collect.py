@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dynts.chat.thinking import closes_thinking
-from dynts.chat.written import ClosingWatch, normalise
+from dynts.chat.thinking import closes_thinking, normalise
+from dynts.chat.written import ClosingWatch
 from dynts.collect.plan import Plan, collect_facts
 from dynts.engines.engine import Completion, EngineSpec, Request, trace_id
 from dynts.engines.ray import ActorPool, Cluster, Work

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynts.chat.markers import ThinkFormat
-from dynts.chat.written import normalise
+from dynts.chat.thinking import normalise
 from dynts.collect.collect import count_outcomes, store
 from dynts.errors import DyntsError
 from dynts.grading.grader import Grader
