@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from command_line import run
 from dynts.chat.options import ChatOptions
-from dynts.cli.command import add_command
+from dynts.cli import ANALYSES, PANELS
+from dynts.cli.command import add_command, options_type
 from dynts.config import CompressionConfig, ModelSource, Sampling, Settings, load_settings, save_settings
 from dynts.errors import DyntsError
-from dynts.options import option, options_of, part, read_settings
+from dynts.options import build, option, options_of, part, read_settings
 from dynts.tiny import WEIGHTS
 
 VALUES: dict[str, Any] = {"method": "window", "budget": 60, "local_window": 20, "retention_ratio": 0.5}
@@ -230,6 +231,55 @@ def test_wrong_types_are_refused_by_name(values: dict[str, Any], words: str, fil
     with pytest.raises(DyntsError) as caught:
         read_settings(file, options_of(Other))
     assert words in str(caught.value)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", [*(name for panel in PANELS.values() for name in panel), *ANALYSES])
+def test_what_tune_finds_is_a_file_for_every_command(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    settings = Settings(CompressionConfig(300, 100, 0.3), "snapkv", None, "native", "(", ")", {"a": 1})
+    save_settings(path, settings)
+    function = next(panel[name] for panel in [*PANELS.values(), ANALYSES] if name in panel)
+    options = options_of(options_type(function))
+    found = read_settings(path, options, settings.values().keys())
+    assert found.keys() == options.keys() & (settings.values().keys() - {"predictor"})
+    assert {"local_window", "template_arg"} & found.keys() or name in NO_DECODING
+
+
+NO_DECODING = {"import", "status", "train", "report", "demo", "predictor"}
+
+
+@pytest.mark.quick
+def test_options_of_all_commands_may_be_set_too(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(json.dumps({"debug": True, "method": "nonsense", "json": True}))
+    code, _, err = run(monkeypatch, capsys, "generate", *ASK, "--settings", file)
+    assert code == 2
+    assert err.startswith("Traceback")
+    file.write_text(json.dumps({"settings": "other.json"}))
+    code, _, err = run(monkeypatch, capsys, "generate", *ASK, "--settings", file)
+    assert "unknown setting settings" in " ".join(err.replace("│", " ").split())
+
+
+@pytest.mark.quick
+def test_parts_say_what_differs() -> None:
+    @dataclass
+    class Wrong:
+        sampling: Sampling = part(top_q="help")
+
+    with pytest.raises(TypeError, match="Sampling has no options top_q"):
+        options_of(Wrong)
+
+    @dataclass
+    class Maybe:
+        source: ModelSource | None = part(name="The model.", attention=None)
+
+    options = options_of(Maybe)
+    assert (options["model"].help, options["model"].default, "attention" in options) == ("The model.", None, False)
+    values = {name: own.default for name, own in options.items()}
+    assert build(Maybe, values) == Maybe(None)
+    assert build(Maybe, {**values, "model": "m"}) == Maybe(ModelSource("m", device="auto"))
 
 
 def test_a_wrong_file_ends_the_command(

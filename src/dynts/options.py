@@ -9,7 +9,7 @@ own differ, or are left out:
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -113,7 +113,7 @@ def build(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**given)
 
 
-def read_settings(path: str | Path, options: Mapping[str, Option], known: Sequence[str] = ()) -> dict[str, Any]:
+def read_settings(path: str | Path, options: Mapping[str, Option], known: Collection[str] = ()) -> dict[str, Any]:
     """Read a settings file: an object with values of options by their names.
 
     Args:
@@ -223,7 +223,7 @@ def _setting(name: str, own: Option, value: Any) -> Any:
     Raises:
         DyntsError: it has a wrong type.
     """
-    if value is None and own.optional:
+    if value is None and own.default in (None, MISSING):
         return None
     if own.named:
         accepted, meant = isinstance(value, dict), "an object"

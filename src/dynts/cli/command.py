@@ -43,20 +43,24 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
     options = options_of(kind)
 
     def run(context: typer.Context, **values: Any) -> None:
-        common = build(Common, values)
-        with console(debug=common.debug, quiet=common.quiet):
+        asked = build(Common, values)
+        with console(debug=asked.debug, quiet=asked.quiet):
             chosen: Any = build(kind, values)
             sources = {name: context.get_parameter_source(name) for name in options}
             given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
             function(chosen, *([given] if len(inspect.signature(function).parameters) > 1 else []))
+
+    common = options_of(Common)
+    settable = {name: own for name, own in (options | common).items() if name != "settings"}
 
     def take_settings(context: typer.Context, path: Path | None) -> Path | None:
         """Let the file give the defaults of the options of the same names, so that options given explicitly win."""
         from dynts.errors import DyntsError
 
         if path is not None:
+            others = set(_names(context.find_root().command)) - {"settings", "help", "version"}
             try:
-                context.default_map = read_settings(path, options, list(_names(context.find_root().command)))
+                context.default_map = read_settings(path, settable, others)
             except DyntsError as error:
                 raise typer.BadParameter(str(error)) from error
         return path
@@ -77,7 +81,7 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
     parameters += [_parameter(name, own) for name, own in options.items()]
     parameters += [
         _parameter(name, own, **({"callback": take_settings, "is_eager": True} if name == "settings" else {}))
-        for name, own in options_of(Common).items()
+        for name, own in common.items()
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
