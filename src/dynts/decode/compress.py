@@ -195,7 +195,7 @@ class Session:
         # generation_config and others may come by position, after inputs
         kwargs |= dict(zip(list(inspect.signature(self._generate).parameters)[1:], args, strict=False))
         call = GenerateCall(self.model, inputs, kwargs)
-        cache = call.cache or self.new_cache()
+        cache = self.new_cache() if call.cache is None else call.cache
         fed, coming = cache.occupancy.columns, call.new_columns(cache, self.tokenizer)
         turn = Turn(fed, fed + coming, tuple(call.new_tokens(coming)))
         cache.check_turn(turn.tokens)
