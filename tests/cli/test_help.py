@@ -1,5 +1,6 @@
 """The options of every command: as they were before dataclasses declared them, and as the documentation says."""
 
+import inspect
 import json
 import re
 import types
@@ -22,19 +23,18 @@ NEW = {"--settings", "--debug", "--quiet"}
 
 def described(app: typer.Typer) -> dict[str, Any]:
     """What a user can give each command, and what its help says."""
-    functions = {info.name: info.callback for info in app.registered_commands}
-    for group in app.registered_groups:
-        below = group.typer_instance.registered_commands
-        functions |= {f"{group.name} {info.name or info.callback.__name__}": info.callback for info in below}
+    listed = {name: command for name, command in get_command(app).commands.items() if name != "analyze"}
+    listed |= {f"analyze {name}": command for name, command in get_command(app).commands["analyze"].commands.items()}
     found = {}
-    for name, function in functions.items():
-        command: Any = get_command(app)
-        for part in name.split():
-            command = command.commands[part]
-        kinds = {key: item.annotation for key, item in get_params_from_function(function).items()}
+    for name, entry in listed.items():
+        command: Any = entry.made
+        assert entry.help == command.help
+        kinds = {
+            key: item.annotation for key, item in get_params_from_function(inspect.unwrap(command.callback)).items()
+        }
         options = {item.opts[0]: option(item, kinds[item.name]) for item in command.params if item.name != "help"}
-        panel = command.rich_help_panel if isinstance(command.rich_help_panel, str) else None
-        found[name] = {"help": re.sub(r"(?<!\n)\n(?!\n)", " ", command.help), "panel": panel, "options": options}
+        panel = entry.rich_help_panel if isinstance(entry.rich_help_panel, str) else None
+        found[name] = {"help": command.help, "panel": panel, "options": options}
     return found
 
 

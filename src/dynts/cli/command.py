@@ -1,5 +1,6 @@
 """Commands made of dataclasses: every field that `dynts.options` declares becomes an option of the command."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass
@@ -29,8 +30,27 @@ class Common:
     )
 
 
+class ListedCommand(TyperCommand):
+    """A command as `dynts --help` lists it: its options are made when it is called, since most are not."""
+
+    function: Callable[..., None]
+
+    @functools.cached_property
+    def made(self) -> TyperCommand:
+        """The command itself."""
+        return make_command(self.function)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the command's arguments."""
+        return self.made.make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        return self.made.invoke(ctx)
+
+
 def add_command(app: typer.Typer, function: Callable[..., None], name: str, panel: str | None = None) -> None:
-    """Make a command whose options are those of a function's first argument.
+    """Add a command whose options are those of a function's first argument.
 
     Args:
         app: the command belongs to.
@@ -39,8 +59,18 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
         name: of the command.
         panel: under which the command is listed.
     """
+
+    def listed() -> None: ...
+
+    listed.__doc__ = _help(function)
+    kind = type("ListedCommand", (ListedCommand,), {"function": staticmethod(function)})
+    app.command(name, cls=kind, rich_help_panel=panel)(listed)
+
+
+def make_command(function: Callable[..., None]) -> TyperCommand:
+    """Return a command whose options are those of a function's first argument, see `add_command`."""
     kind = options_type(function)
-    options = options_of(kind)
+    options, common = options_of(kind), options_of(Common)
 
     def run(context: typer.Context, **values: Any) -> None:
         asked = build(Common, values)
@@ -50,7 +80,6 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
             given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
             function(chosen, *([given] if len(inspect.signature(function).parameters) > 1 else []))
 
-    common = options_of(Common)
     settable = {name: own for name, own in (options | common).items() if name != "settings"}
 
     def take_settings(context: typer.Context, path: Path | None) -> Path | None:
@@ -58,9 +87,8 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
         from dynts.errors import DyntsError
 
         if path is not None:
-            others = set(_names(context.find_root().command)) - {"settings", "help", "version"}
             try:
-                context.default_map = read_settings(path, settable, others)
+                context.default_map = read_settings(path, settable, set(_names(context.find_root().command)))
             except DyntsError as error:
                 raise typer.BadParameter(str(error)) from error
         return path
@@ -85,8 +113,15 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__doc__ = function.__doc__
-    app.command(name, cls=Command, rich_help_panel=panel)(run)
+    run.__doc__ = _help(function)
+    app = typer.Typer(add_completion=False)
+    app.command(cls=Command)(run)
+    return typer.main.get_command(app)  # type: ignore[return-value]
+
+
+def _help(function: Callable[..., None]) -> str:
+    """Return a function's docstring, a line each paragraph: typer lists commands by the first line."""
+    return "\n\n".join(" ".join(each.split()) for each in (inspect.getdoc(function) or "").split("\n\n"))
 
 
 def options_type(function: Callable[..., None]) -> type:
@@ -110,7 +145,6 @@ def _parameter(name: str, own: Option, **more: Any) -> Parameter:
 
 
 def _names(command: Any) -> Iterator[str]:
-    """Yield the names of all options of a command and of those below it."""
+    """Yield the names of the options of all commands below one."""
     for below in getattr(command, "commands", {}).values():
-        yield from _names(below)
-    yield from (parameter.name for parameter in command.params)
+        yield from options_of(options_type(below.function)) if isinstance(below, ListedCommand) else _names(below)
