@@ -27,7 +27,7 @@ EDGES: Array = np.linspace(-3, 2, 51)
 
 
 def describe_trace(labels: npt.ArrayLike, ids: Sequence[int]) -> Row:
-    """How importance is spread over the L thinking tokens of one trace.
+    """Describe how importance is spread over the L thinking tokens of one trace.
 
     Args:
         labels: [L], not negative; NaN, a token without a label, does not count.
@@ -62,7 +62,7 @@ def describe_trace(labels: npt.ArrayLike, ids: Sequence[int]) -> Row:
 
 
 def describe_with_question(model: PreTrainedModel, trace: TokenizedTrace, chunk: int = 128) -> Row:
-    """The same for a trace that is labelled now, and how important its M question tokens are for the answer.
+    """Label a trace and describe it, and how important its M question tokens are for the answer.
 
     Args:
         model: the model whose attention counts.
@@ -94,7 +94,11 @@ def describe_with_question(model: PreTrainedModel, trace: TokenizedTrace, chunk:
 
 
 def describe_shards(folders: Sequence[ShardFolder], label: str) -> Iterator[Row]:
-    """`describe_trace` of each labelled trace that has any such label, read one at a time.
+    """Describe each labelled trace that has any such label, read one at a time; see `describe_trace`.
+
+    Args:
+        folders: of labelled traces.
+        label: its name.
 
     Raises:
         DyntsError: folders that do not go together, lack that label, or are incomplete or damaged; or no trace has it.
@@ -143,7 +147,7 @@ class Importance:
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Importance":
-        """Of at least one row; one at a time is in memory."""
+        """Sum up the rows of at least one trace; one at a time is in memory."""
         above, mass, parts, questions = [], [], [], []
         histogram: Array = np.zeros(len(EDGES) - 1)
         counts: dict[int, int] = {}
@@ -179,7 +183,7 @@ class Importance:
         )
 
     def mass_of(self, share: float) -> float:
-        """Share of the importance that this share of the thinking tokens, one of `SHARES`, holds."""
+        """Return the share of the importance that a share of the thinking tokens, one of `SHARES`, holds."""
         return self.mass[SHARES.index(share)]
 
 

@@ -92,7 +92,7 @@ class Pareto:
 
     @torch.no_grad()
     def scores(self, place: int, tokens: TokenizedTrace) -> dict[str, torch.Tensor]:
-        """What thinking tokens are chosen by, [L] each, by the name of the curve.
+        """Return what thinking tokens are chosen by, [L] each, by the name of the curve.
 
         Args:
             place: of the trace, so that each has a random choice of its own.
@@ -120,6 +120,12 @@ class Pareto:
 
     def measure(self, place: int, trace: Trace, tokens: TokenizedTrace, grader: Grader) -> Row:
         """Answer one trace's question from each choice of its thinking tokens.
+
+        Args:
+            place: of the trace, see `scores`.
+            trace: the trace.
+            tokens: of the trace.
+            grader: compares answers.
 
         Returns:
             "thinking_tokens", and by curve and share "correct" and "truncated" (stopped by `max_answer_tokens`).
@@ -171,7 +177,12 @@ class ParetoPoint:
 
 
 def curves(rows: Sequence[Mapping[str, Any]], shares: Sequence[float]) -> dict[str, list[ParetoPoint]]:
-    """Points by curve, of at least one row of `Pareto.measure`."""
+    """Return the points of each curve.
+
+    Args:
+        rows: of `Pareto.measure`, at least one.
+        shares: of the thinking tokens that are kept.
+    """
     found = {}
     for name in rows[0]["correct"]:
         right = [sum(row["correct"][name][at] for row in rows) for at in range(len(shares))]

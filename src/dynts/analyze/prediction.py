@@ -39,7 +39,7 @@ class Fold:
 def choose_traces(
     folders: Sequence[ShardFolder], config: PredictorConfig, split: Split = "auto", group_by: str | None = None
 ) -> tuple[list[Fold], str]:
-    """The traces to analyse.
+    """Choose the traces to analyse.
 
     Args:
         folders: of labelled traces.

@@ -95,7 +95,12 @@ def answers_by_share(
 
 
 def keep_top(scores: npt.ArrayLike, share: float) -> torch.Tensor:
-    """bool [L]: the share of the tokens that scores highest; of equal ones the later."""
+    """Mark the share of the tokens that scores highest, of equal ones the later, as bool [L].
+
+    Args:
+        scores: [L].
+        share: from 0 to 1.
+    """
     values = np.asarray(scores, dtype=np.float64)
     kept = torch.zeros(len(values), dtype=torch.bool)
     # NaN, a token without a label, ranks lowest

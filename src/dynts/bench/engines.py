@@ -45,11 +45,11 @@ class TimedEngine(ABC):
     @abstractmethod
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The model is set up for this engine inside this context."""
+        """Set the model up for this engine, inside a context."""
 
     @abstractmethod
     def new_cache(self) -> Cache:
-        """An empty cache."""
+        """Return an empty cache."""
 
     @abstractmethod
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
@@ -64,22 +64,37 @@ class TimedEngine(ABC):
 
     @abstractmethod
     def kv_bytes(self, cache: Any) -> int:
-        """Bytes allocated for keys and values."""
+        """Return the bytes allocated for keys and values."""
 
     def compaction(self, prompt: int, batch: int) -> dict[str, float]:
-        """Seconds of one compaction in the long run, by part. Nothing where nothing is evicted."""
+        """Time one compaction in the long run, by part; return nothing where nothing is evicted.
+
+        Args:
+            prompt: tokens of the question.
+            batch: rows.
+        """
         return {}
 
     @torch.no_grad()
     def step(self, cache: Cache, batch: int) -> float:
-        """Seconds of one decode step, cache bookkeeping included."""
+        """Time one decode step, cache bookkeeping included, in seconds.
+
+        Args:
+            cache: filled to some length.
+            batch: rows.
+        """
         tokens = torch.ones(batch, 1, dtype=torch.long, device=self.device)
         model = cast(Callable[..., object], self.model)
         return seconds(lambda: model(input_ids=tokens, **{CACHE: cache}, use_cache=True), self.device)
 
     @torch.no_grad()
     def prefill(self, prompt: int, batch: int) -> float:
-        """Seconds to read a prompt."""
+        """Time the reading of a prompt, in seconds.
+
+        Args:
+            prompt: its tokens.
+            batch: rows.
+        """
         tokens = torch.ones(batch, prompt, dtype=torch.long, device=self.device)
         model, cache = cast(Callable[..., object], self.model), self.new_cache()
         return seconds(lambda: model(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=1), self.device)
@@ -115,17 +130,20 @@ class TimedTransformers(TimedEngine):
             self.model.set_attn_implementation(before)
 
     def new_cache(self) -> Cache:
-        """An empty `DynamicCache`."""
+        """Return an empty `DynamicCache`."""
         return DynamicCache(config=self.model.config)
 
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
-        """One update a layer."""
+        """Fill the cache with one update a layer; see `TimedEngine.fill`.
+
+        Arguments as in `TimedEngine`.
+        """
         states = self._states(batch, tokens - cache.get_seq_length())
         for layer in range(len(cache.layers)):
             cache.update(states, states, layer)
 
     def kv_bytes(self, cache: Any) -> int:
-        """Of all layers."""
+        """Return the bytes of all layers."""
         tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
@@ -164,12 +182,15 @@ class TimedDynTS(TimedEngine):
             yield
 
     def new_cache(self) -> BudgetCache:
-        """An empty cache of the session."""
+        """Return an empty cache of the session."""
         assert self.session is not None, "within running() only"
         return self.session.new_cache()
 
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
-        """The question, then generated tokens, through the cache's own bookkeeping."""
+        """Feed the question, then generated tokens, through the cache's own bookkeeping.
+
+        Arguments as in `TimedEngine`.
+        """
         assert isinstance(cache, BudgetCache)
         if not cache.lengths:
             cache.announced = Turn(0, prompt, (prompt,) * batch)
@@ -177,12 +198,15 @@ class TimedDynTS(TimedEngine):
         self._feed(cache, tokens - cache.lengths[0], batch)
 
     def kv_bytes(self, cache: Any) -> int:
-        """As the cache counts them."""
+        """Return the bytes that the cache counts."""
         return cache.allocated_bytes
 
     @torch.no_grad()
     def compaction(self, prompt: int, batch: int) -> dict[str, float]:
-        """The second compaction: only the first one has the whole budget to score."""
+        """Time the second compaction: only the first one has the whole budget to score.
+
+        Arguments as in `TimedEngine`.
+        """
         if self.schedule is None:
             return {}
         cache, watch = self.new_cache(), Stopwatch(self.device)

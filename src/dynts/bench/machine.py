@@ -16,7 +16,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that the work takes, on the device too."""
+    """Time work, on the device too, in seconds.
+
+    Args:
+        work: what to do.
+        device: where it is done.
+    """
     synchronize(device)
     started = time.perf_counter()
     work()
@@ -86,19 +91,29 @@ class Machine:
     flops: float
 
     def describe(self) -> str:
-        """One line for people."""
+        """Return one line that says what the device can do."""
         return (
             f"{self.device}, {self.threads} threads: reads {self.read / 1e9:.1f} GB/s, copies {self.copy / 1e9:.1f} GB/s "
             f"(read and written), {self.flops / 1e9:.0f} GFLOP/s in {self.dtype}"
         )
 
     def floor(self, read_bytes: float, flops: float) -> float:
-        """The least seconds for work that reads so many bytes and computes so much."""
+        """Return the least seconds that work can take.
+
+        Args:
+            read_bytes: bytes that it reads.
+            flops: floating-point operations that it does.
+        """
         return max(read_bytes / self.read, flops / self.flops)
 
 
 def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
-    """Measure a device; the best of a few repeats counts, since these are limits."""
+    """Measure a device; the best of a few repeats counts, since these are limits.
+
+    Args:
+        device: the device.
+        dtype: of the numbers that are read and multiplied.
+    """
     size = _BYTES // dtype.itemsize
     source = torch.ones(size, dtype=dtype, device=device)
     target = torch.empty_like(source)

@@ -24,7 +24,7 @@ def in_rounds(
     measure: Callable[[TimedEngine, int], Measured],
     done: Callable[[], None],
 ) -> list[list[Measured]]:
-    """Every round measures each engine once, in alternating order, so that drift hits all alike.
+    """Measure each engine once a round, in alternating order, so that drift hits all alike.
 
     Args:
         engines: what is compared.
@@ -152,7 +152,13 @@ def profile_once(engine: TimedEngine, work: Work, steps: int, points: int) -> Pr
 
 
 def lengths_to_measure(live: Sequence[int], steps: int, points: int) -> list[int]:
-    """Evenly spaced lengths from the shortest that occurs to the longest from which `steps` steps need no compaction."""
+    """Return evenly spaced lengths, from the shortest that occurs to the longest from which no compaction interrupts.
+
+    Args:
+        live: cached tokens at each decode step.
+        steps: that are timed from a length on.
+        points: how many lengths.
+    """
     # the first step at a length of n attends to n tokens, and needs n - 1 in the cache and `steps` places
     lowest = min(live) + steps
     highest = max(lowest, max(live) - steps - 1)

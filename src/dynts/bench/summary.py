@@ -23,7 +23,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Return the spread of at least one value."""
         return cls(median(values), min(values), max(values))
 
 
@@ -53,7 +53,7 @@ class EngineSummary:
 
 
 def summarize(rounds: Sequence[Sequence[Measured]], machine: Machine, cost: StepCost) -> list[EngineSummary]:
-    """One row an engine.
+    """Sum up the rounds, one row an engine.
 
     Args:
         rounds: of one piece of work; in each the same engines in the same order, the first one is the reference.

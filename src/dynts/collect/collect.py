@@ -109,7 +109,13 @@ def engines(spec: EngineSpec, cluster: Cluster | None, say: Callable[[str], obje
 
 
 def grade(completion: Completion, grader: Grader, judge: Judge) -> TraceRow:
-    """Bring a completion into the form of traces, and judge it."""
+    """Bring a completion into the form of traces, and judge it.
+
+    Args:
+        completion: what an engine returned.
+        grader: compares answers.
+        judge: says what is wrong with a response, and whether its answer is right.
+    """
     request = completion.request
     response = normalise(completion.text, completion.format, completion.thinks)
     reason, correct = judge(response, request.problem.answer, grader)
@@ -137,7 +143,16 @@ def store(
     display: Display,
     watch: ClosingWatch | None = None,
 ) -> None:
-    """Write graded traces as they come, count them, and show how far the work is."""
+    """Write graded traces as they come, count them, and show how far the work is.
+
+    Args:
+        rows: the traces.
+        writer: of the folder.
+        tally: counts them by outcome.
+        held: the folder's lock, whose note tells others how far the work is.
+        display: shows how far the work is.
+        watch: is told of every trace of a model that thinks; None for one that does not.
+    """
     try:
         for row in rows:
             writer.append(row)
@@ -152,7 +167,12 @@ def store(
 
 
 def count_outcomes(folder: TraceFolder, wanted: Set[str]) -> tuple[Tally, set[str]]:
-    """What a folder holds of the wanted traces: counts and ids."""
+    """Count what a folder holds of the wanted traces, by outcome, and return their ids too.
+
+    Args:
+        folder: of traces.
+        wanted: ids of the traces that count.
+    """
     tally, done = Tally(total=len(wanted), correct=0), set()
     for outcome in folder.outcomes():
         if outcome.id in wanted:

@@ -46,7 +46,7 @@ class Plan:
         return survey(self.source, self.limit, self.sampling.seed)
 
     def requests(self, found: Survey) -> Iterator[Request]:
-        """All samples of all chosen problems."""
+        """Yield a request for each sample of each chosen problem."""
         for problem in read_problems(self.source, found.chosen):
             for sample in range(self.samples):
                 yield Request(problem, sample, self.sampling.seed, self.arm)
@@ -94,7 +94,12 @@ def arm_settings(arm: Arm[str]) -> dict[str, Any]:
 
 
 def collect_facts(plan: Plan, found: Survey) -> dict[str, Any]:
-    """What the manifest records besides; the numbers are those of the last run."""
+    """Return what the manifest records besides; the numbers are those of the last run.
+
+    Args:
+        plan: which samples.
+        found: the survey of the problems.
+    """
     return {
         "problems": len(found.chosen),
         "samples": plan.samples,
@@ -105,7 +110,7 @@ def collect_facts(plan: Plan, found: Survey) -> dict[str, Any]:
 
 
 def model_files(model: str) -> str | None:
-    """A hash of the configuration and of the names and sizes of the files of a local model; None on the Hub."""
+    """Hash the configuration of a local model, and the names and sizes of its files; return None for one on the Hub."""
     folder = Path(model)
     if not folder.is_dir():
         return None

@@ -36,11 +36,11 @@ class Status:
     workers: list[dict[str, Any]]
 
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures as JSON takes them."""
         return {"kind": self.kind, **self.tally.figures(), "damaged": self.damaged, "workers": self.workers}
 
     def describe(self) -> str:
-        """For people."""
+        """Return a few lines that say how far the folder is."""
         tally = self.tally
         lines = [f"{self.path} ({self.kind}): {tally.done} of {tally.total} traces; {tally.describe()}".rstrip("; ")]
         if self.damaged:

@@ -54,7 +54,7 @@ class ShownTrace:
 
 
 def live_view(traces: Sequence[ShownTrace], console: Console) -> Group:
-    """The question, if there is room, and the end of each trace, as high as the terminal.
+    """Show the question, if there is room, and the end of each trace, as high as the terminal.
 
     Args:
         traces: of the runs; the last one's cache tells which question tokens are evicted.
@@ -80,7 +80,7 @@ def live_view(traces: Sequence[ShownTrace], console: Console) -> Group:
 
 
 def final_view(traces: Sequence[ShownTrace], width: int) -> Group:
-    """The question and all of each trace with its footer.
+    """Show the question and all of each trace with its footer.
 
     Args:
         traces: of the runs; the last one's cache tells which question tokens are evicted.
@@ -94,7 +94,7 @@ def final_view(traces: Sequence[ShownTrace], width: int) -> Group:
 
 
 def plain_view(traces: Sequence[ShownTrace]) -> str:
-    """The same as text without any formatting, evicted words replaced by dots."""
+    """Return all of each trace as text without any formatting, evicted words replaced by dots."""
     question = traces[-1]
     blocks = [f"question: {' '.join(question.words[: question.prompt_tokens])}"]
     for trace in traces:

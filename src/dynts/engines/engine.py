@@ -12,7 +12,12 @@ from dynts.traces.problems import Problem
 
 
 def trace_id(problem_id: str, sample: int) -> str:
-    """The id of a sample's trace, unique where the problems' ids are."""
+    """Return the id of a sample's trace, which is unique where the problems' ids are.
+
+    Args:
+        problem_id: of the problem.
+        sample: which of its samples, from 0.
+    """
     return f"{problem_id}#{sample}"
 
 
@@ -87,7 +92,7 @@ class Completion:
         return len(self.generated_ids)
 
     def measurements(self) -> dict[str, Any]:
-        """What the engine read, wrote and measured, as fields of a `TraceRow`."""
+        """Return what the engine read, wrote and measured, as fields of a `TraceRow`."""
         found: dict[str, Any] = {
             "prompt_ids": tuple(self.prompt_ids),
             "generated_ids": tuple(self.generated_ids),

@@ -76,7 +76,10 @@ class Cluster:
             ) from error
 
     def shares(self) -> tuple[int, float, float]:
-        """How many actors there will be, and the CPUs and GPUs of each; Ray lets it compute with as many threads as CPUs."""
+        """Say how many actors there will be, and how many CPUs and GPUs each gets.
+
+        Ray lets an actor compute with as many threads as it has CPUs.
+        """
         import ray
 
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]

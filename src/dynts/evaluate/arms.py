@@ -106,7 +106,11 @@ PAPER_SETTINGS = {
 
 
 def paper_config(family: str, benchmark: str) -> CompressionConfig:
-    """The paper's budget for a benchmark.
+    """Return the paper's budget for a benchmark.
+
+    Args:
+        family: of the model, a key of `PAPER_SETTINGS`.
+        benchmark: its name.
 
     Raises:
         DyntsError: the paper has no such model family or benchmark.

@@ -78,6 +78,11 @@ def needed_arms(plans: Iterable[PlannedArm]) -> tuple[Arm[str], ...]:
 def check_questions(plans: Iterable[PlannedArm], tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> None:
     """Refuse a budget that is too small for one of the questions, before any is answered.
 
+    Args:
+        plans: the arms, each on its benchmark.
+        tokenizer: of the model.
+        chat: how the model is talked to.
+
     Raises:
         DyntsError: names the longest question and the smallest budget that would do.
     """

@@ -23,7 +23,7 @@ class Estimate:
 
 
 def mean_share(shares: npt.NDArray[np.float64]) -> Estimate:
-    """The mean of one share a question, such as how many of its samples are right.
+    """Return the mean of one share a question, such as how many of its samples are right.
 
     The interval is a percentile bootstrap over the questions, seeded. Where all questions are alike there is nothing to
     resample, and the bootstrap would claim certainty: the interval is then Wilson's for so many questions.
@@ -39,18 +39,23 @@ def mean_share(shares: npt.NDArray[np.float64]) -> Estimate:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """A mean and its standard error, 0 for one value."""
+    """Return a mean and its standard error, which is 0 for one value."""
     return float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else 0.0
 
 
 def wilson(right: int, total: int) -> Estimate:
-    """The share of right answers among `total`, with Wilson's interval."""
+    """Return the share of right answers, with Wilson's interval.
+
+    Args:
+        right: how many answers are right.
+        total: how many there are, at least one.
+    """
     found = stats.binomtest(right, total).proportion_ci(method="wilson")
     return Estimate(right / total, float(found.low), float(found.high))
 
 
 def mean_difference(differences: npt.NDArray[np.float64]) -> Estimate:
-    """The mean of one difference of shares a question, with an interval as in `mean_share`.
+    """Return the mean of one difference of shares a question, with an interval as in `mean_share`.
 
     Args:
         differences: [questions], at least one, each from -1 to 1.

@@ -59,7 +59,7 @@ class ArmMetrics:
 
 
 def summarize(arm: ArmResults, same: Same, shape: ModelShape | None) -> ArmMetrics:
-    """The figures of an arm.
+    """Sum up an arm.
 
     Args:
         arm: with at least one sample.
@@ -99,7 +99,7 @@ def summarize(arm: ArmResults, same: Same, shape: ModelShape | None) -> ArmMetri
 
 
 def by_question(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    """The samples of each question in their order, questions sorted by id."""
+    """Return the samples of each question in their order, questions sorted by id."""
     found: dict[str, list[Sample]] = {}
     for sample in sorted(samples, key=lambda sample: (sample.problem_id, sample.sample)):
         found.setdefault(sample.problem_id, []).append(sample)
@@ -107,12 +107,12 @@ def by_question(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 
 def share_correct(samples: Sequence[Sample]) -> float:
-    """Share of right samples."""
+    """Return the share of right samples."""
     return sum(sample.correct for sample in samples) / len(samples)
 
 
 def pass_at(samples: int, correct: int, k: int) -> float:
-    """The probability that one of k samples is right, estimated without bias (Chen et al. 2021, arXiv 2107.03374).
+    """Estimate without bias the probability that one of k samples is right (Chen et al. 2021, arXiv 2107.03374).
 
     Args:
         samples: how many there are.

@@ -49,6 +49,10 @@ def compare(arm: ArmResults, other: ArmResults) -> Comparison:
     With one sample a question the test is McNemar's, exact; otherwise the signs of the questions' differences are permuted (all
     ways where there are fewer than 10,000, else as many random ones, seeded). The interval is a bootstrap over the questions.
 
+    Args:
+        arm: the one in question.
+        other: what it is compared with.
+
     Raises:
         DyntsError: the arms have no question in common.
     """

@@ -100,6 +100,10 @@ def replay(session: Session, trace: TokenizedTrace, full: FullCache | None = Non
 def with_full_cache(model: PreTrainedModel, trace: TokenizedTrace) -> FullCache:
     """Feed a trace and evict nothing.
 
+    Args:
+        model: the model.
+        trace: the trace.
+
     Raises:
         DyntsError: the trace has no question or no answer.
     """

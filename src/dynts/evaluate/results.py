@@ -65,7 +65,7 @@ class Sample:
     graders_differ: bool = False
 
     def attended(self) -> npt.NDArray[np.int64]:
-        """Tokens that each decode step attends to: int [generated tokens - 1], see `dynts.cache.lengths`."""
+        """Return the tokens that each decode step attends to, int [generated tokens - 1], see `dynts.cache.lengths`."""
         return attended_tokens(self.prompt_tokens, self.generated_tokens, self.cache_lengths)
 
 
@@ -107,7 +107,7 @@ class ArmResults:
 
 
 def read_results(folder: str | Path, grader: GraderName = "dynts") -> list[ArmResults]:
-    """All arms below a folder: of a whole evaluation, of one benchmark, or one arm.
+    """Read all arms below a folder: of a whole evaluation, of one benchmark, or one arm.
 
     Arms that differ in nothing but the predictor's files have its name in their `method`.
 
@@ -131,7 +131,11 @@ def read_results(folder: str | Path, grader: GraderName = "dynts") -> list[ArmRe
 
 
 def read_arm(folder: str | Path, grader: GraderName = "dynts") -> ArmResults:
-    """One arm, as far as it has been evaluated; see `read_results`.
+    """Read one arm, as far as it has been evaluated; see `read_results`.
+
+    Args:
+        folder: of the arm.
+        grader: whose verdicts count.
 
     Raises:
         DyntsError: it is no folder written by `dynts eval`, or damaged.

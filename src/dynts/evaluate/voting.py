@@ -50,9 +50,13 @@ class AnswerComparison:
 
 
 def answer_groups(answers: Sequence[str | None], same: Same) -> list[int]:
-    """A number for each answer, equal for answers that say the same; -1 for none.
+    """Number the answers: equal numbers for answers that say the same, -1 for none.
 
     An answer joins the first group with whose first member it agrees.
+
+    Args:
+        answers: None where a sample gave none.
+        same: whether two answers say the same.
     """
     founders: list[str] = []
     groups = []
@@ -68,7 +72,7 @@ def answer_groups(answers: Sequence[str | None], same: Same) -> list[int]:
 
 
 def maj_at(samples: Sequence[Sample], groups: Sequence[int], k: int) -> float:
-    """The probability that the majority of k of a question's samples is right.
+    """Return the probability that the majority of k of a question's samples is right.
 
     Among answers with equally many votes the one that came first wins. A sample without an answer does not vote, and a
     subset without a vote is wrong. A majority is right if the earliest of its samples is. Exact up to `SUBSETS` subsets,

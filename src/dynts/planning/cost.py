@@ -14,7 +14,7 @@ _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgtp]?)(i?)(.*?)
 
 
 def parse_quantity(text: str, unit: str) -> float:
-    """The number that a text such as "80GB" stands for, in bare units: 8e10 bytes.
+    """Read a text such as "80GB" as a number of bare units: 8e10 bytes.
 
     Args:
         text: a number, a prefix (k, M, G, T, P; with i such as in GiB it counts in powers of 1024) and the unit.
@@ -116,7 +116,7 @@ class Planner:
         return PredictorCost.of(self.shape.hidden_size)
 
     def cost(self, work: Workload, schedule: CompressionConfig | None) -> Cost:
-        """Memory and time of a workload.
+        """Return the memory and time of a workload.
 
         Args:
             work: what is generated.
@@ -147,18 +147,28 @@ class Planner:
         )
 
     def sequence_bytes(self, tokens: int, unscored: int) -> int:
-        """Bytes of a sequence with so many cached tokens, and hidden states of so many that wait for their scores."""
+        """Return the bytes of a sequence.
+
+        Args:
+            tokens: cached.
+            unscored: tokens whose hidden states wait for their scores.
+        """
         hidden = unscored * self.shape.hidden_size * self.dtype_bytes
         return self.shape.kv_bytes(tokens, self.dtype_bytes) + hidden
 
     def fitting(self, sequence_bytes: int, predictor: bool) -> int:
-        """How many sequences of this size fit beside the weights, the predictor's if there is one, and the reserve."""
+        """Return how many sequences fit beside the weights and the reserve.
+
+        Args:
+            sequence_bytes: of one sequence.
+            predictor: whether the weights of a predictor are there too.
+        """
         weights = self.weight_bytes + (self.predictor.bytes if predictor else 0)
         room = self.hardware.memory * (1 - self.hardware.reserve) - weights
         return max(0, int(room // sequence_bytes))
 
     def break_even(self, steps: int) -> int:
-        """The fewest evicted tokens that save more FLOPs than the score of one token costs.
+        """Return the fewest evicted tokens that save more FLOPs than the score of one token costs.
 
         `K > (6 d^2 + d) / (n 4 L d)`, with the attention's real width for d in the denominator.
 

@@ -40,7 +40,13 @@ class FrontierPoint:
 def frontier(
     rows: Iterable[MeasuredReplay], grid: Sequence[CompressionConfig], traces: Sequence[str]
 ) -> list[FrontierPoint]:
-    """A point for each setting of the grid, over these traces; other rows are left out."""
+    """Return a point for each setting of a grid; replays of other settings and traces are left out.
+
+    Args:
+        rows: what was measured.
+        grid: the settings.
+        traces: ids of the traces.
+    """
     wanted = set(traces)
     by_setting: dict[CompressionConfig, list[MeasuredReplay]] = {setting: [] for setting in grid}
     for row in rows:
@@ -50,7 +56,8 @@ def frontier(
 
 
 def choose(points: Sequence[FrontierPoint], tolerance: float, thinking_tolerance: float) -> FrontierPoint | None:
-    """The smallest budget with a setting that is good enough; of several such settings the one with the least thinking loss.
+    """Choose the smallest budget with a setting that is good enough; of several such settings the one with the least
+    thinking loss.
 
     Args:
         points: the settings tried.
@@ -65,7 +72,7 @@ def choose(points: Sequence[FrontierPoint], tolerance: float, thinking_tolerance
 
 
 def total_variation(losses: Iterable[float]) -> float:
-    """An estimate of the total variation distance of what the model writes with the full cache and under compression.
+    """Estimate how far eviction moves what the model writes, as a total variation distance.
 
     TV = E[max(0, 1 - q(x) / p(x))] over traces x ~ p. The probability of anything that a trace can be, a right one among it,
     differs by no more between the two. The traces have to be samples of the model at temperature 1. Long ones let TV

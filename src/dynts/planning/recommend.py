@@ -38,8 +38,9 @@ class Recommendation:
 
 
 def recommend(planner: Planner, work: Workload, model_type: str) -> Recommendation:
-    """The larger of the published budgets, scaled to the length; where the sequences do not fit into the memory, the largest
-    one that does, down to the smaller published budget.
+    """Recommend the larger of the published budgets, scaled to the length.
+
+    Where the sequences do not fit into the memory, it is the largest one that does, down to the smaller published budget.
 
     Args:
         planner: the model on its device.

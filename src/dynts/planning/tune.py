@@ -37,7 +37,7 @@ RATIOS = (0.3, 0.4, 0.5)
 
 
 def settings_grid(budgets: Sequence[int], windows: Sequence[float], ratios: Sequence[float]) -> list[CompressionConfig]:
-    """Every combination, small budgets first.
+    """Return every combination, small budgets first.
 
     Args:
         budgets: B, in tokens.
@@ -98,7 +98,7 @@ class TuneSpec:
         settings_grid(self.budgets or [MAX_TOKENS], self.windows, self.ratios)
 
     def settings(self, sets: TraceSets) -> dict[str, Any]:
-        """What determines a row; which settings and how many traces there are does not."""
+        """Return what determines a measured replay; which settings and how many traces there are does not."""
         return {
             "kind": "tune",
             **self.source.settings(),
@@ -162,7 +162,12 @@ def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[F
 
 
 def choose_traces(spec: TuneSpec, sets: TraceSets, tokenizer: PreTrainedTokenizerBase) -> list[Selected]:
-    """The first fit traces, see `dynts.traces.filters.select_traces`.
+    """Return the first fit traces, see `dynts.traces.filters.select_traces`.
+
+    Args:
+        spec: how many, and which are fit.
+        sets: the traces.
+        tokenizer: of the model.
 
     Raises:
         DyntsError: there is none.

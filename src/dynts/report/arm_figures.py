@@ -17,9 +17,13 @@ _DODGE = 0.004
 
 
 def draw_budgets(group: Group, looks: Mapping[str, Look]) -> Figure | None:
-    """One line a method with 95% intervals, the full cache across; None where there are not two budgets.
+    """Draw one line a method with 95% intervals, the full cache across; None where there are not two budgets.
 
     Of a budget's windows and ratios those are shown that most methods have.
+
+    Args:
+        group: of arms.
+        looks: of all methods that the report shows, by name.
     """
     budgets = sorted({entry.config.budget for entry in group.compressed if entry.config is not None})
     if len(budgets) < 2:
@@ -68,7 +72,12 @@ def draw_budgets(group: Group, looks: Mapping[str, Look]) -> Figure | None:
 
 
 def at_budget(entries: Sequence[EvaluatedArm], budget: int) -> list[EvaluatedArm]:
-    """The entries of a budget that share the commonest window and ratio."""
+    """Return the arms of a budget that share the commonest window and ratio.
+
+    Args:
+        entries: with a budget.
+        budget: the budget, which one of them has at least.
+    """
     there = [entry for entry in entries if entry.config is not None and entry.config.budget == budget]
     common = shared_config(there)
     return [entry for entry in there if entry.config == common]
@@ -78,10 +87,16 @@ _BUDGETS = 3
 
 
 def draw_cost(group: Group, looks: Mapping[str, Look]) -> tuple[str, Figure] | None:
-    """Id of the problem and picture; None where nothing has a budget, or no problem was answered by all that are shown.
+    """Draw memory and FLOPs step by step on one problem, and return its id with the picture.
+
+    None where nothing has a budget, or no problem was answered by all that are shown.
 
     Shown are the full cache and one method, dynts if it is there, at its largest three budgets: the schedule of cache
     lengths is the same for all methods. Of the problems it is the one whose first sample is longest.
+
+    Args:
+        group: of arms.
+        looks: of all methods that the report shows, by name.
     """
     if not group.compressed:
         return None
@@ -179,9 +194,13 @@ def _draw(title: str, windows: list[int], ratios: list[float], cells: dict[tuple
 
 
 def draw_summary(group: Group, looks: Mapping[str, Look]) -> Figure | None:
-    """Pass@1 with intervals and mean cached tokens, one bar a method; None where nothing has a budget.
+    """Draw Pass@1 with intervals and mean cached tokens, one bar a method; None where nothing has a budget.
 
     Of several budgets the one that most methods have is shown.
+
+    Args:
+        group: of arms.
+        looks: of all methods that the report shows, by name.
     """
     if not group.compressed:
         return None

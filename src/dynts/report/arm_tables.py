@@ -62,12 +62,12 @@ Adjusted = list[tuple[Comparison, float]]
 
 
 def against_full(group: Group) -> Adjusted:
-    """Every arm with a budget against the full cache."""
+    """Compare every arm with a budget with the full cache."""
     return [] if group.full is None else _family(group.compressed, group.full)
 
 
 def against_best(group: Group) -> Adjusted:
-    """For each budget, window and ratio the arms with the highest Pass@1 against all others of it."""
+    """Compare all others of a budget, window and ratio with the arm of the highest Pass@1."""
     found: Adjusted = []
     for config in dict.fromkeys(entry.config for entry in group.compressed):
         entries = [entry for entry in group.compressed if entry.config == config]
@@ -128,13 +128,13 @@ def cost_table(group: Group) -> str:
 
 
 def comparison_table(comparisons: Sequence[tuple[Comparison, float]]) -> str:
-    """Paired tests, each with its adjusted p."""
+    """Return the table of paired tests, each with its adjusted p."""
     columns = (*_ARM, "compared with", "questions", "difference (95%)", "test", "p", "p (Holm)", "verdict")
     return markdown_table(columns, [_comparison_cells(found, adjusted) for found, adjusted in comparisons])
 
 
 def with_prefix(value: float) -> str:
-    """Three significant digits and an SI prefix."""
+    """Write a number with three significant digits and an SI prefix."""
     size, prefix = next((each for each in _SIZES if value >= each[0]), (1.0, ""))
     return f"{value / size:.3g} {prefix}".strip()
 

@@ -20,7 +20,13 @@ def bench_table(rows: Sequence[EngineSummary]) -> FigureTable:
 
 
 def bench_json(rows: Sequence[EngineSummary], machine: Machine, prompt: int) -> str:
-    """Everything that was measured. prompt: tokens of each question."""
+    """Return everything that was measured, as JSON.
+
+    Args:
+        rows: the engines.
+        machine: what the device can do.
+        prompt: tokens of each question.
+    """
     record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in rows]}
     return json.dumps(record, indent=1) + "\n"
 
@@ -47,7 +53,12 @@ def _cells(row: EngineSummary) -> list[str]:
 
 
 def draw_steps(rows: Sequence[EngineSummary], path: Path) -> None:
-    """Draw the rows of profile mode, one panel a batch size; the ending of `path` chooses the format."""
+    """Draw the rows of profile mode, one panel a batch size.
+
+    Args:
+        rows: the engines.
+        path: of the picture; its ending chooses the format.
+    """
     from matplotlib.figure import Figure
 
     from dynts.report.figures import save_figure

@@ -32,12 +32,12 @@ from dynts.store.files import write_text_whole, writing_to
 
 
 def arms_csv(groups: Sequence[Group]) -> str:
-    """One row an arm, with all metrics."""
+    """Return one line an arm, with all metrics."""
     return _csv([_arm_row(group, entry) for group in groups for entry in group.entries])
 
 
 def samples_csv(groups: Sequence[Group]) -> str:
-    """One row a sample."""
+    """Return one line a sample."""
     return _csv(
         [
             _of_arm(entry.arm) | asdict(sample)
@@ -105,7 +105,7 @@ def check_out(out: Path) -> None:
 
 
 def group_arms(arms: Sequence[ArmResults], done: Callable[[], object] = lambda: None) -> list[Group]:
-    """The figures of all arms that have samples, those together that may be compared.
+    """Work out the figures of all arms that have samples, and put those together that may be compared.
 
     Args:
         arms: from any folders.

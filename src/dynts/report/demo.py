@@ -73,7 +73,7 @@ def draw_cache_lengths(runs: dict[str, GenerationStats], budget: int, path: Path
 
 
 def cache_lengths(stats: GenerationStats) -> tuple[list[int], list[int]]:
-    """Steps and cached tokens at the corners of the curve of a single sequence."""
+    """Return steps and cached tokens at the corners of the curve of a single sequence."""
     steps, lengths = [0], [stats.prompt_tokens]
     for step, before, after in stats.compactions:
         steps += [step, step]
@@ -90,7 +90,16 @@ def draw_one(
     config: CompressionConfig,
     path: Path,
 ) -> None:
-    """Draw the cache length of each method while it solves one problem."""
+    """Draw the cache length of each method while it solves one problem.
+
+    Args:
+        model: the embedded model.
+        tokenizer: its tokenizer.
+        problem: what to solve.
+        arms: the methods.
+        config: the budget.
+        path: of the picture; its ending chooses the format.
+    """
     results = [compare(model, tokenizer, [problem], arm, config) for arm in arms]
     runs = {result.name: result.stats[0] for result in results}
     draw_cache_lengths(runs, config.budget, path)

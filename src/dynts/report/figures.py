@@ -15,9 +15,13 @@ from dynts.store.files import write_whole
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a picture, all or nothing; the ending of `path` chooses the format, PNG without one.
+    """Write a picture, all or nothing.
 
     The same figure gives the same SVG: neither dates nor random ids are in it.
+
+    Args:
+        figure: the picture.
+        path: whose ending chooses the format, PNG without one.
     """
     undated = {"Date": None} if _format(path) == "svg" else None
     with rc_context({"svg.hashsalt": path.name}):

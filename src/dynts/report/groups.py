@@ -31,7 +31,10 @@ class Model:
 
 
 def find_model(settings: Mapping[str, Any]) -> Model | None:
-    """The model that a manifest's settings name; None if its configuration cannot be read here, or FLOPs not counted."""
+    """Find the model that a manifest's settings name.
+
+    None if its configuration cannot be read here, or its FLOPs cannot be counted.
+    """
     try:
         config = load_config(ModelSource.from_settings(settings))
         shape = ModelShape.of(config)
@@ -98,7 +101,7 @@ class Group:
 
 
 def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
-    """The arms by benchmark, problems and all settings but the method's own, each set in the order of the tables.
+    """Group the arms by benchmark, problems and all settings but the method's own, each group in the order of the tables.
 
     Raises:
         DyntsError: an arm is there twice.
@@ -119,7 +122,7 @@ def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
 
 
 def shared_config(entries: Sequence[EvaluatedArm]) -> CompressionConfig:
-    """The budget, window and ratio that most entries have; of several the one with the largest budget.
+    """Return the budget, window and ratio that most arms have; of several the one with the largest budget.
 
     Args:
         entries: with a budget, at least one.
@@ -129,12 +132,12 @@ def shared_config(entries: Sequence[EvaluatedArm]) -> CompressionConfig:
 
 
 def describe_config(config: CompressionConfig | None) -> str:
-    """For people."""
+    """Return a budget in words."""
     return "no budget" if config is None else config.describe()
 
 
 def missing_samples(arm: ArmResults) -> int:
-    """How many samples its evaluation still lacks."""
+    """Return how many samples an arm's evaluation still lacks."""
     return max(0, int(arm.manifest.get("total", 0)) - len(arm.samples))
 
 

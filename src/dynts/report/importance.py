@@ -22,7 +22,13 @@ _THINKING, _QUESTION = "tab:blue", "tab:orange"
 
 
 def importance_record(found: Importance, source: dict[str, Any], spell: Spell) -> dict[str, Any]:
-    """All numbers, for JSON. source: what was analysed."""
+    """Return all numbers, for JSON.
+
+    Args:
+        found: the importance.
+        source: what was analysed.
+        spell: shows a token id as text.
+    """
     record = asdict(found)
     record["identities"] = [
         {"id": token, "text": spell(token), "share_of_tokens": tokens, "share_of_mass": mass}
@@ -32,7 +38,13 @@ def importance_record(found: Importance, source: dict[str, Any], spell: Spell) -
 
 
 def importance_page(found: Importance, source: dict[str, Any], spell: Spell) -> list[str]:
-    """Paragraphs in Markdown, the title first."""
+    """Return the page's paragraphs in Markdown, the title first.
+
+    Args:
+        found: the importance.
+        source: what was analysed.
+        spell: shows a token id as text.
+    """
     low, high = found.above_mean_range
     figures = [
         ("thinking tokens above the trace's mean", f"{found.above_mean:.1%} ({low:.1%} to {high:.1%})", "about 21%")
@@ -66,7 +78,12 @@ def importance_page(found: Importance, source: dict[str, Any], spell: Spell) -> 
 
 
 def draw_importance(found: Importance, spell: Spell) -> Figure:
-    """Four panels: distribution, mass of the top tokens, position, and which tokens."""
+    """Draw four panels: distribution, mass of the top tokens, position, and which tokens.
+
+    Args:
+        found: the importance.
+        spell: shows a token id as text.
+    """
     figure = Figure(figsize=(10, 7), layout="constrained")
     spread, mass, position, identity = figure.subplots(2, 2).flat
     _draw_histogram(spread, found)

@@ -18,7 +18,7 @@ _PACKAGES = ("dynts", "torch", "transformers", "vllm")
 
 
 def conditions(group: Group) -> str:
-    """One line: model and revision, sampling, data, versions, and how many arms lack samples."""
+    """Return one line with model and revision, sampling, data, versions, and how many arms lack samples."""
     manifests = [entry.arm.manifest for entry in group.entries]
     settings = manifests[0]["settings"]
     parts = [group.benchmark, _model(settings), *(settings[name] for name in ("dtype", "engine") if settings.get(name))]
@@ -72,7 +72,7 @@ class Picture:
 
 
 def page(groups: Sequence[Group], pictures: Mapping[str, Sequence[Picture]]) -> str:
-    """The page in Markdown.
+    """Return the page in Markdown.
 
     Args:
         groups: what was evaluated.

@@ -22,7 +22,13 @@ _COLORS = {
 
 
 def pareto_record(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source: dict[str, Any]) -> dict[str, Any]:
-    """All numbers, for JSON. source: what was analysed."""
+    """Return all numbers, for JSON.
+
+    Args:
+        found: points by curve.
+        rows: of the traces.
+        source: what was analysed.
+    """
     return {
         "source": source,
         "traces": len(rows),
@@ -32,7 +38,13 @@ def pareto_record(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], sour
 
 
 def pareto_page(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source: dict[str, Any]) -> list[str]:
-    """Paragraphs in Markdown, the title first."""
+    """Return the page's paragraphs in Markdown, the title first.
+
+    Args:
+        found: points by curve.
+        rows: of the traces.
+        source: what was analysed.
+    """
     total = len(rows)
     columns = ("kept", *found)
     by_share = list(zip(*found.values(), strict=True))
@@ -56,7 +68,12 @@ def pareto_page(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source
 
 
 def draw_pareto(found: dict[str, list[ParetoPoint]], traces: int) -> Figure:
-    """Accuracy against the share of thinking tokens that is kept, with 95% intervals."""
+    """Draw accuracy against the share of thinking tokens that is kept, with 95% intervals.
+
+    Args:
+        found: points by curve.
+        traces: how many there are.
+    """
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, points in found.items():

@@ -27,7 +27,14 @@ def plan_table(costs: Sequence[Cost]) -> FigureTable:
 
 
 def plan_lines(planner: Planner, work: Workload, dtype: str, costs: Sequence[Cost]) -> list[str]:
-    """What the table rests on, a sentence each."""
+    """Say what the table rests on, a sentence each.
+
+    Args:
+        planner: the model on its device.
+        work: what is generated.
+        dtype: name of the dtype.
+        costs: the full cache first.
+    """
     shape, hardware, predictor = planner.shape, planner.hardware, planner.predictor
     lines = [
         f"{shape.parameters / 1e9:.2f} billion parameters, {planner.weight_bytes / 1e9:.2f} GB in {dtype}; "
@@ -58,7 +65,15 @@ def plan_lines(planner: Planner, work: Workload, dtype: str, costs: Sequence[Cos
 def plan_json(
     planner: Planner, work: Workload, dtype: str, costs: Sequence[Cost], recommended: Recommendation
 ) -> dict[str, Any]:
-    """Everything, in bytes, seconds and tokens."""
+    """Return everything, in bytes, seconds and tokens.
+
+    Args:
+        planner: the model on its device.
+        work: what is generated.
+        dtype: name of the dtype.
+        costs: the full cache first.
+        recommended: the setting to start from.
+    """
     return {
         "dtype": dtype,
         "shape": asdict(planner.shape),
@@ -73,7 +88,12 @@ def plan_json(
 
 
 def speedup(cost: Cost, full: Cost) -> float | None:
-    """Of a mean decode step over the full cache's."""
+    """Return the speed-up of a mean decode step over the full cache's.
+
+    Args:
+        cost: of a schedule.
+        full: of the full cache.
+    """
     if cost.step_seconds is None or full.step_seconds is None:
         return None
     return full.step_seconds / cost.step_seconds

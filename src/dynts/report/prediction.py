@@ -14,12 +14,22 @@ _COLORS = {PREDICTOR: "tab:blue", "token_identity": "tab:orange", "position_only
 
 
 def prediction_record(found: Prediction, source: dict[str, Any]) -> dict[str, Any]:
-    """All numbers, for JSON. source: what was analysed."""
+    """Return all numbers, for JSON.
+
+    Args:
+        found: what was measured.
+        source: what was analysed.
+    """
     return {"source": source, **asdict(found), "quantiles_at": QUANTILES, "overlaps_at": SHARES}
 
 
 def prediction_page(found: Prediction, source: dict[str, Any]) -> list[str]:
-    """Paragraphs in Markdown, the title first."""
+    """Return the page's paragraphs in Markdown, the title first.
+
+    Args:
+        found: what was measured.
+        source: what was analysed.
+    """
     names = [_words(name) for name in METRICS]
     means = [(_words(name), *_figures(values)) for name, values in found.metrics.items()]
     quantiles = [(_words(name), *(f"{value:.3f}" for value in found.quantiles[PREDICTOR][name])) for name in METRICS]
@@ -53,7 +63,7 @@ def prediction_page(found: Prediction, source: dict[str, Any]) -> list[str]:
 
 
 def draw_prediction(found: Prediction, transform: str) -> Figure:
-    """Three panels: Kendall tau over the traces, overlap of the top sets, calibration.
+    """Draw three panels: Kendall tau over the traces, overlap of the top sets, calibration.
 
     Args:
         found: what to draw.

@@ -29,7 +29,15 @@ def draw_frontier(
     thinking_tolerance: float,
     path: Path,
 ) -> None:
-    """Draw both losses against the budget and the tokens that a step attends to; the ending of `path` chooses the format."""
+    """Draw both losses against the budget and the tokens that a step attends to.
+
+    Args:
+        points: of all settings.
+        chosen: of them.
+        tolerance: the largest KL, in nats an answer token.
+        thinking_tolerance: the largest thinking loss, in nats a thinking token.
+        path: of the picture; its ending chooses the format.
+    """
     from matplotlib.figure import Figure
 
     from dynts.report.figures import save_figure

@@ -20,7 +20,7 @@ _SHOWN = 5
 
 
 def choose_trace(traces: Iterable[Trace], identity: str | None = None, question: str | None = None) -> Trace:
-    """The trace of an id, or the one whose question contains a text (white space aside), or the first.
+    """Find the trace of an id, or the one whose question contains a text (white space aside), or the first.
 
     Args:
         traces: where to look.
@@ -56,7 +56,12 @@ def choose_trace(traces: Iterable[Trace], identity: str | None = None, question:
 def tokenize_chosen(
     tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions = DEFAULT_CHAT
 ) -> TokenizedTrace:
-    """The tokens of a trace that has thinking and an answer.
+    """Return the tokens of a trace that has thinking and an answer.
+
+    Args:
+        tokenizer: of the model.
+        trace: the trace.
+        chat: how the model is talked to.
 
     Raises:
         DyntsError: it has not, or the tokenizer cannot split it.
@@ -105,7 +110,7 @@ def choose_methods(
     native: bool = False,
     protect_question: bool = False,
 ) -> list[Arm[ImportancePredictor]]:
-    """The methods of those names; one that needs a predictor comes once for each.
+    """Return an arm of each method; one that needs a predictor comes once for each.
 
     Args:
         names: of methods.

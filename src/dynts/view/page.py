@@ -22,12 +22,17 @@ _SCRIPTS = ("cache.js", "text.js", "chart.js", "details.js", "main.js")
 
 
 def write_page(view: TraceView, path: Path) -> None:
-    """Write the page of a trace, all or nothing."""
+    """Write the page of a trace, all or nothing.
+
+    Args:
+        view: what it shows.
+        path: of the file.
+    """
     write_text_whole(path, page(view))
 
 
 def page(view: TraceView) -> str:
-    """The page of a trace.
+    """Return the page of a trace.
 
     Text of the trace reaches it as JSON only, from which the script makes text nodes. The page's content security policy allows
     this script and this style sheet, by their hashes, and nothing else: no other script, no network.
@@ -52,7 +57,7 @@ def embed(data: Any) -> str:
 
 
 def page_data(view: TraceView) -> dict[str, Any]:
-    """What the script reads. Arrays are little-endian bytes in base64."""
+    """Return what the script reads, arrays as little-endian bytes in base64."""
     tokens, config = view.tokens, view.config
     return {
         "id": view.trace.id,

@@ -23,7 +23,12 @@ class BudgetBlocks(KVCacheManager):
 
     @classmethod
     def adopt(cls, manager: KVCacheManager, schedule: CompressionConfig) -> "BudgetBlocks":
-        """Put the manager that vLLM's scheduler has built for itself under the budget."""
+        """Put the manager that vLLM's scheduler has built for itself under the budget.
+
+        Args:
+            manager: as the scheduler made it.
+            schedule: the budget.
+        """
         manager.__class__ = cls
         manager.schedule = schedule
         manager.evicted, manager.reserved = {}, {}
@@ -36,11 +41,16 @@ class BudgetBlocks(KVCacheManager):
         return request.num_computed_tokens - self.evicted.get(request.request_id, 0)
 
     def room(self, request: Request, computed: int) -> int:
-        """How many tokens may be fed to a request of `computed` tokens before it reaches the budget."""
+        """Return how many tokens may be fed to a request before it reaches the budget.
+
+        Args:
+            request: the request.
+            computed: tokens that are computed already.
+        """
         return self.schedule.budget - computed + self.evicted.get(request.request_id, 0)
 
     def most_blocks(self, request: Request) -> int:
-        """The most blocks that a request can come to hold."""
+        """Return the most blocks that a request can come to hold."""
         tokens = min(request.num_prompt_tokens + request.max_tokens, self.max_model_len)
         return cdiv(tokens, self.coordinator.single_type_managers[0].block_size)
 
@@ -50,7 +60,7 @@ class BudgetBlocks(KVCacheManager):
         return self.block_pool.num_gpu_blocks - 1 - sum(self.reserved.values())
 
     def evict(self, request: Request) -> int:
-        """A request that has reached the budget gives up tokens, and the blocks at its end that this empties.
+        """Take tokens from a request that has reached the budget, and free the blocks at its end that this empties.
 
         The worker moves tokens when it has computed the step; the freed blocks are first used in a later one.
 
@@ -90,7 +100,12 @@ class BudgetBlocks(KVCacheManager):
         return blocks
 
     def cache_blocks(self, request: Request, num_computed_tokens: int) -> None:
-        """Offer the full blocks of the prompt to other requests, and no others."""
+        """Offer the full blocks of the prompt to other requests, and no others.
+
+        Args:
+            request: the request.
+            num_computed_tokens: of it.
+        """
         super().cache_blocks(request, min(num_computed_tokens, request.num_prompt_tokens))
 
     def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
@@ -103,7 +118,7 @@ class BudgetBlocks(KVCacheManager):
         return blocks, tokens, boundary
 
     def free(self, request: Request) -> None:
-        """A request has ended or is preempted: it will be computed from the start, evictions included."""
+        """Free the blocks of a request that has ended, or is preempted: it will be computed from the start."""
         self.evicted.pop(request.request_id, None)
         self.reserved.pop(request.request_id, None)
         super().free(request)

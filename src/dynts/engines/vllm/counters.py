@@ -24,7 +24,14 @@ class Counters:
     preemptions: int = 0
 
     def note_step(self, requests: int, live_tokens: int, compactions: int, evicted_tokens: int) -> None:
-        """A step was scheduled: its requests, what they hold, and what they give up after it."""
+        """Count a step that was scheduled.
+
+        Args:
+            requests: that it feeds.
+            live_tokens: that they hold.
+            compactions: after it.
+            evicted_tokens: by these compactions.
+        """
         self.compactions += compactions
         self.evicted_tokens += evicted_tokens
         self.live_tokens = live_tokens

@@ -53,7 +53,7 @@ LAYOUTS: dict[str, Move] = {
 def moves_as_written(
     move: Move, write: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None], cache: torch.Tensor, head_size: int
 ) -> bool:
-    """Whether moving slots equals writing the same keys and values there; the cache is left as it was.
+    """Say whether moving slots equals writing the same keys and values there; the cache is left as it was.
 
     Args:
         move: of the layout that the cache is believed to have.

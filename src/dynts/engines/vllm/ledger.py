@@ -67,28 +67,45 @@ class Ledger:
         self._positions = torch.zeros(rows, schedule.budget, dtype=torch.int64, device=device)
 
     def start(self, request: str, prompt: Sequence[int]) -> None:
-        """A request starts, or starts anew after a preemption. prompt: its token ids."""
+        """Start a request, or start it anew after a preemption.
+
+        Args:
+            request: its id.
+            prompt: its token ids.
+        """
         entry = self.entries.get(request)
         row = self._free.pop() if entry is None else entry.row
         self.entries[request] = Entry(row, len(prompt))
         self._tokens[row, : len(prompt)] = self.upload(np.asarray(prompt, dtype=np.int32))
 
     def finish(self, request: str) -> None:
-        """A request has ended or was preempted."""
+        """Forget a request that has ended or was preempted."""
         entry = self.entries.pop(request, None)
         if entry is not None:
             self._free.append(entry.row)
 
     def note_tokens(self, rows: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> None:
-        """Tokens that are fed. All int64 or int32 [n]: rows of the tables, positions in the sequence, ids."""
+        """Note tokens that are fed.
+
+        Args:
+            rows: int64 or int32 [n]: of the tables.
+            positions: [n], likewise: in the sequence.
+            tokens: [n], likewise: their ids.
+        """
         self._tokens[rows, positions] = tokens.to(self._tokens.dtype)
 
     def note_scores(self, rows: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
-        """Predicted importance, float32 [n], of tokens at those rows and positions, int64 [n]."""
+        """Note the predicted importance of tokens.
+
+        Args:
+            rows: int64 [n]: of the tables.
+            positions: int64 [n]: in the sequence.
+            scores: float32 [n].
+        """
         self._scores[rows, positions] = scores
 
     def choose(self, due: Sequence[str]) -> torch.Tensor:
-        """bool [len(due), budget]: the slots to keep of requests that have reached the budget."""
+        """Choose the slots to keep of requests that have reached the budget, bool [len(due), budget]."""
         entries = [self.entries[request] for request in due]
         rows = self.upload([entry.row for entry in entries])
         questions = self.upload([entry.question for entry in entries])

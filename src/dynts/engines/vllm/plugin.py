@@ -88,7 +88,12 @@ def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
 
 
 def engine_scanner(model_config: Any, settings: PluginSettings, predictor: ImportancePredictor) -> ThinkScanner | None:
-    """What finds where thinking ends, as for `dynts.compress`.
+    """Return what finds where thinking ends, as for `dynts.compress`.
+
+    Args:
+        model_config: vLLM's.
+        settings: the plugin's.
+        predictor: what the predictor says about itself.
 
     Raises:
         DyntsError: markers are given that are not known, or of which the tokenizer would have to tell the tokens.

@@ -44,29 +44,39 @@ class DyntsReasoningParser(ReasoningParser):
         return self.format.end
 
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
-        """Whether the thinking is over after a prompt."""
+        """Say whether the thinking is over after a prompt."""
         return self.thinks is False
 
     def is_reasoning_end_streaming(self, input_ids: Sequence[int], delta_ids: Iterable[int]) -> bool:
-        """Whether the thinking is over after the tokens generated so far."""
+        """Say whether the thinking is over after the tokens generated so far.
+
+        Args:
+            input_ids: all tokens so far.
+            delta_ids: the latest of them.
+        """
         if self.thinks is False or self.scanner is None:
             return self.thinks is False
         return bool(self.scanner.after_thinking(torch.tensor([[*input_ids, -1]]))[0, -1])
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
-        """The tokens after the thinking."""
+        """Return the tokens after the thinking."""
         found = None if self.scanner is None else self.scanner.find_end(input_ids)
         return [] if found is None else list(input_ids[found[1] :])
 
     def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
-        """How many generated tokens are thinking, an opening marker included."""
+        """Count the generated tokens that are thinking, an opening marker included."""
         if self.thinks is False:
             return 0
         found = None if self.scanner is None else self.scanner.find_end(token_ids)
         return len(token_ids) if found is None else found[0]
 
     def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
-        """Thinking and answer of a whole text."""
+        """Split a whole text into thinking and answer.
+
+        Args:
+            model_output: the text.
+            request: it answers.
+        """
         reasoning, content = ReasoningSplit(self.thinks, self.format).whole(model_output)
         return reasoning or None, content or None
 
@@ -79,7 +89,16 @@ class DyntsReasoningParser(ReasoningParser):
         current_token_ids: Sequence[int],
         delta_token_ids: Sequence[int],
     ) -> DeltaMessage | None:
-        """What is certain of thinking and answer by now, and was not before."""
+        """Return what is certain of thinking and answer by now, and was not before.
+
+        Args:
+            previous_text: before this piece.
+            current_text: with it.
+            delta_text: the piece.
+            previous_token_ids: before this piece.
+            current_token_ids: with it.
+            delta_token_ids: of the piece.
+        """
         reasoning, content = self.split.feed(delta_text)
         return DeltaMessage(reasoning=reasoning or None, content=content or None) if reasoning or content else None
 

@@ -28,6 +28,10 @@ class BudgetRunner(GPUModelRunner):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model, then the predictor, and make room for the ledger, so that vLLM's memory profile sees both.
 
+        Args:
+            args: as vLLM's.
+            kwargs: as vLLM's.
+
         Raises:
             DyntsError: the predictor was trained for another model.
         """
@@ -45,6 +49,11 @@ class BudgetRunner(GPUModelRunner):
 
     def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, is_profiling: bool = False, **kwargs: Any) -> None:
         """Allocate the cache, and check that its layout is the expected one.
+
+        Args:
+            kv_cache_config: vLLM's.
+            is_profiling: whether the cache is only measured.
+            kwargs: as vLLM's.
 
         Raises:
             UnsupportedError: attention back end or layout unknown, or layers share keys and values.
@@ -103,7 +112,12 @@ class BudgetRunner(GPUModelRunner):
 
     @torch.inference_mode()
     def execute_model(self, scheduler_output: SchedulerOutput, intermediate_tensors: Any = None) -> Any:
-        """Run the model, then compact the requests that have reached the budget."""
+        """Run the model, then compact the requests that have reached the budget.
+
+        Args:
+            scheduler_output: what to feed.
+            intermediate_tensors: as vLLM's.
+        """
         output = super().execute_model(scheduler_output, intermediate_tensors)
         self.compacted = []
         if self.execute_model_state is not None:

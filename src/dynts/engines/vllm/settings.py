@@ -99,7 +99,7 @@ class PluginSettings:
 
 
 def read_settings(additional_config: object, environment: Mapping[str, str] = os.environ) -> PluginSettings | None:
-    """The settings; None if there are none, and vLLM is to run as it is.
+    """Read the settings; return None if there are none, and vLLM is to run as it is.
 
     Args:
         additional_config: vLLM's, which takes precedence; {"dynts": None} runs vLLM as it is.
