@@ -13,8 +13,8 @@ from dynts.decode.compress import compress
 from dynts.engines.engine import Request
 from dynts.engines.transformers import TransformersEngine
 from dynts.serve.batching import Batcher
-from dynts.serve.completion import Ended, Event, Piece, Row
 from dynts.serve.metrics import Metrics
+from dynts.serve.running import Ended, Event, Piece, Row
 from dynts.traces.problems import Problem
 from scripted import writes
 from tiny import tiny_model

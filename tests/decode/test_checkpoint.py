@@ -22,8 +22,8 @@ from dynts.decode.answers import answer_questions
 from dynts.engines.engine import Completion, Request
 from dynts.engines.transformers import TransformersEngine
 from dynts.serve.batching import Batcher
-from dynts.serve.completion import Ended, Event, Piece, Row
 from dynts.serve.metrics import Metrics
+from dynts.serve.running import Ended, Event, Piece, Row
 from dynts.serve.server import bind, serve_session
 from dynts.traces.problems import Problem
 from scripted import writes

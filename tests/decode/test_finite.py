@@ -22,9 +22,9 @@ from dynts.decode.sampling import FiniteRows
 from dynts.engines.engine import Completion, Request
 from dynts.engines.transformers import TransformersEngine
 from dynts.serve.batching import Batcher
-from dynts.serve.completion import Ended, Event, Piece, Row
-from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
+from dynts.serve.protocol import ApiError
+from dynts.serve.running import Ended, Event, Piece, Row
 from dynts.tiny import WEIGHTS, load_tiny_model
 from dynts.tiny.task import HELD_OUT, make_problem
 from dynts.traces.problems import Problem

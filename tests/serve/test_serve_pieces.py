@@ -24,11 +24,9 @@ from dynts.config import CompressionConfig, Sampling
 from dynts.decode.compress import Session, compress
 from dynts.decode.sampling import FiniteRows, RowSampling
 from dynts.serve.batching import Batcher
-from dynts.serve.completion import CacheUse, Ended, Piece, Row
-from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
-from dynts.serve.running import RunningBatch
-from dynts.serve.text import Spelling
+from dynts.serve.protocol import ApiError
+from dynts.serve.running import CacheUse, Ended, Piece, Row, RunningBatch, Spelling
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import HELD_OUT, make_problem
 

@@ -8,7 +8,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from dynts.serve.text import RowText, Spelling
+from dynts.serve.running import RowText, Spelling
 
 pytestmark = pytest.mark.quick
 

@@ -11,8 +11,7 @@ from dynts.chat.prompts import Prompt, encode_prompt, render_prompt
 from dynts.chat.written import ClosingWatch
 from dynts.config import CompressionConfig, Sampling
 from dynts.errors import DyntsError
-from dynts.serve.errors import ApiError
-from dynts.serve.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from dynts.serve.protocol import ApiError, ChatRequest, CompletionRequest, GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)

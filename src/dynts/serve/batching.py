@@ -13,11 +13,9 @@ from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
 from dynts.decode.sampling import FiniteRows, generate_rows
 from dynts.models import end_tokens, input_device
-from dynts.serve.completion import Row
-from dynts.serve.errors import ApiError
 from dynts.serve.metrics import Metrics
-from dynts.serve.running import RunningBatch
-from dynts.serve.text import Spelling
+from dynts.serve.protocol import ApiError
+from dynts.serve.running import Row, RunningBatch, Spelling
 
 _GATHER = 0.01
 """Seconds that the first of a batch waits for others that came with it."""

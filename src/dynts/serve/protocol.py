@@ -1,10 +1,17 @@
-"""What clients may ask and what they get, in the words of OpenAI's API."""
+"""What clients may ask and what they get, in the words of OpenAI's API.
 
+Requests are pydantic models of our own: `openai.types` describes requests as dictionaries that check nothing, and a client gets
+an error that names the field here. `openai` stays what the tests ask with.
+"""
+
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+_LONGEST = 1000
+"""Characters of a message: a field's name, which it repeats, may be as long as the request."""
 _STOP_STRINGS = 16
 _STOP_CHARACTERS = 200
 _GREEDY = 1e-5
@@ -202,63 +209,38 @@ class Usage(BaseModel):
     dynts: CacheUsage
 
 
-class ReplyMessage(BaseModel):
-    """What the model wrote: its thinking, None if it did not think, and its answer."""
+@dataclass(eq=False)
+class ApiError(Exception):
+    """What a request is answered with instead of a completion.
 
-    role: Literal["assistant"] = "assistant"
-    content: str
-    reasoning_content: str | None
-
-
-class ChatChoice(BaseModel):
-    """One answer."""
-
-    index: int
-    message: ReplyMessage
-    logprobs: None = None
-    finish_reason: FinishReason
-
-
-class Delta(BaseModel):
-    """What comes next of an answer; fields that are None are left out."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-
-    @model_serializer
-    def _given(self) -> dict[str, str]:
-        return {name: value for name, value in self if value is not None}
-
-
-class ChatChunkChoice(BaseModel):
-    """A piece of an answer."""
-
-    index: int
-    delta: Delta
-    logprobs: None = None
-    finish_reason: FinishReason | None = None
-
-
-class CompletionChoice(BaseModel):
-    """A completion, or a piece of one."""
-
-    index: int
-    text: str
-    logprobs: None = None
-    finish_reason: FinishReason | None = None
-
-
-class Reply(BaseModel):
-    """A whole answer or one event of a stream.
-
-    Attributes:
-        object: "chat.completion", "chat.completion.chunk" or "text_completion".
+    Args:
+        status: the HTTP status.
+        message: names the value, the limit and the fix.
+        param: the field that is wrong, if one is.
+        code: a word for programs.
+        retry_after: seconds after which the same request may succeed.
     """
 
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChoice] | list[ChatChunkChoice] | list[CompletionChoice]
-    usage: Usage | None = None
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: int | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object of the answer."""
+        kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
+        kind = "rate_limit_error" if self.status == 429 else kind
+        error = {"message": _plain(self.message), "type": kind, "param": self.param and _plain(self.param)}
+        return {"error": {**error, "code": self.code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """HTTP headers of the answer."""
+        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+
+
+def _plain(text: str) -> str:
+    """The text, no longer than is useful, without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    return text[:_LONGEST].encode("utf-8", "replace").decode()
