@@ -17,7 +17,7 @@ _JOINED = re.compile(r"(?:,|;|,?and|,?or|,?\\text\{(?:and|or)\})(?:[A-Za-z]=)?")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last box of a text, or of the last boxes where they are parts of one answer.
+    r"""Return the content of the last box of a text, or of the last boxes where they are parts of one answer.
 
     Both `\boxed` and `\fbox` count; without braces `\boxed 5` and `\boxed 3\frac12` are read as far as numbers, letters and
     commands go. Boxes with nothing but a comma, semicolon, "and" or "or" between them (and "x =" before the next) are one
@@ -85,7 +85,12 @@ def _bare_end(text: str, start: int) -> int:
 
 
 def closing_brace(text: str, opening: int) -> int | None:
-    """Where the group that opens at `opening` is closed; an escaped brace is text."""
+    """Find where a group is closed; an escaped brace is text.
+
+    Args:
+        text: the text.
+        opening: place of its opening brace.
+    """
     depth, position = 0, opening
     while position < len(text):
         if escaped := _ESCAPED.match(text, position):

@@ -16,9 +16,13 @@ from dynts.grading.words import compare_words
 
 
 def is_correct_by_math_verify(answer_text: str, gold: str) -> bool:
-    """Math-Verify's verdict with its own extraction, normalization and defaults; the gold answer is given as LaTeX.
+    """Return Math-Verify's verdict with its own extraction, normalization and defaults; the gold answer is given as LaTeX.
 
     Without its limit of time, which is an alarm signal; see `dynts.grading.compare.is_correct`.
+
+    Args:
+        answer_text: what follows the thinking.
+        gold: the gold answer.
     """
     expected = parse(f"${gold.strip().strip('$')}$", parsing_timeout=None)
     return bool(verify(expected, parse(answer_text, parsing_timeout=None), timeout_seconds=None))
@@ -54,13 +58,23 @@ def is_correct(answer_text: str, gold: str) -> bool | None:
 
 
 def is_response_correct(response: str, gold: str, end: str = END) -> bool | None:
-    """Return `is_correct` of what follows the last closing think marker; a response without one is not correct."""
+    """Return `is_correct` of what follows the last closing think marker; a response without one is not correct.
+
+    Args:
+        response: of the model.
+        gold: the gold answer.
+        end: the closing think marker.
+    """
     answer = answer_of(response, end)
     return False if answer is None else is_correct(answer, gold)
 
 
 def same_answer(given: str, gold: str) -> bool | None:
-    """Whether two answers, without their boxes, are the same; None if either cannot be read.
+    """Say whether two answers, without their boxes, are the same; None if either cannot be read.
+
+    Args:
+        given: the answer.
+        gold: the gold answer.
 
     Raises:
         Exception: whatever Math-Verify and SymPy raise on odd input.

@@ -57,19 +57,19 @@ def normalize(latex: str) -> str:
 
 
 def exact(latex: str) -> str:
-    """A normalized answer as a string in which only what carries meaning is left, to compare by equality."""
+    """Reduce a normalized answer to a string of what carries meaning, to compare by equality."""
     text = re.sub(r"([_^])\{(\w)\}", r"\1\2", unwrap(latex))
     # "1 2" is not "12"
     return re.sub(r"(?<!\w) | (?!\w)", "", text)
 
 
 def unwrap(latex: str) -> str:
-    r"""The text without dollar signs and without `\text` and its like; spaces of any kind are one space."""
+    r"""Take dollar signs away, and `\text` and its like; spaces of any kind become one space."""
     return _SPACES.sub(" ", WRAPPED.sub(r"\1", latex).replace("\\$", "").replace("$", "")).strip()
 
 
 def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
-    """The value of a whole number, thousands separators included, or those of a tuple of them; None for anything else.
+    """Return the value of a whole number, thousands separators included, or those of a tuple of them; None for anything else.
 
     Equal values are equal answers: a tuple has at least two entries, and entries that could be groups of digits are not read.
     """

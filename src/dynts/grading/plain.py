@@ -36,7 +36,7 @@ _INFINITY = re.compile(
 
 
 def plain(latex: str) -> str:
-    r"""The answer in ASCII digits and LaTeX commands, without what only styles it.
+    r"""Rewrite an answer in ASCII digits and LaTeX commands, without what only styles it.
 
     Digits of any script and width, Unicode fractions, superscripts, subscripts, Greek letters and signs become LaTeX
     (NFKC does most of it); sizes, spaces of a length, colours, tags, `\left` and `\right` are dropped; an upright e or i is

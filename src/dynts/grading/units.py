@@ -126,7 +126,7 @@ _CODE = re.compile(
 
 
 def split_unit(latex: str) -> tuple[str, str]:
-    r"""An answer without the unit at its end and the currency before it, and the unit, "" if there is none.
+    r"""Split an answer from the unit at its end and the currency before it; the unit is "" if there is none.
 
     Units are what stands in `\text`, words of four letters, common short names and their quotients and powers. Letters that
     stand alone or touch a number are variables (`2s`, `5am`).
@@ -144,7 +144,11 @@ def split_unit(latex: str) -> tuple[str, str]:
 
 
 def conversion(given: str, gold: str) -> Fraction | None:
-    """How many of the gold answer's unit one of the given answer's is.
+    """Return how many of the gold answer's unit one of the given answer's is.
+
+    Args:
+        given: a unit of `split_unit`.
+        gold: likewise.
 
     Returns:
         1 where one of them has no unit that is known, None where they differ in kind.

@@ -31,6 +31,10 @@ def compare_words(given: str, gold: str) -> bool | None:
     - Times of day (`1:58 am`, `5am`): equal in hour, minute and half of the day.
     - A number in another base (`52_8`): equal digits in the same base, which the given answer may leave out.
 
+    Args:
+        given: the answer.
+        gold: the gold answer.
+
     Returns:
         True, False, or None for ungradable.
 

@@ -12,7 +12,7 @@ _MOST_DIGITS = 4300
 
 
 def cell_text(value: object, where: str) -> str | None:
-    """What a cell says, as text; None where it says nothing: null, NaN, an empty list.
+    """Return what a cell says, as text; None where it says nothing: null, NaN, an empty list.
 
     Numbers are plain decimals with all their digits: `1e-05`, as Python writes it, means e minus 5 in mathematics. A list
     of one item is that item.
@@ -47,7 +47,11 @@ def cell_text(value: object, where: str) -> str | None:
 
 
 def column_text(value: object, where: str) -> str | None:
-    """The same for a column that is only kept: lists and objects are written as JSON.
+    """Return what the cell of a column says that is only kept: lists and objects are written as JSON.
+
+    Args:
+        value: of the cell.
+        where: it stands, for messages.
 
     Raises:
         DyntsError: bytes, or a number that cannot be written out.

@@ -21,7 +21,9 @@ _BATCH = 256
 
 
 def file_rows(path: Path) -> Rows:
-    """The rows of a file. Numbers keep their digits, as `Decimal` where they are no whole numbers; cells of CSV are text.
+    """Yield the rows of a file.
+
+    Numbers keep their digits, as `Decimal` where they are no whole numbers; cells of CSV are text.
 
     Raises:
         DyntsError: it does not exist, is damaged, or of another kind.
@@ -34,7 +36,7 @@ def file_rows(path: Path) -> Rows:
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a file of this name can be read."""
+    """Say whether a file of this name can be read."""
     return Path(name).suffix in _READERS
 
 

@@ -28,18 +28,28 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, all or nothing."""
+    """Write a text file in UTF-8, all or nothing.
+
+    Args:
+        path: of the file.
+        text: all of it.
+    """
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of a file's bytes, read a piece at a time."""
+    """Hash a file's bytes, read a piece at a time."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_through(stream: BinaryIO, data: bytes) -> None:
-    """Write to an open file, and through to the disk."""
+    """Write to an open file, and through to the disk.
+
+    Args:
+        stream: the file.
+        data: what to write.
+    """
     stream.write(data)
     stream.flush()
     os.fsync(stream.fileno())

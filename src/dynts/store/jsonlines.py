@@ -13,7 +13,11 @@ ParseFloat = Callable[[str], Any]
 
 
 def read_objects(path: str | Path, parse_float: ParseFloat = float) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number, from 1, and object of each line, one line in memory at a time; blank lines are skipped.
+    """Yield line number, from 1, and object of each line, one line in memory at a time; blank lines are skipped.
+
+    Args:
+        path: of the file.
+        parse_float: what becomes of numbers with a point or an exponent.
 
     Raises:
         DyntsError: the file cannot be read, or a line is not a JSON object.
@@ -24,7 +28,11 @@ def read_objects(path: str | Path, parse_float: ParseFloat = float) -> Iterator[
 
 
 def read_json(path: str | Path, parse_float: ParseFloat = float) -> Any:
-    """What a file of one JSON value holds.
+    """Read a file of one JSON value.
+
+    Args:
+        path: of the file.
+        parse_float: what becomes of numbers with a point or an exponent.
 
     Raises:
         DyntsError: the file cannot be read, or is not valid JSON.
@@ -33,7 +41,7 @@ def read_json(path: str | Path, parse_float: ParseFloat = float) -> Any:
 
 
 def read_object(path: str | Path) -> dict[str, Any]:
-    """What a file of one JSON object holds.
+    """Read a file of one JSON object.
 
     Raises:
         DyntsError: the file cannot be read, or is not a JSON object.
@@ -61,12 +69,18 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def parse_object(text: str, where: str, parse_float: ParseFloat = float) -> dict[str, Any]:
-    """A text of one JSON object; see `parse_json`."""
+    """Read a text of one JSON object; see `parse_json`.
+
+    Args:
+        text: the JSON.
+        where: it stands, for messages.
+        parse_float: what becomes of numbers with a point or an exponent.
+    """
     return _check_object(parse_json(text, where, parse_float), where)
 
 
 def parse_json(text: str, where: str, parse_float: ParseFloat = float) -> Any:
-    """A text of one JSON value.
+    """Read a text of one JSON value.
 
     Args:
         text: the JSON.

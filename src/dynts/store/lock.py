@@ -37,7 +37,12 @@ class Hold:
     _written: float = field(default=0.0, init=False)
 
     def note(self, force: bool = False, **figures: Any) -> None:
-        """Write down some figures, at most once a second."""
+        """Write down some figures, at most once a second.
+
+        Args:
+            force: write them at once.
+            figures: to write.
+        """
         self.about |= figures
         now = time.time()
         if force or now - self._written >= _REFRESH:
@@ -87,7 +92,7 @@ def hold(folder: Path, rank: Rank, made_by: str) -> Iterator[Hold]:
 
 
 def holders(folder: Path) -> list[dict[str, Any]]:
-    """What the processes that hold the folder now say of themselves."""
+    """Return what the processes that hold the folder now say of themselves."""
     found = []
     for lock in sorted(folder.glob(".lock-*")):
         rank = int(lock.name.removeprefix(".lock-"))

@@ -39,14 +39,19 @@ class Tally:
     started: float = field(default_factory=time.time)
 
     def add(self, correct: bool, reason: str | None) -> None:
-        """Count a graded trace, and the reason to drop it, if there is one."""
+        """Count a graded trace, and the reason to drop it, if there is one.
+
+        Args:
+            correct: whether its answer is right.
+            reason: to drop it.
+        """
         self.done += 1
         self.correct = (self.correct or 0) + correct
         if reason is not None:
             self.dropped[reason] += 1
 
     def figures(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the figures as JSON takes them."""
         return {
             "total": self.total,
             "done": self.done,
@@ -57,7 +62,7 @@ class Tally:
         }
 
     def describe(self, now: float | None = None) -> str:
-        """Everything but the number of traces done, in one line."""
+        """Return everything but the number of traces done, in one line."""
         seconds = max((now or time.time()) - self.started, 1e-9)
         made = self.done - self.started_with
         parts = [] if self.correct is None else [f"{self.correct} correct"]
@@ -107,14 +112,19 @@ class Display:
             self.say(f"{self.title}: {tally.done} of {tally.total} traces; {tally.describe()}")
 
     def count(self, done: int, total: int) -> None:
-        """Show so many traces of so many; those of the first call are taken for earlier runs'."""
+        """Show so many traces of so many; those of the first call are taken for earlier runs'.
+
+        Args:
+            done: how many are done.
+            total: how many there are.
+        """
         if not self._counted.total:
             self._counted.started_with = done
         self._counted.done, self._counted.total = done, total
         self.update(self._counted)
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Show a line of its own."""
         self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

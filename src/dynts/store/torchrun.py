@@ -32,11 +32,11 @@ class Rank:
     job: str
 
     def owns(self, key: str) -> bool:
-        """Whether a piece of work with this id falls to this process: to exactly one of the job."""
+        """Say whether a piece of work with this id falls to this process: to exactly one of the job."""
         return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % self.world == self.rank
 
     def device(self, device: str) -> str:
-        """Where to put the model: processes that share a machine take one accelerator each, unless one is named.
+        """Say where to put the model: processes that share a machine take one accelerator each, unless one is named.
 
         Args:
             device: such as "auto", "cuda", "cuda:1" or "cpu".
@@ -67,7 +67,7 @@ def this_rank() -> Rank:
 
 
 def heads_group(model: "PreTrainedModel") -> "ProcessGroup | None":
-    """The processes that hold a model's heads among them (transformers' tensor parallelism); None if one holds all."""
+    """Return the processes that hold a model's heads among them (transformers' tensor parallelism); None if one holds all."""
     mesh = model._device_mesh
     if mesh is None:
         return None

@@ -25,7 +25,7 @@ class Benchmark:
     version: int = 1
 
     def from_file(self, path: str | Path) -> Self:
-        """The same with the problems of a local file.
+        """Return the benchmark with the problems of a local file.
 
         Args:
             path: a file, see `dynts.store.data_files`, with the data set's own columns, or with `question`, `answer` (the
@@ -178,7 +178,7 @@ PRESETS = {
 
 
 def resolve_benchmark(text: str) -> Benchmark:
-    """The benchmark of a name, of a name with a file of its problems (`math500=problems.jsonl`), or of a file alone.
+    """Find the benchmark of a name, of a name with a file of its problems (`math500=problems.jsonl`), or of a file alone.
 
     Raises:
         DyntsError: an unknown name, or a file that cannot be read.

@@ -77,6 +77,11 @@ def select_traces(
 def judge(response: str, gold: str, grader: Grader) -> tuple[str | None, bool]:
     """Judge a response by its text alone.
 
+    Args:
+        response: of the model.
+        gold: the gold answer.
+        grader: compares answers.
+
     Returns:
         The first of `REASONS` to drop it, None if there is none; and whether its answer is right.
     """

@@ -70,7 +70,7 @@ class TraceFolder:
         return cls(path, manifest)
 
     def rows(self) -> Iterator[TraceRow]:
-        """All traces, a few in memory at a time, always in the same order.
+        """Yield all traces, a few in memory at a time, always in the same order.
 
         Raises:
             DyntsError: a shard is damaged.

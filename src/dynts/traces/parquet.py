@@ -23,6 +23,11 @@ _BATCH = 64
 def write_shard(rows: Iterable[TraceRow], folder: Path, stem: str) -> Path:
     """Write rows as `traces-<stem>-<checksum>.parquet`, all or nothing, through to the disk.
 
+    Args:
+        rows: at least one.
+        folder: of the shard.
+        stem: of its name.
+
     Raises:
         DyntsError: pyarrow is not installed.
     """
@@ -45,7 +50,7 @@ def write_shard(rows: Iterable[TraceRow], folder: Path, stem: str) -> Path:
 
 
 def read_shard(path: Path) -> Iterator[TraceRow]:
-    """The rows of a shard, a few at a time.
+    """Yield the rows of a shard, a few in memory at a time.
 
     Raises:
         DyntsError: it is damaged, or pyarrow is not installed.
@@ -75,7 +80,7 @@ class Outcome(NamedTuple):
 
 
 def read_outcomes(path: Path) -> Iterator[Outcome]:
-    """The outcomes of the traces of a whole shard; the texts are not read."""
+    """Yield the outcomes of the traces of a whole shard; the texts are not read."""
     need("pyarrow", "collect", f"reading {path}")
     import pyarrow.parquet
 
@@ -84,7 +89,7 @@ def read_outcomes(path: Path) -> Iterator[Outcome]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether the file's bytes have the checksum in its name."""
+    """Say whether the file's bytes have the checksum in its name."""
     try:
         return path.stem.rpartition("-")[2] == _checksum(path)
     except OSError:

@@ -18,7 +18,7 @@ INSTRUCTION = "Give the letter of the right option as the answer."
 
 
 def multiple_choice(question: str, right: str, wrong: Sequence[str], identity: str) -> tuple[str, str]:
-    """The question with its options below, and the letter of the right one.
+    """Return the question with its options below, and the letter of the right one.
 
     Args:
         question: what is asked.
@@ -70,7 +70,7 @@ class Survey:
 
 
 def read_problems(source: ProblemSource, chosen: frozenset[str] | None = None) -> Iterator[Problem]:
-    """The problems of a source, one at a time; rows without a gold answer are left out.
+    """Yield the problems of a source, one at a time; rows without a gold answer are left out.
 
     Args:
         source: where they are.

@@ -57,7 +57,7 @@ class TraceRow:
     extra: dict[str, str] = field(default_factory=dict)
 
     def columns(self) -> dict[str, Any]:
-        """All columns in one dictionary, the extra ones among them."""
+        """Return all columns in one dictionary, the extra ones among them."""
         row = asdict(self)
         return row | row.pop("extra")
 
@@ -67,7 +67,7 @@ FIELDS = tuple(name.name for name in fields(TraceRow))
 
 
 def from_columns(row: dict[str, Any]) -> TraceRow:
-    """The row of a dictionary that `TraceRow.columns` made; what it does not know is an extra column."""
+    """Return the trace of a dictionary that `TraceRow.columns` made; what it does not know is an extra column."""
     known = {name: row[name] for name in FIELDS if name in row and name != "extra"}
     if known.get("cache_lengths") is not None:
         known["cache_lengths"] = tuple(map(tuple, known["cache_lengths"]))

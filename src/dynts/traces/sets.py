@@ -72,7 +72,7 @@ class TraceSets:
 
 
 def as_sets(traces: str | Path | Sequence[str | Path]) -> TraceSets:
-    """One path or several as trace sets."""
+    """Return one path or several as trace sets."""
     return TraceSets((Path(traces),) if isinstance(traces, str | Path) else tuple(map(Path, traces)))
 
 

@@ -86,7 +86,7 @@ class ProblemSource:
         check_gold(self.gold)
 
     def rows(self) -> Rows:
-        """Where a row stands, for messages, and its columns.
+        """Yield where a row stands, for messages, and its columns.
 
         Raises:
             DyntsError: the data set cannot be read.
@@ -125,7 +125,7 @@ class ProblemSource:
 
 
 def is_file_name(dataset: str) -> bool:
-    """Whether a data set is a file, or can only be meant as one."""
+    """Say whether a data set is a file, or can only be meant as one."""
     return Path(dataset).is_file() or is_data_file(dataset)
 
 

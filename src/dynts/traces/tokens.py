@@ -39,7 +39,7 @@ class TokenizedTrace:
 def tokenize_trace(
     tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions = DEFAULT_CHAT
 ) -> TokenizedTrace:
-    """The token ids that a model read and wrote, as they were generated where that is known.
+    """Return the token ids that a model read and wrote, as they were generated where that is known.
 
     Of other traces prompt and response are tokenized apart, as in generation, with the thinking opened, and the token that
     ends the model's turn is appended.

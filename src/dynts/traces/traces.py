@@ -57,7 +57,7 @@ def read_traces(path: str | Path) -> list[Trace]:
 
 
 def iter_traces(path: str | Path) -> Iterator[Trace]:
-    """The same, one trace in memory at a time."""
+    """Yield the traces of a file, one in memory at a time; see `read_traces`."""
     line_of: dict[str, int] = {}
     for number, row in read_objects(path, Decimal):
         trace = _parse(row, f"{path}, line {number}")
@@ -70,12 +70,12 @@ def iter_traces(path: str | Path) -> Iterator[Trace]:
 
 
 def question_key(question: str) -> str:
-    """A hash that is equal for questions that differ only in white space."""
+    """Hash a question, to the same for questions that differ only in white space."""
     return hashlib.sha256(" ".join(question.split()).encode()).hexdigest()
 
 
 def content_id(*texts: str) -> str:
-    """An id made from texts, for what has none of its own: the same wherever it stands."""
+    """Make an id from texts, for what has none of its own: the same wherever it stands."""
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
