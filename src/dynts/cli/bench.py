@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from dynts.cli.checks import check_figure, check_folder
-from dynts.config import CompressionConfig, ModelSource
+from dynts.cli.checks import check_figure, check_folder, schedules_of
+from dynts.config import ModelSource
 from dynts.options import option, part
 
 
@@ -47,19 +47,6 @@ class BenchCommand:
     markdown: Path | None = option(None, help="Write the tables as Markdown.")
     figure: Path | None = option(None, help="Draw step time against cached tokens (profile mode).")
 
-    def schedules(self) -> list[CompressionConfig]:
-        """Return the budgets to measure.
-
-        Raises:
-            DyntsError: one is outside its range, or too small for the question.
-        """
-        found = []
-        for most in self.budget:
-            window = round(0.4 * most) if self.local_window is None else self.local_window
-            found.append(CompressionConfig(most, window, self.retention_ratio))
-            found[-1].check_question(self.prompt)
-        return found
-
 
 def bench(given: BenchCommand) -> None:
     """Measure decoding side by side in one run: transformers' full cache (sdpa, eager) and dynts with each method.
@@ -79,7 +66,7 @@ def bench(given: BenchCommand) -> None:
         raise DyntsError(f"--random-weights reads no weights, so {unused} would not be used: leave one of the two out")
     for name in given.method:
         resolve_method(name)
-    schedules = given.schedules()
+    schedules = schedules_of(given.budget, given.local_window, given.retention_ratio, given.prompt)
 
     from itertools import product
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from dynts.config import MethodOptions, ModelSource
+    from dynts.config import CompressionConfig, MethodOptions, ModelSource
     from dynts.decode.arm import Arm
     from dynts.decode.compress import Session
 
@@ -65,6 +65,30 @@ def check_chat(source: "ModelSource", *, opened: bool = False) -> None:
         tokenizer = load_tokenizer(source)
         opening = replace(source.chat, open_thinking=source.chat.open_thinking or opened)
         render_prompt(tokenizer, [user_message("question")], opening)
+
+
+def schedules_of(
+    budgets: Iterable[int], local_window: int | None, retention_ratio: float, question: int
+) -> "list[CompressionConfig]":
+    """Return the schedules of budgets.
+
+    Args:
+        budgets: B, in tokens.
+        local_window: W_l, in tokens; None takes 40% of each budget.
+        retention_ratio: r.
+        question: tokens of a question.
+
+    Raises:
+        DyntsError: one is outside its range, or too small for the question.
+    """
+    from dynts.config import CompressionConfig
+
+    found = []
+    for budget in budgets:
+        window = round(0.4 * budget) if local_window is None else local_window
+        found.append(CompressionConfig(budget, window, retention_ratio))
+        found[-1].check_question(question)
+    return found
 
 
 def resolve(chosen: "MethodOptions") -> "Arm[str]":

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from json import dumps
 from typing import TYPE_CHECKING
 
+from dynts.cli.checks import schedules_of
 from dynts.cli.console import show
-from dynts.config import CompressionConfig, ModelSource
+from dynts.config import ModelSource
 from dynts.options import option, part
 
 if TYPE_CHECKING:
@@ -55,22 +56,6 @@ class PlanCommand:
         memory, bandwidth = parse_quantity(self.gpu_memory, "B"), parse_quantity(self.bandwidth, "B/s")
         return Hardware(memory, bandwidth, parse_quantity(self.flops, "FLOPS"), self.reserve)
 
-    def schedules(self) -> list[CompressionConfig]:
-        """Return the budgets that were asked for.
-
-        Raises:
-            DyntsError: one is outside its range, or too small for the question.
-        """
-        found = [
-            CompressionConfig(
-                most, round(0.4 * most) if self.local_window is None else self.local_window, self.retention_ratio
-            )
-            for most in self.budget
-        ]
-        for schedule in found:
-            schedule.check_question(self.question)
-        return found
-
 
 def plan(given: PlanCommand) -> None:
     """Say what a model costs with the full cache and under budgets: memory, sequences that fit, expected decode speed.
@@ -80,7 +65,8 @@ def plan(given: PlanCommand) -> None:
     """
     from dynts.planning.cost import Workload
 
-    hardware, schedules = given.hardware(), given.schedules()
+    hardware = given.hardware()
+    schedules = schedules_of(given.budget, given.local_window, given.retention_ratio, given.question)
     work = Workload(given.question, given.length, given.concurrency)
 
     from rich.console import Console
