@@ -16,12 +16,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import accelerate  # noqa: F401
+import pyarrow.parquet  # noqa: F401
 import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: F401
 
 import dynts.cli
+import dynts.collect.collect
 import dynts.engines.transformers
+import dynts.evaluate.evaluate
+import dynts.report.arm_tables
 import dynts.training.labelling
 import dynts.training.train
+import dynts.training.transforms
 
 
 def entries(job: dict[str, Any]) -> int:
@@ -61,7 +68,7 @@ def run(job: dict[str, Any], pick: random.Random) -> int:
         if left:
             wanted, pause = pick.randint(0, job["spacing"]), pick.random() * 0.3
             while not has_ended(child) and entries(job) - before < wanted:
-                time.sleep(0.005)
+                time.sleep(0.02)
             time.sleep(pause)
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
