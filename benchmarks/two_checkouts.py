@@ -51,9 +51,10 @@ def label(_: Path) -> float:
     """Seconds of labelling a trace of 4,096 tokens, the model of SmolLM2-135M's shape."""
     import time
 
+    from dynts.training.tokens import TokenizedTrace
+
     from dynts.models import random_model
     from dynts.training.labels import label_trace
-    from dynts.training.tokens import TokenizedTrace
 
     model = random_model(str(SHAPE), device="cpu")
     trace = TokenizedTrace(tuple([1] * 4096), 128, 4096 - 201, 4096 - 200)
@@ -73,7 +74,15 @@ def collect(folder: Path) -> float:
     problems = [make_problem(500_000 + index) for index in range(60)]
     lines = [json.dumps({"id": f"p{n}", "question": p.question, "answer": p.answer}) for n, p in enumerate(problems)]
     (folder / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    words = ["collect", "--model", str(WEIGHTS), "--problems", str(folder / "problems.jsonl"), "--out", str(folder / "out")]
+    words = [
+        "collect",
+        "--model",
+        str(WEIGHTS),
+        "--problems",
+        str(folder / "problems.jsonl"),
+        "--out",
+        str(folder / "out"),
+    ]
     words += ["--batch", "20", "--max-new-tokens", "700"]
     started = time.perf_counter()
     app(words, standalone_mode=False)
@@ -128,7 +137,9 @@ def main() -> None:
             found[case].append((seconds[pair[0]], seconds[pair[1]]))
         ratios = sorted(this / other for this, other in found[case])
         this, other = (median(side) for side in zip(*found[case], strict=True))
-        print(f"{case}: {this:.2f} s, the other {other:.2f} s; {median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+        print(
+            f"{case}: {this:.2f} s, the other {other:.2f} s; {median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        )
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """Imports point down: the levels below are the architecture (docs/architecture.md)."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,8 +45,13 @@ def arrows() -> Iterator[tuple[str, str]]:
     for path in sorted(ROOT.rglob("*.py")):
         place = path.relative_to(ROOT).as_posix()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dynts."):
+            if isinstance(node, ast.ImportFrom) and node.module == "dynts":
+                yield from ((place, name.name) for name in node.names if name.name in LEVEL)
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dynts."):
                 yield place, node.module.removeprefix("dynts.")
+            elif isinstance(node, ast.Import):
+                inside = (name.name for name in node.names if name.name.startswith("dynts."))
+                yield from ((place, name.removeprefix("dynts.")) for name in inside)
 
 
 def room(place: str) -> str:
@@ -77,3 +83,18 @@ def test_file_names_say_what_is_in_them() -> None:
     names = Counter(path.name for path in ROOT.rglob("*.py"))
     assert not {"row.py", "rows.py", "run.py", "utils.py", "helpers.py"} & names.keys()
     assert names["report.py"] <= 1  # the command
+
+
+def test_the_page_on_architecture_is_in_step() -> None:
+    page = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages <= set(re.findall(r"\*\*(\w+)\*\*", page))
+    named = [path for path in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", page) if "NAME" not in path]
+    assert named
+    places = [ROOT / path if (ROOT / path).exists() else ROOT.parents[1] / path for path in named]
+    assert not [str(path) for path in places if not path.exists()]
+
+
+def test_a_file_says_what_it_holds() -> None:
+    for path in ROOT.rglob("*.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
