@@ -100,6 +100,9 @@ Work = Callable[[Sequence[Any]], Iterable[tuple[str, Any]]]
 class ActorPool:
     """Actors that each hold an engine, between `with` and the end of the block.
 
+    `ray.util.ActorPool` waits for one result of a call and replaces no actor; here results stream, dead actors are replaced and
+    their work is handed out again.
+
     Args:
         cluster: where they run.
         prepare: called once in each actor: loads the engine and returns what works through items. It is pickled.

@@ -23,6 +23,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
+# Not a `PreTrainedModel` of transformers: that one fills a matrix that is missing from a checkpoint with random numbers, leaves out
+# unknown ones and takes over the file's dtype. The refusals below would have to be written on top, and nothing would be saved.
 class ImportancePredictor(nn.Module, ModelHubMixin):
     """Scores the importance of a token from its last hidden state, after the final norm.
 
