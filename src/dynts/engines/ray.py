@@ -30,8 +30,8 @@ class Cluster:
 
     Args:
         address: of a running cluster, such as "auto" or "ray://head:10001"; "local" starts one on this machine.
-        actors: how many; None takes one for each `gpus` GPUs of the cluster, without GPUs one for each machine. Actors on a
-            machine without GPUs share its cores.
+        actors: how many; None takes one for each `gpus` GPUs of the cluster, without GPUs one for each machine. Actors
+            on a machine without GPUs share its cores.
         gpus: of each actor; None takes 1 if the cluster has any.
 
     Raises:
@@ -100,8 +100,8 @@ Work = Callable[[Sequence[Any]], Iterable[tuple[str, Any]]]
 class ActorPool:
     """Actors that each hold an engine, between `with` and the end of the block.
 
-    `ray.util.ActorPool` waits for one result of a call and replaces no actor; here results stream, dead actors are replaced and
-    their work is handed out again.
+    `ray.util.ActorPool` waits for one result of a call and replaces no actor; here results stream, dead actors are
+    replaced and their work is handed out again.
 
     Args:
         cluster: where they run.

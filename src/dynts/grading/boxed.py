@@ -19,10 +19,10 @@ _JOINED = re.compile(r"(?:,|;|,?and|,?or|,?\\text\{(?:and|or)\})(?:[A-Za-z]=)?")
 def last_boxed(text: str) -> str | None:
     r"""Return the content of the last box of a text, or of the last boxes where they are parts of one answer.
 
-    Both `\boxed` and `\fbox` count; without braces `\boxed 5` and `\boxed 3\frac12` are read as far as numbers, letters and
-    commands go. Boxes with nothing but a comma, semicolon, "and" or "or" between them (and "x =" before the next) are one
-    answer: "\boxed{3} and \boxed{5}" gives "3, 5". Of all other boxes the last counts. Empty boxes are skipped: they are
-    usually the instruction, repeated.
+    Both `\boxed` and `\fbox` count; without braces `\boxed 5` and `\boxed 3\frac12` are read as far as numbers, letters
+    and commands go. Boxes with nothing but a comma, semicolon, "and" or "or" between them (and "x =" before the next)
+    are one answer: "\boxed{3} and \boxed{5}" gives "3, 5". Of all other boxes the last counts. Empty boxes are skipped:
+    they are usually the instruction, repeated.
 
     Returns:
         The content without the braces; None if there is no box, or if the last one is never closed, for its content

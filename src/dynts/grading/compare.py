@@ -38,9 +38,9 @@ def is_correct(answer_text: str, gold: str) -> bool | None:
     The exact rules are in docs/grading.md. Words and choice letters are compared as text; equal strings, whole numbers
     and tuples of them are decided at once; all other mathematics by Math-Verify, which takes some 10 ms.
 
-    There is no time limit: `\boxed{9^{9^{9^9}}}` goes on for ever. So this is for text that is known to be tame, such as
-    what the embedded model writes; for the output of any other model use `dynts.grading.grader.Grader`. Math-Verify's
-    own limit is an alarm signal, which is of no use: it works in the main thread only, and even there
+    There is no time limit: `\boxed{9^{9^{9^9}}}` goes on for ever. So this is for text that is known to be tame, such
+    as what the embedded model writes; for the output of any other model use `dynts.grading.grader.Grader`.
+    Math-Verify's own limit is an alarm signal, which is of no use: it works in the main thread only, and even there
     `\boxed{(x+1)^{100000}}` outlives it.
 
     Args:

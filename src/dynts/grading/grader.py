@@ -43,8 +43,8 @@ class Grader:
     A worker process starts with the first answer (0.5 s) and is kept; one that exceeds the limit or dies is replaced
     by the next answer. Each worker enforces the limit on itself and ends when its pipe is closed, so none outlives this
     process, however that ends. Usable from several threads at once, and in daemonic processes and scripts without a
-    `__main__` guard, where `multiprocessing`, and with it every process pool (concurrent.futures, pebble), would refuse: workers
-    are plain subprocesses. Linux and macOS.
+    `__main__` guard, where `multiprocessing`, and with it every process pool (concurrent.futures, pebble), would
+    refuse: workers are plain subprocesses. Linux and macOS.
 
     Args:
         processes: how many answers are graded at a time.

@@ -37,8 +37,8 @@ _LOWER_BOUNDS = re.compile(r"(\\geq?(?![A-Za-z])|>)")
 def normalize(latex: str) -> str:
     r"""Mathematics as Math-Verify reads it best; what the text means stays the same.
 
-    Removed: dollar signs and delimiters, a full stop, the argument in `f(x) =`. Rewritten: numerals, "percent", vectors in
-    angle brackets to tuples, set-builder notation to its condition, chains of `>` to `<`.
+    Removed: dollar signs and delimiters, a full stop, the argument in `f(x) =`. Rewritten: numerals, "percent", vectors
+    in angle brackets to tuples, set-builder notation to its condition, chains of `>` to `<`.
 
     Args:
         latex: what `dynts.grading.plain.plain` gave.
@@ -71,7 +71,8 @@ def unwrap(latex: str) -> str:
 def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
     """Return the value of a whole number, thousands separators included, or those of a tuple of them; None for anything else.
 
-    Equal values are equal answers: a tuple has at least two entries, and entries that could be groups of digits are not read.
+    Equal values are equal answers: a tuple has at least two entries, and entries that could be groups of digits are not
+    read.
     """
     if _INTEGER.fullmatch(latex):
         return (int(latex.replace(",", "")),)

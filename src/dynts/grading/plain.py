@@ -39,8 +39,8 @@ def plain(latex: str) -> str:
     r"""Rewrite an answer in ASCII digits and LaTeX commands, without what only styles it.
 
     Digits of any script and width, Unicode fractions, superscripts, subscripts, Greek letters and signs become LaTeX
-    (NFKC does most of it); sizes, spaces of a length, colours, tags, `\left` and `\right` are dropped; an upright e or i is
-    the number.
+    (NFKC does most of it); sizes, spaces of a length, colours, tags, `\left` and `\right` are dropped; an upright e or
+    i is the number.
     """
     text = "".join(map(_spelled, latex))
     text = "".join(map(_ascii, unicodedata.normalize("NFKC", text)))

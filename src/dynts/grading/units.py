@@ -128,8 +128,8 @@ _CODE = re.compile(
 def split_unit(latex: str) -> tuple[str, str]:
     r"""Split an answer from the unit at its end and the currency before it; the unit is "" if there is none.
 
-    Units are what stands in `\text`, words of four letters, common short names and their quotients and powers. Letters that
-    stand alone or touch a number are variables (`2s`, `5am`).
+    Units are what stands in `\text`, words of four letters, common short names and their quotients and powers. Letters
+    that stand alone or touch a number are variables (`2s`, `5am`).
     """
     text, unit = latex.replace("¢", " cents"), ""
     if sign := _SIGN.search(text):

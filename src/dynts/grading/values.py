@@ -39,9 +39,9 @@ _SAME = Rational(1, 10**30)
 def same_value(gold: Any, given: Any) -> bool:
     """Say whether what Math-Verify read from the answers is the same.
 
-    A given equation stands for its right side if its left side may be what was asked for; a gold equation, if its left side is
-    a name: `x = 5` and `f(2) = 5` are 5, `x + y = 3` is not 3. Numbers are compared exactly, or where one is a decimal to six
-    places, smaller ones than 1 to six significant digits.
+    A given equation stands for its right side if its left side may be what was asked for; a gold equation, if its left
+    side is a name: `x = 5` and `f(2) = 5` are 5, `x + y = 3` is not 3. Numbers are compared exactly, or where one is a
+    decimal to six places, smaller ones than 1 to six significant digits.
 
     Args:
         gold: the gold answer, as it was parsed.

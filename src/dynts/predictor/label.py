@@ -17,8 +17,8 @@ class Label:
 
     Args:
         name: as users give it.
-        queries: "answer": its mean attention from the tokens of the answer. "later": the most attention from any later token
-            beyond a window.
+        queries: "answer": its mean attention from the tokens of the answer. "later": the most attention from any later
+            token beyond a window.
         granularity: "shared": averaged over layers and heads. "native": for each layer and KV head.
         meaning: in words.
     """

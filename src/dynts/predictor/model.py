@@ -23,13 +23,14 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-# Not a `PreTrainedModel` of transformers: that one fills a matrix that is missing from a checkpoint with random numbers, leaves out
-# unknown ones and takes over the file's dtype. The refusals below would have to be written on top, and nothing would be saved.
+# Not a `PreTrainedModel` of transformers: that one fills a matrix that is missing from a checkpoint with random
+# numbers, leaves out unknown ones and takes over the file's dtype. The refusals below would have to be written on top,
+# and nothing would be saved.
 class ImportancePredictor(nn.Module, ModelHubMixin):
     """Scores the importance of a token from its last hidden state, after the final norm.
 
-    `Linear(d, 2d), Softplus, Linear(2d, d/2), Softplus, Linear(d/2, 1), Softplus`, without biases. Beyond the paper, the last
-    matrix can have an output for each full-attention layer and KV head.
+    `Linear(d, 2d), Softplus, Linear(2d, d/2), Softplus, Linear(d/2, 1), Softplus`, without biases. Beyond the paper,
+    the last matrix can have an output for each full-attention layer and KV head.
 
     Raises:
         DyntsError: `config.hidden_size` is not at least 2, or there is no layer or head.
@@ -66,8 +67,8 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         """Scores in float32, not negative, for hidden states [..., d] of any floating dtype.
 
         Returns:
-            [...], the mean over the layers and KV heads that have scores of their own; with `native` the scores of each,
-            [..., layers, KV heads].
+            [...], the mean over the layers and KV heads that have scores of their own; with `native` the scores of
+            each, [..., layers, KV heads].
         """
         weight = next(self.parameters())
         scores = self.layers(hidden.to(weight.device, weight.dtype)).float()

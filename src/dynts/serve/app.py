@@ -102,8 +102,8 @@ class EventStream(StreamingResponse):
 class Guard:
     """ASGI middleware for the paths under /v1; others pass.
 
-    Of those on the shelf, Starlette's limit of bodies does not name the limit, and Prometheus middlewares count a stream that
-    nobody reads any more as answered.
+    Of those on the shelf, Starlette's limit of bodies does not name the limit, and Prometheus middlewares count a
+    stream that nobody reads any more as answered.
 
     Args:
         app: what it guards.

@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Batcher:
     """Takes rows from any thread, and generates for at most `max_batch` of them at a time.
 
-    A batch is what waits when the last one ends, in the order of arrival; nothing joins a batch that runs. It runs until its
-    longest row ends.
+    A batch is what waits when the last one ends, in the order of arrival; nothing joins a batch that runs. It runs
+    until its longest row ends.
 
     Args:
         session: an entered `compress` context.

@@ -1,7 +1,7 @@
 """What clients may ask and what they get, in the words of OpenAI's API.
 
-Requests are pydantic models of our own: `openai.types` describes requests as dictionaries that check nothing, and a client gets
-an error that names the field here. `openai` stays what the tests ask with.
+Requests are pydantic models of our own: `openai.types` describes requests as dictionaries that check nothing, and a
+client gets an error that names the field here. `openai` stays what the tests ask with.
 """
 
 from dataclasses import dataclass

@@ -14,8 +14,8 @@ _MOST_DIGITS = 4300
 def cell_text(value: object, where: str) -> str | None:
     """Return what a cell says, as text; None where it says nothing: null, NaN, an empty list.
 
-    Numbers are plain decimals with all their digits: `1e-05`, as Python writes it, means e minus 5 in mathematics. A list
-    of one item is that item.
+    Numbers are plain decimals with all their digits: `1e-05`, as Python writes it, means e minus 5 in mathematics. A
+    list of one item is that item.
 
     Args:
         value: of the cell.

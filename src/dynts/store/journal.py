@@ -57,8 +57,8 @@ class Journal:
 def read_journal(path: Path, parse: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """Read the rows of a journal, which somebody may be writing.
 
-    A line that is damaged, or was cut off when the process or the machine stopped, is left out: its work is lost and will
-    be done again.
+    A line that is damaged, or was cut off when the process or the machine stopped, is left out: its work is lost and
+    will be done again.
 
     Args:
         path: the file.

@@ -88,8 +88,9 @@ def parse_json(text: str, where: str, parse_float: ParseFloat = float) -> Any:
         parse_float: what becomes of numbers with a point or an exponent.
 
     Raises:
-        DyntsError: it is not valid JSON, or holds what cannot be worked with: halves of surrogate pairs, which can neither
-            be written nor tokenized, numbers of thousands of digits, a field twice in one object, too many levels.
+        DyntsError: it is not valid JSON, or holds what cannot be worked with: halves of surrogate pairs, which can
+            neither be written nor tokenized, numbers of thousands of digits, a field twice in one object, too many
+            levels.
     """
     try:
         value = json.loads(text, parse_float=parse_float, object_pairs_hook=_object)

@@ -1,7 +1,8 @@
 """The manifest of a folder that a long command fills: the settings that determined its content, and what is known besides.
 
-A folder of durable records is a manifest, a lock (`dynts.store.lock`), and what was made so far: journals, a line for each
-piece of work (`dynts.store.journal`), or whole files (`dynts.store.files`). The same command again makes what it lacks.
+A folder of durable records is a manifest, a lock (`dynts.store.lock`), and what was made so far: journals, a line for
+each piece of work (`dynts.store.journal`), or whole files (`dynts.store.files`). The same command again makes what it
+lacks.
 """
 
 import json
@@ -78,8 +79,8 @@ def settle(
         path: the folder; made if it does not exist.
         settings: what determines the content; must match on resuming.
         made_by: the command that writes such folders, for messages.
-        facts: what is recorded besides, anew by each run. A function is called for a new folder only, while other processes of
-            the job wait.
+        facts: what is recorded besides, anew by each run. A function is called for a new folder only, while other
+            processes of the job wait.
 
     Returns:
         The manifest. Its "versions" are those that the folder was started with.

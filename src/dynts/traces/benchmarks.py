@@ -28,8 +28,8 @@ class Benchmark:
         """Return the benchmark with the problems of a local file.
 
         Args:
-            path: a file, see `dynts.store.data_files`, with the data set's own columns, or with `question`, `answer` (the
-                gold answer alone) and an optional `id`.
+            path: a file, see `dynts.store.data_files`, with the data set's own columns, or with `question`, `answer`
+                (the gold answer alone) and an optional `id`.
 
         Raises:
             DyntsError: the file is missing, cannot be read or is empty.
@@ -116,8 +116,8 @@ _BENCHMARKS = (
     ),
     # GPQA-Diamond: 198 multiple-choice questions of biology, physics and chemistry (arXiv 2311.12022).
     #
-    # The data set is gated: its terms have to be accepted on the Hub, and the download uses the token of `hf auth login`. Its
-    # authors ask that the questions are not published again.
+    # The data set is gated: its terms have to be accepted on the Hub, and the download uses the token of `hf auth
+    # login`. Its authors ask that the questions are not published again.
     Benchmark(
         "gpqa-diamond",
         ProblemSource(

@@ -1,8 +1,8 @@
 """A folder of traces: a manifest, Parquet shards, and the journals of what is not in a shard yet.
 
-A worker appends each finished trace to a journal `journal-<worker>-<number>.jsonl` and now and then rolls the journal up into
-the shard of the same worker and number. A kill between the two steps leaves both, and the shard counts. So a trace is in the
-folder once, whatever happens, and nothing has to be known but what the folder holds.
+A worker appends each finished trace to a journal `journal-<worker>-<number>.jsonl` and now and then rolls the journal
+up into the shard of the same worker and number. A kill between the two steps leaves both, and the shard counts. So a
+trace is in the folder once, whatever happens, and nothing has to be known but what the folder holds.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -54,7 +54,8 @@ class ProblemSource:
     """Where problems come from, and which columns hold what.
 
     Args:
-        dataset: id of a data set on the Hub, a folder that `datasets` can load, or a file, see `dynts.store.data_files`.
+        dataset: id of a data set on the Hub, a folder that `datasets` can load, or a file, see
+        `dynts.store.data_files`.
         split: of a data set.
         configs: of a data set, read one after another; none takes the data set's default.
         revision: branch, tag or commit of a data set on the Hub.
@@ -63,8 +64,8 @@ class ProblemSource:
         gold: how the answer column holds it, one of `dynts.traces.source.GOLD`.
         id_column: holds a unique id; None takes a column `id` if there is one, else a hash of the content.
         keep_columns: columns to keep with every trace, for example to look at results by subject.
-        wrong_columns: columns with wrong options, which make a multiple-choice question; the answer column holds the right
-            one, and the gold answer becomes its letter.
+        wrong_columns: columns with wrong options, which make a multiple-choice question; the answer column holds the
+            right one, and the gold answer becomes its letter.
 
     Raises:
         DyntsError: an unknown way to hold the gold answer.

@@ -41,16 +41,18 @@ def tokenize_trace(
 ) -> TokenizedTrace:
     """Return the token ids that a model read and wrote, as they were generated where that is known.
 
-    Of other traces prompt and response are tokenized apart, as in generation, with the thinking opened, and the token that
-    ends the model's turn is appended.
+    Of other traces prompt and response are tokenized apart, as in generation, with the thinking opened, and the token
+    that ends the model's turn is appended.
 
     Args:
-        tokenizer: the model's. Ids that say something else to it than the trace's text are another tokenizer's, and not used.
+        tokenizer: the model's. Ids that say something else to it than the trace's text are another tokenizer's, and not
+        used.
         trace: must hold a closing think marker.
         chat: how the model is talked to; the thinking is opened in any case.
 
     Raises:
-        DyntsError: the chat template fails or closes the thinking, or the tokenizer cannot write the closing think marker.
+        DyntsError: the chat template fails or closes the thinking, or the tokenizer cannot write the closing think
+            marker.
     """
     format = chat.format(tokenizer)
     ids = trace.ids
@@ -82,7 +84,8 @@ def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions)
     rendered = chat_prompt(tokenizer, trace.question, replace(chat, open_thinking=False))
     opened = chat_prompt(tokenizer, trace.question, replace(chat, open_thinking=True))
     if opened != rendered:
-        # the model writes the marker, and the line break after it, which a response from just after the marker begins with
+        # the model writes the marker, and the line break after it, which a response from just after the marker begins
+        # with
         said = thinking if thinking[:1].isspace() else f"\n{thinking}"
         written = tokenizer.encode(f"{format.start}{said}{format.end}{answer}", add_special_tokens=False)
         for marker in range(1, len(written)):

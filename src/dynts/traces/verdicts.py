@@ -49,8 +49,8 @@ def judge_answer(response: str, gold: str, grader: Grader, thinking: bool) -> tu
 def math_verify_says(row: TraceRow, grader: Grader) -> bool:
     """Say whether Math-Verify alone calls the answer right; of a response without an answer, False, as by dynts.
 
-    The answer is what follows the thinking. A verdict that the row holds is not computed again; rows of earlier versions
-    hold none.
+    The answer is what follows the thinking. A verdict that the row holds is not computed again; rows of earlier
+    versions hold none.
 
     Args:
         row: the trace.

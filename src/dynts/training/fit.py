@@ -30,8 +30,9 @@ Progress = Callable[[int, int, float], None]
 _ALONE = Processes()
 
 
-# Not `transformers.Trainer`: it writes a checkpoint file by file into a folder that has its final name, which kill -9 leaves half
-# done, and its batches, losses and resuming would all have to be ours: each labelled token counts alike on 1 and on N processes.
+# Not `transformers.Trainer`: it writes a checkpoint file by file into a folder that has its final name, which kill -9
+# leaves half done, and its batches, losses and resuming would all have to be ours: each labelled token counts alike on
+# 1 and on N processes.
 def fit(
     examples: Sequence[Example],
     config: TrainConfig,

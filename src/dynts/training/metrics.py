@@ -90,9 +90,9 @@ def baseline_scores(
 ) -> Iterator[tuple[Tokens, dict[str, Array]]]:
     """Each held-out trace with the scores of predictors that see only a token's position, only its identity, or nothing.
 
-    Scores are shaped as the trace's targets. Position and identity predict the mean training target of their kind, which is
-    what least squares would fit. Traces are taken one at a time; memory is O(longest trace + largest token id), for each
-    layer and head that has targets of its own.
+    Scores are shaped as the trace's targets. Position and identity predict the mean training target of their kind,
+    which is what least squares would fit. Traces are taken one at a time; memory is O(longest trace + largest token
+    id), for each layer and head that has targets of its own.
     """
     positions, identities = _MeanByKey(), _MeanByKey()
     for tokens in train:

@@ -1,9 +1,9 @@
 """Scale the labels of a trace for training.
 
 Raw labels are tiny and heavy-tailed. Decoding uses only their order, so any strictly increasing transform is
-legitimate; these are relative to the trace itself and need no constant per model. They are not equivalent, though: a token
-that matters much or not at all, and nothing in the text so far tells which, gets the mean of both. `linear` ranks such tokens
-by the attention to expect, `rank` by the place to expect.
+legitimate; these are relative to the trace itself and need no constant per model. They are not equivalent, though: a
+token that matters much or not at all, and nothing in the text so far tells which, gets the mean of both. `linear` ranks
+such tokens by the attention to expect, `rank` by the place to expect.
 """
 
 import math
