@@ -51,10 +51,9 @@ def label(_: Path) -> float:
     """Seconds of labelling a trace of 4,096 tokens, the model of SmolLM2-135M's shape."""
     import time
 
-    from dynts.training.tokens import TokenizedTrace
-
     from dynts.models import random_model
     from dynts.training.labels import label_trace
+    from dynts.training.tokens import TokenizedTrace
 
     model = random_model(str(SHAPE), device="cpu")
     trace = TokenizedTrace(tuple([1] * 4096), 128, 4096 - 201, 4096 - 200)
