@@ -206,5 +206,5 @@ class _Actor:
         self._work = prepare()
 
     def work(self, items: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        """Results, streamed."""
+        """Yield results, streamed."""
         yield from self._work(items)

@@ -64,7 +64,7 @@ def _boxes(text: str) -> list[tuple[int, int, str | None]]:
 
 
 def _bare_end(text: str, start: int) -> int:
-    """Where an answer without braces ends: a sign, then numbers, letters, and commands with their arguments."""
+    """Return where an answer without braces ends: a sign, then numbers, letters, and commands with their arguments."""
     sign = _SIGN.match(text, start)
     position = first = sign.end() if sign else start
     while bare := _BARE.match(text, position):

@@ -119,7 +119,7 @@ def _verify(given: str, gold: str) -> bool | None:
 
 
 def _read(latex: str) -> Any:
-    """A SymPy object, None if it is no mathematics."""
+    """Return a SymPy object, None if it is no mathematics."""
     from latex2sympy2_extended.math_normalization import NormalizationConfig
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
@@ -136,7 +136,7 @@ def _read(latex: str) -> Any:
 
 
 def _are_set_and_tuple(first: str, second: str) -> bool:
-    """Whether the braces of the one say that order does not matter, and the parentheses of the other that it does."""
+    """Return whether the one is in braces, where order does not matter, and the other in parentheses, where it does."""
     return bool(_SET.fullmatch(first) and _TUPLE.fullmatch(second))
 
 

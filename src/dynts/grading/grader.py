@@ -107,7 +107,7 @@ class Grader:
         return verdict
 
     def grade_all(self, answers: Iterable[tuple[str, str]]) -> Iterator[Verdict]:
-        """Verdicts of pairs of answer text and gold answer, in their order, `processes` at a time."""
+        """Grade pairs of answer text and gold answer, in their order, `processes` at a time."""
         with ThreadPoolExecutor(self.processes) as threads:
             yield from threads.map(lambda answer: self.grade(*answer), answers)
 

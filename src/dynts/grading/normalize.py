@@ -80,7 +80,7 @@ def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
 
 
 def _ascending(text: str) -> str:
-    """A chain such as a > b > c as c < b < a."""
+    """Turn a chain such as a > b > c into c < b < a."""
     pieces = _LOWER_BOUNDS.split(text)
     if len(pieces) < 5 or "<" in text or "\\le" in text or "," in text:
         return text

@@ -53,7 +53,7 @@ def plain(latex: str) -> str:
 
 
 def _spelled(character: str) -> str:
-    """What NFKC would merge with its neighbours: 2½ into 21/2, x² into x2."""
+    """Return what NFKC would merge with its neighbours: 2½ into 21/2, x² into x2."""
     if character.isascii():
         return character
     if character in _SIGNS:

@@ -65,7 +65,7 @@ _TOKEN = re.compile(
 
 
 def _size(text: str, sizes: dict[str, _Size]) -> _Size | None:
-    """The size of a product of units; None if it holds another word, or no unit."""
+    """Return the size of a product of units; None if it holds another word, or no unit."""
     scale, bases, sign, shape, position = Fraction(1), Counter[str](), 1, 1, 0
     while position < len(text):
         token = _TOKEN.match(text, position)

@@ -106,7 +106,7 @@ def _same_set(gold: list[Any], given: list[Any]) -> bool:
 
 
 def _row(value: Any) -> list[Any] | None:
-    """The entries of a tuple or vector; (1, 2) is read as an open interval."""
+    """Return the entries of a tuple or vector; (1, 2) is read as an open interval."""
     if isinstance(value, Tuple):
         return list(value.args)
     if isinstance(value, Interval) and value.left_open and value.right_open:
@@ -115,7 +115,7 @@ def _row(value: Any) -> list[Any] | None:
 
 
 def _is_name(left: Any) -> bool:
-    """A symbol, a function's value such as f(2) or P(A), or a tuple of symbols."""
+    """Return a symbol, a function's value such as f(2) or P(A), or a tuple of symbols."""
     if isinstance(left, Pow) and left.exp == -1:  # of an inverse function
         left = left.base
     if isinstance(left, Tuple):
@@ -124,7 +124,7 @@ def _is_name(left: Any) -> bool:
 
 
 def _is_quantity(left: Any, right: Any) -> bool:
-    """Whether the left side may be what was asked for: 2a + 3b = 7 gives 7, but 2x + 3y - 7 = 0 is a line, not the number 0."""
+    """Return whether the left side may be what was asked for: 2a + 3b = 7 gives 7, 2x + 3y - 7 = 0 is a line."""
     if _is_name(left):
         return True
     if _is_number(left):
@@ -136,7 +136,7 @@ def _is_quantity(left: Any, right: Any) -> bool:
 
 
 def _evaluated(value: Any) -> Any:
-    """The imaginary unit for the letter i, a matrix for a product with one."""
+    """Return the imaginary unit for the letter i, a matrix for a product with one."""
     if isinstance(value, Expr) and not isinstance(value, MatrixBase):
         if value.is_Matrix:
             return value.doit()
@@ -150,7 +150,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _exact(value: Expr) -> Expr:
-    """A number without decimals and unevaluated parts."""
+    """Return a number without decimals and unevaluated parts."""
     decimals: dict[Basic, Basic] = {decimal: Rational(str(decimal)) for decimal in value.atoms(Float)}
     percent: dict[Basic, Basic] = {each: each.args[0] for each in value.atoms(UnevaluatedExpr)}
     return cast(Expr, value.xreplace(percent).xreplace(decimals).doit())

@@ -64,7 +64,7 @@ def compare_words(given: str, gold: str) -> bool | None:
 
 
 def _letters(text: str) -> set[str]:
-    """The letters of a choice, each named once."""
+    """Return the letters of a choice, each named once."""
     letters = re.findall("[A-Za-z]", _JOINING.sub(" ", text).upper())
     several = _SEVERAL.fullmatch(text) or _LETTER.fullmatch(text)
     return set(letters) if several and len(set(letters)) == len(letters) else set()

@@ -50,12 +50,12 @@ class PredictorConfig:
 
     @property
     def native(self) -> bool:
-        """Whether each layer and KV head has a score of its own."""
+        """Return whether each layer and KV head has a score of its own."""
         return self.layers * self.kv_heads > 1
 
     @property
     def markers(self) -> ThinkMarkers | None:
-        """The think markers, or None if unknown."""
+        """Return the think markers, or None if unknown."""
         if not self.think_start or not self.think_end:
             return None
         return ThinkMarkers(tuple(self.think_start), tuple(self.think_end))

@@ -30,7 +30,7 @@ class Label:
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether it has a window."""
+        """Return whether it has a window."""
         return self.queries == "later"
 
 

@@ -55,7 +55,7 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, **fields: Any) -> Self:
-        """An untrained predictor for `model`; `fields` are further `PredictorConfig` fields."""
+        """Make an untrained predictor for `model`; `fields` are further `PredictorConfig` fields."""
         known = {
             "hidden_size": model.config.get_text_config().hidden_size,
             "base_model": model.name_or_path,
@@ -64,7 +64,7 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         return cls(PredictorConfig(**{**known, **fields}))
 
     def forward(self, hidden: torch.Tensor, native: bool = False) -> torch.Tensor:
-        """Scores in float32, not negative, for hidden states [..., d] of any floating dtype.
+        """Return scores in float32, not negative, for hidden states [..., d] of any floating dtype.
 
         Returns:
             [...], the mean over the layers and KV heads that have scores of their own; with `native` the scores of
@@ -154,7 +154,7 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The text of `README.md`, written by `save_pretrained` and `push_to_hub`."""
+        """Return the text of `README.md`, written by `save_pretrained` and `push_to_hub`."""
         return model_card(self.config)
 
 

@@ -59,7 +59,7 @@ class Admission:
             )
 
     def prompts(self, request: GenerationRequest) -> list[Prompt]:
-        """The prompts of a request, encoded.
+        """Return the prompts of a request, encoded.
 
         Raises:
             ApiError: another model is asked for, or a prompt is empty, too long or no prompt.
@@ -85,7 +85,7 @@ class Admission:
         return prompts
 
     def sampling(self, request: GenerationRequest, prompt: Prompt, sample: int) -> Sampling:
-        """How to draw the tokens of one completion of a prompt.
+        """Return how to draw the tokens of one completion of a prompt.
 
         Args:
             request: what is asked.

@@ -25,7 +25,7 @@ _CLIENT_LEFT = 499
 def create_app(
     admission: Admission, batcher: Batcher, metrics: Metrics, api_key: str | None, max_body_bytes: int
 ) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
         admission: what the server takes.
@@ -160,7 +160,7 @@ class Guard:
 
 
 def error_response(error: ApiError) -> JSONResponse:
-    """The answer that an error is."""
+    """Return the response that an error is."""
     return JSONResponse(error.body, error.status, error.headers)
 
 
@@ -185,7 +185,7 @@ async def _left(receive: Receive) -> None:
 
 
 def _validation_error(first: dict[str, Any]) -> ApiError:
-    """What is wrong with the fields of a request, the first of several faults."""
+    """Return what is wrong with the fields of a request, the first of several faults."""
     field = ".".join(map(str, first["loc"][1:]))
     match first["type"]:
         case "json_invalid":

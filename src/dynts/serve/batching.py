@@ -64,7 +64,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether rows are taken."""
+        """Return whether rows are taken."""
         return self._thread.is_alive() and not self._stopped
 
     def submit(self, rows: Sequence[Row]) -> None:
@@ -118,7 +118,7 @@ class Batcher:
             self._generate(rows)
 
     def _gather(self) -> list[Row]:
-        """The rows of the next batch; none if the server ends."""
+        """Return the rows of the next batch; none if the server ends."""
         with self._changed:
             while not self._waiting and not self._stopped:
                 self._changed.wait()

@@ -21,7 +21,7 @@ class Metrics:
         self.waiting = self._gauge("dynts_waiting", "Completions waiting for a batch")
 
     def text(self) -> bytes:
-        """All values in Prometheus' text format."""
+        """Return all values in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, meaning: str) -> Counter:

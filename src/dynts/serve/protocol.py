@@ -19,7 +19,7 @@ _GREEDY = 1e-5
 
 
 def _only(*neutral: Any) -> Any:
-    """A field that may only say what this server does anyway."""
+    """Make a field that may only say what this server does anyway."""
 
     def check(value: Any) -> None:
         # 0 == False in Python, but `logprobs: 0` asks for the log-probabilities of what was chosen
@@ -40,7 +40,7 @@ def _text(value: str) -> str:
 
 
 def _joined_parts(value: Any) -> Any:
-    """The text of a message, which may come in parts."""
+    """Join the text of a message, which may come in parts."""
     if not isinstance(value, list):
         return value
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in value]
@@ -59,7 +59,7 @@ def _stop_strings(value: Any) -> Any:
 
 
 def _prompts(value: Any) -> Any:
-    """A list of prompts, each a text or token ids."""
+    """Return a list of prompts, each a text or token ids."""
     single = isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], int))
     prompts = [value] if single else value
     if not isinstance(prompts, list) or not prompts:
@@ -115,12 +115,12 @@ class GenerationRequest(_Strict):
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
-        """The field that limits the completion's tokens, and its value."""
+        """Return the field that limits the completion's tokens, and its value."""
         return "max_tokens", self.max_tokens
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """The given fields of `Sampling`, without the limit of new tokens."""
+        """Return the given fields of `Sampling`, without the limit of new tokens."""
         given = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "seed")}
         if self.temperature is not None and self.temperature < _GREEDY:
             given["temperature"] = 0.0
@@ -143,7 +143,7 @@ class Message(_Strict):
     tool_calls: _only([])  # type: ignore[valid-type]
 
     def for_template(self) -> dict[str, str]:
-        """The message as chat templates take it."""
+        """Return the message as chat templates take it."""
         message = {"role": "system" if self.role == "developer" else self.role, "content": self.content or ""}
         return message | ({"reasoning_content": self.reasoning_content} if self.reasoning_content else {})
 
@@ -229,7 +229,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON object of the answer."""
+        """Return the JSON object of the answer."""
         kind = "invalid_request_error" if self.status < 500 and self.status != 429 else "server_error"
         kind = "rate_limit_error" if self.status == 429 else kind
         error = {"message": _plain(self.message), "type": kind, "param": self.param and _plain(self.param)}
@@ -237,10 +237,10 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP headers of the answer."""
+        """Return the HTTP headers of the answer."""
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
 def _plain(text: str) -> str:
-    """The text, no longer than is useful, without halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
+    """Return the text, no longer than is useful, without halves of surrogate pairs, which UTF-8 cannot hold."""
     return text[:_LONGEST].encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""One request and its answer: its rows under way, and what they tell in the forms of OpenAI's API, whole or as a stream."""
+"""One request and its answer: its rows under way, and what they tell as OpenAI's API does, whole or as a stream."""
 
 import asyncio
 import json
@@ -184,7 +184,7 @@ class Exchange:
         return self._reply(self.form.whole_object, choices, self.usage)
 
     async def stream(self) -> AsyncIterator[str]:
-        """Yield the answer as server-sent events. An error that comes now is an event too: the status is sent already."""
+        """Yield the answer as server-sent events; an error is one too, for the status is sent already."""
         if self.form.opening is not None:
             for row in self.rows:
                 yield self._chunk(_choice(row.index, self.form.opening))

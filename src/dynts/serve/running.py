@@ -1,4 +1,4 @@
-"""Completions under way: what is asked of each, what its tokens write, what it tells; and the batch that they run in."""
+"""Completions under way: what is asked of each, what its tokens write, what it tells; and the batch they run in."""
 
 import codecs
 import logging
@@ -111,8 +111,10 @@ class Spelling:
         return b"" if token in self._hidden or token >= len(self._bytes) else self._bytes[token]
 
     def of_first(self, token: int) -> bytes:
-        """Return the bytes of a token that begins a text of its own: without the space that some tokenizers (SentencePiece,
-        words) put before every word and take away where a text begins.
+        """Return the bytes of a token that begins a text of its own.
+
+        That is without the space that some tokenizers (SentencePiece, words) put before every word and take away where
+        a text begins.
         """
         written = self.of(token)
         if written.startswith(b" ") and not str(self.tokenizer.decode([token])).startswith(" "):
@@ -121,8 +123,10 @@ class Spelling:
 
 
 class RowText:
-    """A row's text as it comes. Bytes that are no whole character wait for those that complete it, those that never can become
-    U+FFFD, one for each stretch as in every UTF-8 decoder: each token costs the same, whatever came before.
+    """A row's text as it comes.
+
+    Bytes that are no whole character wait for those that complete it, those that never can become U+FFFD, one for each
+    stretch as in every UTF-8 decoder: each token costs the same, whatever came before.
 
     Args:
         spelling: of the model's tokens.
@@ -158,8 +162,9 @@ class _Writing:
 
 
 class RunningBatch(StoppingCriteria):
-    """Hands out each row's text as it comes, and tells `generate` which rows have ended. A row that fails gets an error of its
-    own and ends; the others go on.
+    """Hands out each row's text as it comes, and tells `generate` which rows have ended.
+
+    A row that fails gets an error of its own and ends; the others go on.
 
     Args:
         rows: of the batch.
@@ -190,7 +195,7 @@ class RunningBatch(StoppingCriteria):
         self.ended = [False] * len(rows)
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
+        """Return which rows have ended. input_ids: int64 [rows, columns], the new token last."""
         tokens, failed = self.finite.latest(input_ids)
         for number, writing in list(self.live.items()):
             if self._step(number, writing, tokens[number], failed[number]):

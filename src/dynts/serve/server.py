@@ -31,7 +31,7 @@ _LAST_WORDS = 5.0
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at that address, before a model loads; it refuses connections until it is listened to.
+    """Bind a socket at that address, before a model loads; it refuses connections until it is listened to.
 
     Raises:
         DyntsError: the address cannot be had.

@@ -1,4 +1,4 @@
-"""The value of a cell as text, whatever kind of file it comes from: gold answers, ids and columns are often no text there."""
+"""The value of a cell as text, whatever file it comes from: gold answers, ids and columns are often no text there."""
 
 import json
 from datetime import date, time

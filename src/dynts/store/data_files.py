@@ -41,7 +41,7 @@ def is_data_file(name: str) -> bool:
 
 
 def plain_rows(rows: Iterable[dict[str, Any]], schema: "pyarrow.Schema") -> Iterator[dict[str, Any]]:
-    """Rows of Arrow data, in which numbers of half and single precision have no more digits than they have there.
+    """Yield rows of Arrow data, in which numbers of half and single precision have no more digits than they have there.
 
     Args:
         rows: as Python values: Arrow makes doubles of all floating-point numbers, such as 0.10000000149011612 of 0.1.
@@ -64,7 +64,7 @@ def _json_lines(path: Path) -> Rows:
 
 
 def _json(path: Path) -> Rows:
-    """An array of objects, or JSON Lines."""
+    """Yield the objects of an array, or of JSON Lines."""
     first = next((text for _, line in read_lines(path) if (text := line.strip())), "")
     if not first.startswith("["):
         yield from _json_lines(path)

@@ -29,7 +29,7 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """Return how many bytes the file has."""
         return 0 if self._file is None else self._file.tell()
 
     def append(self, row: Mapping[str, Any]) -> None:

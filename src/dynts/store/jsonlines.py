@@ -50,7 +50,7 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of each line of a file in UTF-8, with its line break, without a byte order mark.
+    """Yield number (from 1) and text of each line of a file in UTF-8, with its line break, without a byte order mark.
 
     Raises:
         DyntsError: the file cannot be read, or a line is not UTF-8.

@@ -1,4 +1,4 @@
-"""The manifest of a folder that a long command fills: the settings that determined its content, and what is known besides.
+"""The manifest of a folder that a long command fills: the settings that determined its content, and facts besides.
 
 A folder of durable records is a manifest, a lock (`dynts.store.lock`), and what was made so far: journals, a line for
 each piece of work (`dynts.store.journal`), or whole files (`dynts.store.files`). The same command again makes what it

@@ -1,4 +1,4 @@
-"""Several processes that share one job, or one model, under `torchrun`: which of them this one is, and what falls to it."""
+"""Several processes that share one job or model under `torchrun`: which of them this one is, and what falls to it."""
 
 import hashlib
 import os

@@ -44,7 +44,7 @@ class Benchmark:
         return replace(self, source=replace(plain, keep_columns=kept))
 
     def _own_form(self, row: dict[str, Any], where: str) -> bool:
-        """Whether a row has the data set's own columns, and a gold answer as it writes them."""
+        """Return whether a row has the data set's own columns, and a gold answer as it writes them."""
         source = self.source
         needed = {source.question_column, source.answer_column, *source.keep_columns, *(source.wrong_columns or ())}
         if source.id_column:

@@ -46,8 +46,10 @@ def select_traces(
     keep_incorrect: bool = False,
     chat: ChatOptions = DEFAULT_CHAT,
 ) -> Iterator[Selected | str]:
-    """Judge the traces: to train on are those that are finished, with one pair of think markers, right, short enough, and the
-    first such one of their question.
+    """Judge the traces.
+
+    To train on are those that are finished, with one pair of think markers, right, short enough, and the first such one
+    of their question.
 
     Args:
         traces: the candidates.
@@ -108,7 +110,7 @@ def _check(
     keep_incorrect: bool,
     chat: ChatOptions,
 ) -> Selected | str:
-    """The selected trace, or the reason to drop it."""
+    """Return the selected trace, or the reason to drop it."""
     reason, correct = judge(trace.response, trace.answer, grader)
     if reason is not None and not (keep_incorrect and reason in INCORRECT):
         return reason

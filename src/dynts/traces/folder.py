@@ -79,7 +79,7 @@ class TraceFolder:
             yield from self._read(file)
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Id, judgement and length of every trace but those of damaged shards."""
+        """Yield id, judgement and length of every trace but those of damaged shards."""
         for _, file in sorted(self._files().items()):
             if file.suffix == ".jsonl":
                 for row in self._read(file):
@@ -126,7 +126,7 @@ class TraceFolder:
         return TraceWriter(self.path, worker)
 
     def _files(self) -> dict[str, Path]:
-        """The file that counts for each worker and number: the shard if there is one, else the journal."""
+        """Return the file that counts for each worker and number: the shard if there is one, else the journal."""
         files: dict[str, Path] = {}
         # journals first: one that is rolled up meanwhile is then still found as a shard
         for pattern in ("journal-*.jsonl", "traces-*.parquet"):

@@ -129,7 +129,7 @@ def survey(source: ProblemSource, limit: int | None = None, seed: int = 0) -> Su
 
 
 def _parse(source: ProblemSource, where: str, row: dict[str, Any]) -> Problem | None:
-    """The problem of a row; None if its answer column holds no gold answer."""
+    """Return the problem of a row; None if its answer column holds no gold answer."""
     wrong_columns = source.wrong_columns or ()
     needed = [source.question_column, source.answer_column, *source.keep_columns, *wrong_columns]
     for column in [*needed, source.id_column] if source.id_column else needed:

@@ -36,7 +36,7 @@ class TraceSets:
             raise DyntsError(f"a set of traces is given twice: {', '.join(map(str, self.paths))}")
 
     def __iter__(self) -> Iterator[Trace]:
-        """The traces, a few in memory at a time, always in the same order.
+        """Yield the traces, a few in memory at a time, always in the same order.
 
         Raises:
             DyntsError: a file or folder cannot be read.
@@ -52,7 +52,7 @@ class TraceSets:
 
     @property
     def names(self) -> list[str]:
-        """Of the sets: file names, with more of the path where those are equal."""
+        """Return the sets' names: file names, with more of the path where those are equal."""
         whole = [path.resolve().parts for path in self.paths]
         for parts in range(1, 1 + max(map(len, whole))):
             names = ["/".join(path[-parts:]) for path in whole]
@@ -62,7 +62,7 @@ class TraceSets:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all traces, whatever files a folder keeps them in; each is read, once, so it is known to be well-formed.
+        """Return a hash of all traces, whatever files a folder keeps them in; each is read, and so known to be well-formed.
 
         Raises:
             DyntsError: a file or folder cannot be read, or has no traces.

@@ -19,7 +19,7 @@ def _whole(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """What the last `\\boxed{}` holds, braces matched; MATH writes `\\boxed 5` too."""
+    """Return what the last `\\boxed{}` holds, braces matched; MATH writes `\\boxed 5` too."""
     _, found, rest = text.rpartition("\\boxed")
     rest = rest.lstrip()
     if not found or not rest:
@@ -131,8 +131,10 @@ def is_file_name(dataset: str) -> bool:
 
 
 def _plain_files(builder: "datasets.DatasetBuilder", split: str) -> Sequence[str]:
-    """The files of a split, on this machine, if they can be read as they are; none if only `datasets` can read them, which
-    guesses the types of columns: of "007" and 8 it makes 7 and 8.
+    """Return the files of a split, on this machine, if they can be read as they are.
+
+    There are none if only `datasets` can read them, which guesses the types of columns: of "007" and 8 it makes 7 and
+    8.
     """
     import datasets
 

@@ -72,13 +72,13 @@ def tokenize_trace(
 
 
 def _says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], response: str, format: ThinkFormat) -> bool:
-    """Whether generated ids are those of a response in dynts' form, with the token that ended the turn or without."""
+    """Return whether ids are those of a response in dynts' form, with the token that ended the turn or without."""
     texts = (decode_text(tokenizer, tokens, format=format) for tokens in (ids, ids[:-1]))
     return any(split_response(text, format.start, format.end) == split_response(response) for text in texts)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions) -> TraceIds:
-    """The ids of a trace whose text alone is known."""
+    """Return the ids of a trace whose text alone is known."""
     end, format = _end_of_turn(tokenizer, chat), chat.format(tokenizer)
     thinking, answer = split_response(trace.response)
     rendered = chat_prompt(tokenizer, trace.question, replace(chat, open_thinking=False))
@@ -99,7 +99,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, trace: Trace, chat: ChatOptions)
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, chat: ChatOptions) -> tuple[int, ...]:
-    """What the model writes last: not always `eos_token` (Gemma 3 ends a turn with <end_of_turn>)."""
+    """Return what the model writes last: not always `eos_token` (Gemma 3 ends a turn with <end_of_turn>)."""
     answer = "ANSWER"
     turn = render_chat(tokenizer, [user_message("question"), {"role": "assistant", "content": answer}], chat)
     closing = tokenizer.encode(turn.rpartition(answer)[2].lstrip(), add_special_tokens=False)[:1]

@@ -57,11 +57,11 @@ class TrainingState:
 
     @property
     def mean_loss(self) -> float:
-        """Of the epoch so far."""
+        """Return the mean loss of the epoch so far."""
         return self.loss / self.batches
 
     def begin(self, epoch: int, traces: int) -> list[int]:
-        """The order of the traces in this epoch; what was done of it stays done."""
+        """Return the order of the traces in this epoch; what was done of it stays done."""
         if epoch != self.epoch:
             self.epoch, self.batches, self.loss = epoch, 0, 0.0
             self.order = self.generator.get_state()
@@ -138,7 +138,7 @@ class Checkpoint:
             ) from error
 
     def load(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The state to continue from, on the CPU; None if there is none yet.
+        """Return the state to continue from, on the CPU; None if there is none yet.
 
         Raises:
             DyntsError: the file is damaged, or of a training with other settings; the differing fields are named.

@@ -75,7 +75,7 @@ class Example:
 def load_examples(
     folders: Sequence[ShardFolder], label: str, transform: str, group_by: str | None = None
 ) -> list[Example]:
-    """All traces of folders that were labelled with one model; those too short to have any label are left out.
+    """Read all traces of folders that were labelled with one model; those too short to have any label are left out.
 
     Args:
         folders: of labelled traces.
@@ -136,7 +136,7 @@ def split_by_question(examples: Sequence[Example], held_out: float, seed: int) -
 
 
 def _check_together(folders: Sequence[ShardFolder], label: str) -> None:
-    """Hidden states of different models, and labels of different meaning, cannot be mixed."""
+    """Refuse to mix hidden states of different models, or labels of different meaning."""
     first, *others = folders
     paths = [folder.path.resolve() for folder in folders]
     for index, other in enumerate(others, start=1):
@@ -162,7 +162,7 @@ def _meaning(folder: ShardFolder, label: str) -> dict[str, object]:
 
 
 def _agree(ours: object, theirs: object) -> bool:
-    """Whether two values are equal; samples of embeddings may differ by what another dtype rounds."""
+    """Return whether two values are equal; samples of embeddings may differ by what another dtype rounds."""
     if isinstance(ours, list) and isinstance(theirs, list) and np.shape(ours) == np.shape(theirs):
         return bool(np.allclose(ours, theirs, rtol=1e-2, atol=1e-3))
     return ours == theirs

@@ -95,7 +95,7 @@ def fit(
 def evaluate(
     predictor: ImportancePredictor, examples: Sequence[Example], processes: Processes = _ALONE
 ) -> list[dict[str, float]]:
-    """Metrics of each trace; every process computes its share and gets all."""
+    """Measure each trace; every process computes its share and gets all."""
     rows = []
     for example in processes.share(examples):
         tokens = example.read()
@@ -105,7 +105,7 @@ def evaluate(
 
 
 def batch_size(config: TrainConfig, traces: int) -> int:
-    """Traces per step: as configured, else the paper's 256, or fewer so that an epoch has 100 steps."""
+    """Return how many traces a step takes: as configured, else the paper's 256, or fewer so that an epoch has 100 steps."""
     return config.batch_traces or max(1, min(256, traces // 100))
 
 
@@ -134,7 +134,7 @@ def _micro_batches(share: Sequence[Example], size: int) -> Iterator[tuple[Sequen
 
 
 def _read(micro: Sequence[Example], any_example: Example) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states [T, d] and float32 targets [T, ...] of the tokens that have one; T = 0 for a process without a trace."""
+    """Read hidden states [T, d] and float32 targets [T, ...] of tokens that have one; T = 0 without a trace."""
     if not micro:
         nothing = any_example.read()
         return nothing.hidden[:0], torch.from_numpy(nothing.targets[:0]).float()
@@ -145,7 +145,7 @@ def _read(micro: Sequence[Example], any_example: Example) -> tuple[torch.Tensor,
 
 
 def _settings(examples: Sequence[Example], config: TrainConfig, batch: int) -> dict[str, Any]:
-    """What determines the weights, by name. How many traces are in memory at a time changes rounding only."""
+    """Return what determines the weights, by name. How many traces are in memory at a time changes rounding only."""
     settings = {name: value for name, value in asdict(config).items() if name != "micro_traces"}
     traces = hashlib.sha256()
     for example in examples:

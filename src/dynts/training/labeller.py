@@ -65,7 +65,7 @@ class Labeller:
         full_attention_layers(self.model.config.get_text_config())
 
     def describe(self) -> dict[str, Any]:
-        """What the manifest says of the model."""
+        """Return what the manifest says of the model."""
         format = self.chat.format(self.tokenizer)
         markers = think_markers(self.tokenizer, format.start, format.end)
         dtype = self.model.dtype
@@ -131,5 +131,5 @@ class LabellerSpec:
         return Labeller(*load_model(self.source), self.options, self.source.chat)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer alone."""
+        """Return the tokenizer alone."""
         return load_tokenizer(self.source)

@@ -39,8 +39,10 @@ def label_traces(
     chat: ChatOptions = DEFAULT_CHAT,
     **options: Any,
 ) -> ShardFolder:
-    """Label the fit traces of a file or folder, or of several. The same call on the same folder continues where the last
-    one stopped; under `torchrun` the processes share the traces.
+    """Label the fit traces of a file or folder, or of several.
+
+    The same call on the same folder continues where the last one stopped; under `torchrun` the processes share the
+    traces.
 
     Args:
         model: the base model of the predictor, on any device or several.
@@ -62,7 +64,7 @@ def label_traces(
 def label_with(
     labeller: Labeller, sets: TraceSets, out: str | Path, name: str, progress: Progress | None = None
 ) -> ShardFolder:
-    """The same with a labeller that is loaded."""
+    """Label as `label_traces` does, with a labeller that is loaded."""
     return _fill(
         out,
         sets,
@@ -84,7 +86,7 @@ def label_on_cluster(
     progress: Progress | None,
     say: Callable[[str], object],
 ) -> ShardFolder:
-    """The same in the actors of a Ray cluster, a model in each; this process alone writes the folder."""
+    """Label in the actors of a Ray cluster, a model in each; this process alone writes the folder."""
 
     def prepare() -> Work:
         labeller = spec.start()

@@ -106,7 +106,7 @@ def label_trace(
 
 
 def labelled_span(trace: TokenizedTrace, all_tokens: bool) -> slice:
-    """The tokens that have labels: those of the thinking, or all."""
+    """Return the tokens that have labels: those of the thinking, or all."""
     return slice(0, len(trace.ids)) if all_tokens else slice(trace.question_end, trace.thinking_end)
 
 
@@ -137,7 +137,7 @@ class _Reduced:
             self.values["later"] = torch.maximum(new, self._before("later", new, -torch.inf))
 
     def _before(self, queries: Queries, new: torch.Tensor, fill: float) -> torch.Tensor:
-        """The values without the new rows, shaped as those."""
+        """Return the values without the new rows, shaped as those."""
         known = self.values.get(queries)
         if known is None:
             return torch.full_like(new, fill)

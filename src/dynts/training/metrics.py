@@ -38,14 +38,14 @@ def _metrics(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.float64]) -
 
 
 def top_overlap(scores: npt.ArrayLike, labels: npt.ArrayLike, share: float) -> float:
-    """Share of the top tokens by label that are also top by score; the first of equal tokens counts as higher."""
+    """Return the share of top tokens by label that are top by score too; the first of equal ones counts as higher."""
     size = max(1, round(share * np.size(labels)))
     best = (set(np.argsort(-np.asarray(values), kind="stable")[:size].tolist()) for values in (scores, labels))
     return len(set.intersection(*best)) / size
 
 
 def average(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over traces, or over heads, all counting alike."""
+    """Return the mean of each metric over traces, or over heads, all counting alike."""
     rows = list(metrics)
     return {name: float(np.mean([row[name] for row in rows])) for name in METRICS}
 
@@ -53,7 +53,7 @@ def average(metrics: Iterable[dict[str, float]]) -> dict[str, float]:
 def by_group(
     rows: Mapping[str, Sequence[dict[str, float]]], groups: Sequence[str]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean metrics by group and predictor.
+    """Return the mean metrics by group and predictor.
 
     Args:
         rows: metrics of each trace, by predictor.
@@ -77,7 +77,7 @@ _POSITIONS_PER_BUCKET = 16
 def baseline_metrics(
     train: Iterable[Tokens], held_out: Iterable[Tokens], seed: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Metrics of each held-out trace, by trivial predictor: see `baseline_scores`."""
+    """Measure each held-out trace, by trivial predictor: see `baseline_scores`."""
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in BASELINES}
     for tokens, scores in baseline_scores(train, held_out, seed):
         for name, predicted in scores.items():

@@ -58,7 +58,7 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that prints and saves."""
+        """Return whether this is the process that prints and saves."""
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -74,7 +74,7 @@ class Processes:
         return [shares[i % self.count][i // self.count] for i in range(sum(map(len, shares)))]
 
     def from_main(self, make: Callable[[], T]) -> T:
-        """What the main process makes, for all; an error that a user can act on is raised in all."""
+        """Return what the main process makes, for all; an error that a user can act on is raised in all."""
         if self.count == 1:
             return make()
         made: list[T | DyntsError | None] = [None]
@@ -95,7 +95,7 @@ class Processes:
         return value
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """A module whose gradients are averaged over the processes in each backward pass outside `without_exchange`."""
+        """Return a module whose gradients all processes average in each backward pass outside `without_exchange`."""
         return module if self.count == 1 else DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 

@@ -82,11 +82,11 @@ class ShardFolder:
         return cls(path, manifest)
 
     def file(self, index: int) -> Path:
-        """Where the shard of the index-th trace of the trace file lies."""
+        """Return where the shard of the index-th trace of the trace file lies."""
         return self.path / f"{index:06d}.safetensors"
 
     def is_whole(self, index: int) -> bool:
-        """Whether that shard exists and its checksum is right."""
+        """Return whether that shard exists and its checksum is right."""
         try:
             with safe_open(self.file(index), framework="pt") as stored:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
@@ -129,7 +129,7 @@ class ShardFolder:
 
     @property
     def indices(self) -> list[int]:
-        """The shards of the complete folder."""
+        """Return the shards of the complete folder."""
         return list(self.manifest["indices"])
 
 

@@ -22,7 +22,7 @@ from dynts.training.transforms import TRANSFORMS
 
 
 def work_folder(out: Path) -> Path:
-    """Where a predictor is made, checkpoints included, before it moves to `out`; removed when it is saved."""
+    """Return where a predictor is made, checkpoints included, before it moves to `out`; removed when it is saved."""
     out = out.absolute()
     return out.with_name(f".{out.name}.partial")
 
@@ -156,7 +156,7 @@ def compare_transforms(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Metrics:
-    """Metrics of every transform on a validation split of the training questions; the held-out ones are not touched.
+    """Measure every transform on a validation split of the training questions; held-out ones are not touched.
 
     Args:
         folders: as for `train_predictor`.

@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 
 
 def rank(labels: Array) -> Array:
-    """Rank within the trace over its length, in (0, 1]; ties share their mean rank."""
+    """Return the rank within the trace over its length, in (0, 1]; ties share their mean rank."""
     return np.asarray(rankdata(labels, axis=0), dtype=np.float64) / len(labels)
 
 
