@@ -10,7 +10,7 @@ import pytest
 
 from served import CHAT, Served, chat, endless_model, events, question, written
 
-CLIENTS = 20
+CLIENTS = 12
 TOKENS = 150
 """Enough for a compaction."""
 
@@ -93,7 +93,7 @@ def test_a_crowd(served: Served) -> None:
     # the pool that encodes prompts keeps its threads: at most 32, and no more than processors and four
     assert served.threads() <= threads + 32
     settled = served.threads()
-    for _ in range(100):
+    for _ in range(60):
         served.post(**chat(question(0), max_tokens=1))
     assert served.threads() <= settled
     assert served.metric("process_resident_memory_bytes") - sizes[0] < 20 * 2**20

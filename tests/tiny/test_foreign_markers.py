@@ -67,12 +67,12 @@ def test_pass_at_1_is_that_of_the_original_markers(
     original, shown, err = evaluated(WEIGHTS)
     assert sum(correct for _, _, correct in original) == 2
     assert "WARNING" not in err
-    for number, format in enumerate(KNOWN_FORMATS[1:]):
+    # that each format is found is tested in tests/chat/test_scanner.py
+    for number, format in enumerate((KNOWN_FORMATS[1], KNOWN_FORMATS[-1])):
         found, shown_here, err = evaluated(copy_with(format, tmp_path / f"foreign{number}"))
         assert found == original
         assert shown_here.count("1.000") == shown.count("1.000")
         assert "WARNING" not in err
-    assert number == 4
 
 
 def test_unknown_markers_are_warned_of_and_can_be_told(
