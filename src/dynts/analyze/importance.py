@@ -34,10 +34,10 @@ def describe_trace(labels: npt.ArrayLike, ids: Sequence[int]) -> Row:
         ids: [L], token ids.
 
     Returns:
-        "tokens": L; "mean": mean importance; "above_mean": share of the tokens above it; "mass": share of all importance that
-        the most important tokens hold, for each of `SHARES`; "parts": mean importance over the trace's mean, for each tenth of
-        the trace (None where no token has a label); "histogram": tokens between `EDGES`; "identities": for each token id how
-        often it occurs, and the sum of its importance over the mean.
+        "tokens": L; "mean": mean importance; "above_mean": share of the tokens above it; "mass": share of all
+        importance that the most important tokens hold, for each of `SHARES`; "parts": mean importance over the trace's
+        mean, for each tenth of the trace (None where no token has a label); "histogram": tokens between `EDGES`;
+        "identities": for each token id how often it occurs, and the sum of its importance over the mean.
     """
     values = np.asarray(labels, dtype=np.float64)
     relative = transform_labels(values, "linear")
@@ -71,9 +71,9 @@ def describe_with_question(model: PreTrainedModel, trace: TokenizedTrace, chunk:
 
     Returns:
         What `describe_trace` does, and "question": "tokens": M; "mean"; "mass": share of all attention of the answer;
-        "above_mean": share of the question tokens above the mean of the thinking tokens; "first_mass": mass of the very first
-        token, where many models park attention that they do not need; "parts": as for the thinking, over its mean. And
-        "thinking_mass": share of all attention of the answer.
+        "above_mean": share of the question tokens above the mean of the thinking tokens; "first_mass": mass of the very
+        first token, where many models park attention that they do not need; "parts": as for the thinking, over its
+        mean. And "thinking_mass": share of all attention of the answer.
     """
     # a trace without question tokens: those before the thinking are labelled as the thinking is
     whole = replace(trace, question_end=0)
@@ -106,7 +106,8 @@ def describe_shards(folders: Sequence[ShardFolder], label: str) -> Iterator[Row]
     for folder in folders:
         if folder.manifest["settings"].get("all_tokens"):
             raise DyntsError(
-                f"{folder.path} holds labels of question and answer tokens too, and these figures are of the thinking: label "
+                f"{folder.path} holds labels of question and answer tokens too, and these figures are of the thinking: "
+                "label "
                 "without --all-tokens, or give --traces and --model"
             )
     examples = load_examples(folders, label, "linear")

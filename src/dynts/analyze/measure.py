@@ -1,7 +1,7 @@
 """Measure traces one by one into a folder, resumably: a manifest, and a journal with one line a trace.
 
-A trace is done when its line is on the disk. The same command continues after an interruption; under `torchrun` the processes
-share the traces, each with a journal of its own.
+A trace is done when its line is on the disk. The same command continues after an interruption; under `torchrun` the
+processes share the traces, each with a journal of its own.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,8 +56,8 @@ def measure_traces(
         chat: how the model is talked to.
 
     Returns:
-        The rows that the folder now holds, in the order of the traces, and how many there will be: more only while other
-        processes are still at work.
+        The rows that the folder now holds, in the order of the traces, and how many there will be: more only while
+        other processes are still at work.
 
     Raises:
         DyntsError: no trace is fit, the folder holds other things or other settings or is in use, a full disk.

@@ -45,16 +45,16 @@ def choose_traces(
         folders: of labelled traces.
         config: the predictor's.
         split: "held-out": the traces that were held out when the predictor was trained, and the training traces as the
-            others. "all": all traces, in two folds that are each other's others. "auto": "held-out" if these are the traces
-            that the predictor was trained on, else "all".
+            others. "all": all traces, in two folds that are each other's others. "auto": "held-out" if these are the
+            traces that the predictor was trained on, else "all".
         group_by: a column of the traces, or "folder".
 
     Returns:
         The folds, and what they are in words.
 
     Raises:
-        DyntsError: shards of another model or without the predictor's label, no such column, fewer than two questions, or
-            the held-out traces cannot be told from the others.
+        DyntsError: shards of another model or without the predictor's label, no such column, fewer than two questions,
+            or the held-out traces cannot be told from the others.
     """
     for folder in folders:
         _check_model(folder, config)
@@ -76,7 +76,8 @@ def choose_traces(
     if (len(others), len(held_out)) != (training["train_traces"], training["held_out_traces"]):
         raise DyntsError(
             f"the predictor was trained on {training['train_traces']} of these traces with "
-            f"{training['held_out_traces']} held out, the shards hold {len(examples)}: give the shards that it was trained "
+            f"{training['held_out_traces']} held out, the shards hold {len(examples)}: give the shards that it was "
+            "trained "
             "on, or --split all"
         )
     return [Fold(held_out, others)], f"the {len(held_out)} traces that were held out when it was trained"
@@ -90,7 +91,8 @@ def _check_model(folder: ShardFolder, config: PredictorConfig) -> None:
     for name in _MODEL:
         if name in recorded and recorded[name] != there[name]:
             raise DyntsError(
-                f"the predictor was trained for a model with {name} {recorded[name]!r}, {folder.path} was labelled with "
+                f"the predictor was trained for a model with {name} {recorded[name]!r}, {folder.path} was labelled "
+                "with "
                 f"one that has {there[name]!r} ({settings['model']}): label the traces with {config.base_model}"
             )
     ours, theirs = (found.get("embedding_sample") for found in (recorded, there))
@@ -102,7 +104,8 @@ def _check_model(folder: ShardFolder, config: PredictorConfig) -> None:
         and np.corrcoef(np.ravel(ours), np.ravel(theirs))[0, 1] < 0.9
     ):
         raise DyntsError(
-            f"{folder.path} was labelled with another model of the same shape ({settings['model']}): label the traces with "
+            f"{folder.path} was labelled with another model of the same shape ({settings['model']}): label the traces "
+            "with "
             f"{config.base_model}, which the predictor was trained for"
         )
 
@@ -136,7 +139,8 @@ class Prediction:
         quantiles: of each metric over the traces, at `QUANTILES`.
         taus: Kendall tau of each trace.
         overlaps: mean overlap of predicted and true top sets, at `SHARES`.
-        calibration: of the predictor: tokens of all traces, in every layer and head that is scored by itself, in `BINS` bins.
+        calibration: of the predictor: tokens of all traces, in every layer and head that is scored by itself, in `BINS`
+            bins.
         groups: `metrics` by group; empty if the traces were not grouped.
         group_traces: traces of each group.
     """

@@ -1,7 +1,7 @@
 """Which thinking tokens does the answer need? Let a model answer when it sees only some of them.
 
-The experiment behind the Pareto principle of reasoning models (arXiv 2601.18383, section 3): question and thinking are read in
-full, then all but a share of the thinking tokens are evicted, and the answer is generated.
+The experiment behind the Pareto principle of reasoning models (arXiv 2601.18383, section 3): question and thinking are
+read in full, then all but a share of the thinking tokens are evicted, and the answer is generated.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -36,8 +36,8 @@ def answer_from_kept(
     Evicted tokens have been read by the tokens after them, and positions stay as they are. The question and the marker
     that closes the thinking are always kept. Sliding-window layers evict by themselves and keep what they have.
 
-    The question and thinking are read once; of their cache, answers hold copies of what they keep, and equal rows are answered
-    once. So memory is at most that of 1 + `batch` caches of the whole trace.
+    The question and thinking are read once; of their cache, answers hold copies of what they keep, and equal rows are
+    answered once. So memory is at most that of 1 + `batch` caches of the whole trace.
 
     Args:
         model: a causal language model.
@@ -111,7 +111,7 @@ def keep_top(scores: npt.ArrayLike, share: float) -> torch.Tensor:
 
 
 def _read(model: PreTrainedModel, trace: TokenizedTrace) -> DynamicCache:
-    """The cache of question, thinking and closing marker, but for the last token: each answer starts by reading that."""
+    """Read question, thinking and closing marker, but for the last token: each answer starts by reading that."""
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([trace.ids[: trace.answer_start - 1]], device=input_device(model))
     for start in range(0, ids.shape[1], _PREFIX_CHUNK):

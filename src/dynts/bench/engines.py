@@ -1,4 +1,7 @@
-"""What is compared: transformers' own cache, and dynts with a method. Each can start at any length without a prefill."""
+"""What is compared: transformers' own cache, and dynts with a method.
+
+Each can start at any length without a prefill.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator

@@ -25,7 +25,7 @@ from dynts.traces.verdicts import math_verify_says
 Generate = Callable[[Iterator[Request]], Generator[Completion]]
 """Works through the requests with an engine, or several, which the first of its calls starts."""
 Judge = Callable[[str, str, Grader], tuple[str | None, bool]]
-"""Judges a response by the gold answer: a reason against the trace, None if there is none, and whether its answer is right."""
+"""Judges a response by the gold answer: a reason against the trace or None, and whether its answer is right."""
 
 
 def collect(
@@ -79,7 +79,9 @@ def collect(
 
 @contextmanager
 def engines(spec: EngineSpec, cluster: Cluster | None, say: Callable[[str], object]) -> Iterator[Generate]:
-    """Generate in this process, or in the actors of a Ray cluster, an engine in each; this process alone writes folders.
+    """Generate in this process, or in the actors of a Ray cluster, an engine in each.
+
+    This process alone writes folders.
 
     A model is loaded when there is something to generate, and stays loaded until the end of the block.
 

@@ -65,7 +65,8 @@ def import_traces(
         The counts of the folder.
 
     Raises:
-        DyntsError: a file or line is malformed, two different traces have the same id, other settings than the folder's.
+        DyntsError: a file or line is malformed, two different traces have the same id, other settings than the
+            folder's.
     """
     rank = this_rank()
     if rank.world > 1:
@@ -77,7 +78,8 @@ def import_traces(
         content = hashlib.sha256(json.dumps([row.question, row.response, row.answer]).encode()).digest()
         if contents.setdefault(row.id, content) != content:
             raise DyntsError(
-                f"{where}: id {row.id!r} stands for another trace before: import the files into folders of their own and "
+                f"{where}: id {row.id!r} stands for another trace before: import the files into folders of their own "
+                "and "
                 "give all of them to `dynts label`"
             )
         repeated += 1

@@ -1,4 +1,4 @@
-"""An arm: a method with all that it takes to decode by it, and its name beside others, which is made here and never read."""
+"""An arm: a method with all that it takes to decode by it, and its name, which is made here and never read."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ class Arm(Generic[P_co]):
     Args:
         method: with its settings; the default keeps everything.
         config: the budget, which a method that never evicts ignores.
-        predictor: the importance predictor where the method needs one: the folder or Hub id of one, or loaded, see `loaded`.
+        predictor: the importance predictor where the method needs one: the folder or Hub id of one, or loaded, see
+            `loaded`.
         label: which label tells this arm's predictor from those of other arms; None where nothing has to.
     """
 

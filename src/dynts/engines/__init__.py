@@ -20,7 +20,8 @@ class EngineKind:
         batch: how many samples it generates at a time by default.
         takes_attention: whether a GGUF file or an attention implementation can be chosen.
         takes_arguments: whether it has arguments of its own.
-        one_arm: whether an engine that has been started decodes by one arm only, so that arms had better come one by one.
+        one_arm: whether an engine that has been started decodes by one arm only, so that arms had better come one by
+            one.
         start: makes the spec of model, sampling, arms, batch and own arguments; imports what the engine needs.
     """
 

@@ -81,8 +81,8 @@ class TransformersSpec:
 class TransformersEngine:
     """`model.generate` in batches, each in a `dynts.compress` context.
 
-    A batch runs until its longest row ends. A thread generates, so that whoever takes the completions, grades and stores
-    them meanwhile.
+    A batch runs until its longest row ends. A thread generates, so that whoever takes the completions, grades and
+    stores them meanwhile.
 
     Args:
         model: a causal language model.
@@ -206,8 +206,10 @@ class TransformersEngine:
 
 
 class _Ended(NamedTuple):
-    """A row of a batch at its end: its number, its tokens, whether it ended its turn, whether its logits failed instead, and
-    what the batch had cost by then.
+    """A row of a batch at its end.
+
+    Its number, its tokens, whether it ended its turn, whether its logits failed instead, and what the batch had cost by
+    then.
     """
 
     row: int

@@ -46,8 +46,9 @@ class Comparison:
 def compare(arm: ArmResults, other: ArmResults) -> Comparison:
     """Compare two arms, question by question.
 
-    With one sample a question the test is McNemar's, exact; otherwise the signs of the questions' differences are permuted (all
-    ways where there are fewer than 10,000, else as many random ones, seeded). The interval is a bootstrap over the questions.
+    With one sample a question the test is McNemar's, exact; otherwise the signs of the questions' differences are
+    permuted (all ways where there are fewer than 10,000, else as many random ones, seeded). The interval is a bootstrap
+    over the questions.
 
     Args:
         arm: the one in question.
@@ -60,7 +61,8 @@ def compare(arm: ArmResults, other: ArmResults) -> Comparison:
     common = [question for question in mine if question in theirs]
     if not common:
         raise DyntsError(
-            f"{arm.method} ({arm.folder}) and {other.method} ({other.folder}) have answered no question in common: compare "
+            f"{arm.method} ({arm.folder}) and {other.method} ({other.folder}) have answered no question in common: "
+            "compare "
             "arms of the same benchmark, and finish them"
         )
     differences = np.array([share_correct(mine[question]) - share_correct(theirs[question]) for question in common])

@@ -1,8 +1,9 @@
 """Teacher-forced fidelity: how far eviction moves the distributions that a trace's tokens are drawn from.
 
-The tokens of a finished trace are fed as if they were being generated, and the cache is compacted on its schedule by the method
-itself, through the same `BudgetCache` as in decoding. When a compaction is due follows from lengths alone, so the tokens
-between two compactions are fed at a time: a replay takes about as many forward passes as there are compactions, not tokens.
+The tokens of a finished trace are fed as if they were being generated, and the cache is compacted on its schedule by
+the method itself, through the same `BudgetCache` as in decoding. When a compaction is due follows from lengths alone,
+so the tokens between two compactions are fed at a time: a replay takes about as many forward passes as there are
+compactions, not tokens.
 """
 
 from dataclasses import dataclass, field
@@ -43,12 +44,12 @@ class Replay:
     """A trace under a budget, beside the full cache.
 
     Attributes:
-        kl: float32 [answer tokens], KL(full cache || compressed) of the distribution that each is drawn from, in nats. The end
-            of the turn is one of them.
+        kl: float32 [answer tokens], KL(full cache || compressed) of the distribution that each is drawn from, in nats.
+            The end of the turn is one of them.
         log_likelihood: float32 [answer tokens], log p of each, in nats.
         loss: float32 [answer tokens], by how much that is less than with the full cache.
-        thinking_loss: float32 [thinking tokens], the same of the thinking, closing marker included. Over traces that the
-            model has sampled its mean is an estimate of the KL of a thinking token.
+        thinking_loss: float32 [thinking tokens], the same of the thinking, closing marker included. Over traces that
+            the model has sampled its mean is an estimate of the KL of a thinking token.
         kept: cached tokens that the first answer token is drawn from.
         peak_tokens: most cached tokens.
         mean_tokens: cached tokens that a decode step attends to, its own included, on average.
@@ -68,7 +69,8 @@ class Replay:
 def replay(session: Session, trace: TokenizedTrace, full: FullCache | None = None) -> Replay:
     """Feed a trace under a session's budget, and compare its tokens with those under the full cache.
 
-    After each compaction the cache holds what it would hold had `generate` written these tokens one by one, rounding aside.
+    After each compaction the cache holds what it would hold had `generate` written these tokens one by one, rounding
+    aside.
 
     Args:
         session: what `dynts.compress` returned, not entered. It can replay any number of traces.
@@ -150,7 +152,7 @@ class _Fed:
 
 @torch.no_grad()
 def _feed(session: Session, trace: TokenizedTrace) -> _Fed:
-    """Feed all of a trace but its last token in an entered session: the question, then up to each compaction at a time."""
+    """Feed all of a trace but its last token in an entered session, up to each compaction at a time."""
     end = len(trace.ids) - 1
     if not 0 < trace.question_end <= trace.answer_start <= end:
         raise DyntsError(

@@ -43,7 +43,8 @@ class Sample:
         peak_tokens: most cached tokens.
         mean_tokens: cached tokens, mean over the decode steps.
         peak_bytes: most bytes allocated for its keys and values.
-        cache_lengths: (step, cached tokens before, cached tokens after) of each compaction; the corners of the sawtooth.
+        cache_lengths: (step, cached tokens before, cached tokens after) of each compaction; the corners of the
+            sawtooth.
         graders_differ: whether dynts and Math-Verify alone judge the answer differently.
     """
 
@@ -75,7 +76,8 @@ class ArmResults:
 
     Attributes:
         benchmark: its name.
-        method: name of the method with its traits, for tables, such as "dynts, future label"; see `dynts.decode.arm.Arm`.
+        method: name of the method with its traits, for tables, such as "dynts, future label"; see
+            `dynts.decode.arm.Arm`.
         kind: the method's class; None if this version has no such method.
         traits: how many options tell it from the plain method.
         config: the budget; None for the full cache.

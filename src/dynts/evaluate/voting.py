@@ -75,8 +75,8 @@ def maj_at(samples: Sequence[Sample], groups: Sequence[int], k: int) -> float:
     """Return the probability that the majority of k of a question's samples is right.
 
     Among answers with equally many votes the one that came first wins. A sample without an answer does not vote, and a
-    subset without a vote is wrong. A majority is right if the earliest of its samples is. Exact up to `SUBSETS` subsets,
-    otherwise the mean over so many random ones, seeded.
+    subset without a vote is wrong. A majority is right if the earliest of its samples is. Exact up to `SUBSETS`
+    subsets, otherwise the mean over so many random ones, seeded.
 
     Args:
         samples: of one question, in their order.

@@ -16,7 +16,9 @@ from dynts.grading.words import compare_words
 
 
 def is_correct_by_math_verify(answer_text: str, gold: str) -> bool:
-    """Return Math-Verify's verdict with its own extraction, normalization and defaults; the gold answer is given as LaTeX.
+    """Return Math-Verify's verdict with its own extraction, normalization and defaults.
+
+    The gold answer is given as LaTeX.
 
     Without its limit of time, which is an alarm signal; see `dynts.grading.compare.is_correct`.
 
@@ -100,7 +102,10 @@ def same_answer(given: str, gold: str) -> bool | None:
 
 
 def _same_mathematics(given: str, gold: str) -> bool | None:
-    """Compare what Math-Verify reads; a percentage equals its value, and the same number where the sign may be left out."""
+    """Compare what Math-Verify reads.
+
+    A percentage equals its value, and the same number where the sign may be left out.
+    """
     same = _verify(given, gold)
     given_number, gold_number = (text.removesuffix(r"\%").strip() for text in (given, gold))
     one_has_sign = (given_number == given) != (gold_number == gold)

@@ -1,4 +1,4 @@
-r"""Rewrite numerals that Math-Verify would misread: repeating decimals, mixed numbers, powers of ten, groups of digits."""
+r"""Numerals that Math-Verify would misread: repeating decimals, mixed numbers, powers of ten, groups of digits."""
 
 import re
 from collections.abc import Callable

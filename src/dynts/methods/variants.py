@@ -38,9 +38,9 @@ def scored_variants(
 ) -> list[tuple[Method, str | None]]:
     """Return a method in each granularity, with the predictor that it scores by: None where it needs none.
 
-    A method without a choice comes once, as it is; one that needs a predictor comes with each that serves it. A predictor
-    that has one score for all layers and heads serves shared granularity only, whatever is asked for; one that was trained
-    on thinking tokens only does not serve a method that scores all tokens.
+    A method without a choice comes once, as it is; one that needs a predictor comes with each that serves it. A
+    predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for; one
+    that was trained on thinking tokens only does not serve a method that scores all tokens.
 
     Args:
         name: of the method.

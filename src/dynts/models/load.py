@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 
 def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model in evaluation mode, and its tokenizer. On a CPU a narrow model computes with one thread, see
-    `fit_threads`.
+    """Load a model in evaluation mode, and its tokenizer.
+
+    On a CPU a narrow model computes with one thread, see `fit_threads`.
 
     Args:
         model: which one, in which dtype, where; or only its name, a folder or the id of a repository on the Hub.
@@ -91,8 +92,9 @@ def _half_precision(device: str | None) -> torch.dtype:
 
 
 def _check_positions(config: PreTrainedConfig, file: GgufFile) -> None:
-    """Refuse positions that transformers does not scale: it reads that from GGUF files of one architecture only
-    (gpt-oss).
+    """Refuse positions that transformers does not scale.
+
+    It reads that from GGUF files of one architecture only (gpt-oss).
 
     Raises:
         DyntsError: names what the file says.

@@ -180,8 +180,8 @@ class Planner:
     def _step_seconds(self, lengths: list[int], sequences: int, compactions: int) -> float | None:
         """Mean decode step: weights are read once, the cache of each sequence once; what takes longer counts.
 
-        The predictor's FLOPs come with every token, its weights are read once a compaction. The moves of a compaction are
-        left out.
+        The predictor's FLOPs come with every token, its weights are read once a compaction. The moves of a compaction
+        are left out.
         """
         shape, hardware = self.shape, self.hardware
         if shape.matrix_parameters is None:

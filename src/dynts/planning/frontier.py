@@ -56,8 +56,9 @@ def frontier(
 
 
 def choose(points: Sequence[FrontierPoint], tolerance: float, thinking_tolerance: float) -> FrontierPoint | None:
-    """Choose the smallest budget with a setting that is good enough; of several such settings the one with the least
-    thinking loss.
+    """Choose the smallest budget with a setting that is good enough.
+
+    Of several such settings the one with the least thinking loss.
 
     Args:
         points: the settings tried.
@@ -74,9 +75,9 @@ def choose(points: Sequence[FrontierPoint], tolerance: float, thinking_tolerance
 def total_variation(losses: Iterable[float]) -> float:
     """Estimate how far eviction moves what the model writes, as a total variation distance.
 
-    TV = E[max(0, 1 - q(x) / p(x))] over traces x ~ p. The probability of anything that a trace can be, a right one among it,
-    differs by no more between the two. The traces have to be samples of the model at temperature 1. Long ones let TV
-    approach 1 for the slightest rewording.
+    TV = E[max(0, 1 - q(x) / p(x))] over traces x ~ p. The probability of anything that a trace can be, a right one
+    among it, differs by no more between the two. The traces have to be samples of the model at temperature 1. Long ones
+    let TV approach 1 for the slightest rewording.
 
     Args:
         losses: log p(x) - log q(x) of each trace, in nats.

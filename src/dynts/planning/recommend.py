@@ -40,7 +40,8 @@ class Recommendation:
 def recommend(planner: Planner, work: Workload, model_type: str) -> Recommendation:
     """Recommend the larger of the published budgets, scaled to the length.
 
-    Where the sequences do not fit into the memory, it is the largest one that does, down to the smaller published budget.
+    Where the sequences do not fit into the memory, it is the largest one that does, down to the smaller published
+    budget.
 
     Args:
         planner: the model on its device.
@@ -65,7 +66,8 @@ def recommend(planner: Planner, work: Workload, model_type: str) -> Recommendati
         return Recommendation(
             None,
             [
-                f"{work.sequences} sequences at a time do not fit into the memory, not even with a budget of {smallest} "
+                f"{work.sequences} sequences at a time do not fit into the memory, not even with a budget of "
+                f"{smallest} "
                 f"({PUBLISHED_BUDGETS[1]} were published too): take fewer, or a larger device"
             ],
         )

@@ -115,7 +115,9 @@ class TuneSpec:
 
 
 def tune(spec: TuneSpec, sets: TraceSets, out: Path, display: Display) -> list[FrontierPoint]:
-    """Replay the traces under every setting; the same call on the same folder continues, also with other settings to try.
+    """Replay the traces under every setting.
+
+    The same call on the same folder continues, also with other settings to try.
 
     Args:
         spec: what is tuned.

@@ -158,7 +158,7 @@ def _one_method(group: Group) -> list[EvaluatedArm]:
 
 
 def draw_grids(group: Group) -> Iterator[tuple[str, int, Figure]]:
-    """Method, budget and heat map, wherever the arms of one method and budget span at least two windows and two ratios."""
+    """Draw a heat map for each method and budget whose arms span at least two windows and two ratios."""
     found: dict[tuple[str, int], dict[tuple[int, float], float]] = {}
     for entry in group.compressed:
         if entry.config is not None:

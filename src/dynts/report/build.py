@@ -175,7 +175,8 @@ def _pictures(group: Group, look: Mapping[str, Look]) -> Iterator[tuple[Picture,
     if drawn := draw_cost(group, look):
         problem, figure = drawn
         caption = (
-            f"First sample of problem {problem}. The schedule is the same for all methods. Throughput by generated length is "
+            f"First sample of problem {problem}. The schedule is the same for all methods. Throughput by generated "
+            "length is "
             "not drawn: a sample's seconds depend on what else is in its batch (`dynts bench` measures it)."
         )
         yield Picture(f"{group.slug}-steps", "Memory and computation step by step", caption), figure

@@ -1,4 +1,4 @@
-"""Figures: one look for each method, told apart without colours too, saved whole in the format that the name asks for."""
+"""Figures: one look for each method, told apart without colours too, saved whole in the format of their name."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -48,7 +48,8 @@ WIDTH = 6.5
 SMALL = 8
 """Points."""
 
-# colours of Okabe and Ito (2008) and of Paul Tol's muted scheme, chosen for colour-blind readers, in the order of METHODS
+# colours of Okabe and Ito (2008) and of Paul Tol's muted scheme, chosen for colour-blind readers, in the order of
+# METHODS
 _PALETTE = (
     ("#000000", "s"),
     ("#0072B2", "o"),
@@ -84,7 +85,9 @@ class Look:
 
 
 def looks(arms: Iterable[ArmResults]) -> dict[str, Look]:
-    """Return a look for each arm's method; variants of one method share colour and marker, and differ in line and filling.
+    """Return a look for each arm's method.
+
+    Variants of one method share colour and marker, and differ in line and filling.
 
     Args:
         arms: all that a report shows, so that it shows them alike everywhere.

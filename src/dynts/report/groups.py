@@ -101,7 +101,9 @@ class Group:
 
 
 def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
-    """Group the arms by benchmark, problems and all settings but the method's own, each group in the order of the tables.
+    """Group the arms by benchmark.
+
+    Problems and all settings but the method's own, each group in the order of the tables.
 
     Raises:
         DyntsError: an arm is there twice.
@@ -114,7 +116,8 @@ def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
         group = found.setdefault(key, [])
         if twin := next((other for other in group if (other.method, other.config) == (arm.method, arm.config)), None):
             raise DyntsError(
-                f"{arm.method}, {describe_config(arm.config)}, on {arm.benchmark} is there twice, in {twin.folder} and in "
+                f"{arm.method}, {describe_config(arm.config)}, on {arm.benchmark} is there twice, in {twin.folder} and "
+                "in "
                 f"{arm.folder}: leave one of them out"
             )
         group.append(arm)

@@ -53,7 +53,8 @@ def importance_page(found: Importance, source: dict[str, Any], spell: Spell) -> 
     page = [
         "# Importance of the thinking tokens",
         "; ".join(f"{name}: {value}" for name, value in source.items()),
-        f"{found.traces} traces, {found.tokens} thinking tokens. Means over the traces; in brackets what 10% and 90% of the "
+        f"{found.traces} traces, {found.tokens} thinking tokens. Means over the traces; in brackets what 10% and 90% "
+        "of the "
         "traces do not exceed. The paper's figure is for its own models and traces (arXiv 2601.18383, section 3).",
         markdown_table(("", "measured", "paper"), figures),
     ]
@@ -70,7 +71,8 @@ def importance_page(found: Importance, source: dict[str, Any], spell: Spell) -> 
     ]
     page += [
         "## By token",
-        f"The {len(tokens)} tokens that carry most of the thinking's importance, of {len(found.identities)}; importance over "
+        f"The {len(tokens)} tokens that carry most of the thinking's importance, of {len(found.identities)}; "
+        "importance over "
         "its trace's mean, every token counting alike:",
         markdown_table(("token", "of all tokens", "of the mass", "mean importance"), tokens),
     ]
@@ -104,8 +106,10 @@ def draw_importance(found: Importance, spell: Spell) -> Figure:
 
 
 _NOTE = (
-    "Mass is the share of the answer's attention, mean over layers, heads and answer tokens; what is missing to 100% stays "
-    "with the closing marker and the answer itself. Many models park attention that they do not need on the very first token, "
+    "Mass is the share of the answer's attention, mean over layers, heads and answer tokens; what is missing to 100% "
+    "stays "
+    "with the closing marker and the answer itself. Many models park attention that they do not need on the very first "
+    "token, "
     "which is part of the question here and therefore left out in the third row."
 )
 

@@ -80,7 +80,8 @@ def page(groups: Sequence[Group], pictures: Mapping[str, Sequence[Picture]]) -> 
     """
     sections = "\n".join(_section(group, pictures[group.slug]) for group in groups)
     several = (
-        "\nGroups differ in model, sampling, problems or other settings: figures of different groups must not be compared.\n"
+        "\nGroups differ in model, sampling, problems or other settings: figures of different groups must not be "
+        "compared.\n"
         if len(groups) > 1
         else ""
     )
@@ -93,7 +94,8 @@ def _section(group: Group, pictures: Sequence[Picture]) -> str:
         f"## {group.slug}\n",
         "### Accuracy\n",
         accuracy_table(group),
-        f"{below}\nPass@1 is the mean over samples, then questions, with a bootstrap interval over the questions. Short "
+        f"{below}\nPass@1 is the mean over samples, then questions, with a bootstrap interval over the questions. "
+        "Short "
         "budgets lengthen and truncate outputs: read length and truncation beside it.\n",
         "### Cost\n",
         cost_table(group),
@@ -118,8 +120,10 @@ def _section(group: Group, pictures: Sequence[Picture]) -> str:
 
 
 _TESTS = (
-    "Paired on the questions that both answered: McNemar's exact test with one sample a question, else a permutation test. "
-    "Holm's correction is over the arms compared with the same one. Noise: the interval contains 0, or the corrected p is "
+    "Paired on the questions that both answered: McNemar's exact test with one sample a question, else a permutation "
+    "test. "
+    "Holm's correction is over the arms compared with the same one. Noise: the interval contains 0, or the corrected p "
+    "is "
     "not below 0.05. The best was chosen by the same samples, which makes the others look slightly worse than they are."
 )
 

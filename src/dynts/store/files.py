@@ -82,6 +82,7 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DyntsError(
-            f"cannot write to {folder} ({error}): make room or choose another folder, then run the same command again to "
+            f"cannot write to {folder} ({error}): make room or choose another folder, then run the same command again "
+            "to "
             "continue"
         ) from error

@@ -1,8 +1,8 @@
 """A tiny reasoning model that ships with dynts, with its predictors and its task.
 
-0.8 million parameters, trained from nothing on one synthetic task (`dynts.tiny.task`): a demonstration and a test bed that
-runs anywhere in seconds. It is no evidence about large reasoning models. Only the demo, the tests and the docs use it. The
-recipe that made it lies outside the package (docs/embedded-model.md).
+0.8 million parameters, trained from nothing on one synthetic task (`dynts.tiny.task`): a demonstration and a test bed
+that runs anywhere in seconds. It is no evidence about large reasoning models. Only the demo, the tests and the docs use
+it. The recipe that made it lies outside the package (docs/embedded-model.md).
 """
 
 from pathlib import Path

@@ -23,7 +23,9 @@ MEAN_LENGTH = 614
 
 
 def schedule(budget: int) -> CompressionConfig:
-    """Return the demo's schedule: of the room beside a question of mean length 40% are the local window, 40% selected tokens.
+    """Return the demo's schedule.
+
+    Of the room beside a question of mean length 40% are the local window, 40% selected tokens.
 
     Args:
         budget: in tokens.

@@ -1,7 +1,7 @@
 """The synthetic reasoning task of the embedded model: chains of arithmetic modulo 10 over one-letter variables.
 
-A question gives a few values and the definitions of further variables in shuffled order, and asks for some of the latter,
-chosen so that the answer needs most of the results:
+A question gives a few values and the definitions of further variables in shuffled order, and asks for some of the
+latter, chosen so that the answer needs most of the results:
 
     b= 5 , d:= a - c , a= 3 , c:= a + b , ... find d? f? e? c? .
 

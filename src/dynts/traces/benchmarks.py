@@ -178,7 +178,9 @@ PRESETS = {
 
 
 def resolve_benchmark(text: str) -> Benchmark:
-    """Find the benchmark of a name, of a name with a file of its problems (`math500=problems.jsonl`), or of a file alone.
+    """Find the benchmark of a name.
+
+    Of a name with a file of its problems (`math500=problems.jsonl`), or of a file alone.
 
     Raises:
         DyntsError: an unknown name, or a file that cannot be read.

@@ -20,8 +20,10 @@ _PREFIX_CHUNK = 4096
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrace:
-    """Hidden states [L, d] of the labelled tokens in the model's dtype, and float32 labels by name: [L], native ones
-    [L, full-attention layers, KV heads]."""
+    """Hidden states [L, d] of the labelled tokens in the model's dtype, and float32 labels by name.
+
+    [L], native ones [L, full-attention layers, KV heads].
+    """
 
     hidden: torch.Tensor
     labels: dict[str, torch.Tensor]
@@ -146,8 +148,10 @@ class _Reduced:
 
 @dataclass(slots=True)
 class _RowMean:
-    """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads; those of each KV head go to
-    `native`, by layer, at once."""
+    """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads.
+
+    Those of each KV head go to `native`, by layer, at once.
+    """
 
     layers: frozenset[int]
     native: dict[int, _Reduced]

@@ -68,7 +68,8 @@ def tokenize_chosen(
     """
     if not closes_thinking(trace.response):
         raise DyntsError(
-            f"trace {trace.id!r} has no closing think marker {END}, so no token of it is an answer: choose a finished trace"
+            f"trace {trace.id!r} has no closing think marker {END}, so no token of it is an answer: choose a finished "
+            "trace"
         )
     tokens = tokenize_trace(tokenizer, trace, chat)
     if not split_response(trace.response)[0].strip() or tokens.thinking_end <= tokens.question_end:

@@ -25,8 +25,9 @@ from dynts.view.forced_decode import KeptTokens, forced_decode
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """Texts that, put together, are the decoded sequence, special tokens included.
 
-    A character may take several tokens of a byte-level tokenizer. The token that completes it has the text, and those before
-    it have none, so that nobody sees half a character. What is still incomplete at the end goes to the last token.
+    A character may take several tokens of a byte-level tokenizer. The token that completes it has the text, and those
+    before it have none, so that nobody sees half a character. What is still incomplete at the end goes to the last
+    token.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -100,8 +101,8 @@ def view_trace(
 ) -> TraceView:
     """Label a trace, score it, and decode it with each method.
 
-    Labels and scores come from one teacher-forced pass with the full cache. `dynts` scores tokens as it decodes, from the
-    hidden states under its own budget, which differ a little.
+    Labels and scores come from one teacher-forced pass with the full cache. `dynts` scores tokens as it decodes, from
+    the hidden states under its own budget, which differ a little.
 
     Args:
         model: a model with "sdpa" or "eager" attention.

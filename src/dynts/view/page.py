@@ -34,8 +34,8 @@ def write_page(view: TraceView, path: Path) -> None:
 def page(view: TraceView) -> str:
     """Return the page of a trace.
 
-    Text of the trace reaches it as JSON only, from which the script makes text nodes. The page's content security policy allows
-    this script and this style sheet, by their hashes, and nothing else: no other script, no network.
+    Text of the trace reaches it as JSON only, from which the script makes text nodes. The page's content security
+    policy allows this script and this style sheet, by their hashes, and nothing else: no other script, no network.
     """
     static = files("dynts.view") / "static"
     style = (static / "style.css").read_text(encoding="utf-8")

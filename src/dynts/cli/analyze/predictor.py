@@ -24,8 +24,10 @@ class PredictorCommand:
 
 
 def predictor(given: PredictorCommand) -> None:
-    """How well a predictor orders tokens: MSE, Kendall tau, overlap of top tokens, calibration; beside trivial
-    predictors."""
+    """How well a predictor orders tokens: MSE, Kendall tau, overlap of top tokens, calibration.
+
+    Beside trivial predictors.
+    """
     prepare(given.out)
 
     from dynts.analyze.prediction import choose_traces, measure_prediction

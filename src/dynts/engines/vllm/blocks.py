@@ -13,8 +13,8 @@ class BudgetBlocks(KVCacheManager):
     """vLLM's block manager, shown the tokens that a request holds instead of the tokens that it was fed.
 
     Only blocks that lie in the prompt enter the prefix cache. Nothing ever moves within them, and a block that holds
-    generated tokens, be it with the prompt's end, belongs to its request alone. A request is admitted when the pool has room
-    for the most that it and the others may ever hold, so none has to be preempted for want of blocks.
+    generated tokens, be it with the prompt's end, belongs to its request alone. A request is admitted when the pool has
+    room for the most that it and the others may ever hold, so none has to be preempted for want of blocks.
     """
 
     schedule: CompressionConfig

@@ -45,7 +45,10 @@ class Counters:
 
 @cache
 def _prometheus() -> dict[str, Any]:
-    """Metrics in the process's registry. vLLM's /metrics shows them where PROMETHEUS_MULTIPROC_DIR joins its processes."""
+    """Metrics in the process's registry.
+
+    VLLM's /metrics shows them where PROMETHEUS_MULTIPROC_DIR joins its processes.
+    """
     from prometheus_client import Counter, Gauge
 
     return {

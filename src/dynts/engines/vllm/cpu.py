@@ -14,7 +14,7 @@ class BudgetCPUModelRunner(BudgetRunner, CPUModelRunner):
     """vLLM's model runner for CPUs, under the budget."""
 
     def sample_tokens(self, grammar_output: Any) -> Any:
-        """Sample, but not from the seeds of requests whose prompt goes on: vLLM turns those back, which CPUs cannot do."""
+        """Sample, but not from the seeds of requests whose prompt goes on: CPUs cannot turn those back."""
         generators = self.input_batch.generators
         unfinished = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs]).tolist()
         kept_back = {row: generators.pop(row) for row in unfinished if row in generators}

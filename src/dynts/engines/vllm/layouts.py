@@ -1,4 +1,6 @@
-"""Where a token's key and value lie in vLLM's paged caches, by attention back end. Tensor functions, no engine in sight.
+"""Where a token's key and value lie in vLLM's paged caches, by attention back end.
+
+Tensor functions, no engine in sight.
 
 A slot is a token's place as vLLM counts them: `block id * block size + offset in the block`.
 """
@@ -8,7 +10,10 @@ from collections.abc import Callable
 import torch
 
 Move = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Copies the content of slots of one layer's cache: `move(cache, source, target)`, int64 [slots] each; they may overlap."""
+"""Copies the content of slots of one layer's cache: `move(cache, source, target)`, int64 [slots] each.
+
+They may overlap.
+"""
 
 
 def move_slots(cache: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -25,7 +30,9 @@ def move_slots(cache: torch.Tensor, source: torch.Tensor, target: torch.Tensor) 
 
 
 def move_slots_cpu(cache: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> None:
-    """vLLM's CPU attention ("vec"): in a block, keys are stored [head size, block size], then values [block size, head size].
+    """vLLM's CPU attention ("vec").
+
+    In a block, keys are stored [head size, block size], then values [block size, head size].
 
     Args:
         cache: [blocks, KV heads, block size, 2 * head size], contiguous.

@@ -44,7 +44,9 @@ class Moves:
 
 
 class Ledger:
-    """Tables on the device with a row for each request: a decode step adds to them without a host-device synchronisation.
+    """Tables on the device with a row for each request.
+
+    A decode step adds to them without a host-device synchronisation.
 
     Args:
         schedule: the budget.

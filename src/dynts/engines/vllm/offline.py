@@ -68,7 +68,8 @@ class VllmSpec:
                 )
             if arm.method.granularity != "shared":
                 raise DyntsError(
-                    "vLLM keeps one set of tokens for all heads: drop --granularity native, or use --engine transformers"
+                    "vLLM keeps one set of tokens for all heads: drop --granularity native, or use --engine "
+                    "transformers"
                 )
         need("vllm", "vllm", "--engine vllm")
 
@@ -222,7 +223,10 @@ class VllmEngine:
 
 
 def _followed(config: GenerationConfig) -> dict[str, Any]:
-    """What vLLM follows of a checkpoint's generation config, as arguments of `SamplingParams`; a line says what it does not."""
+    """What vLLM follows of a checkpoint's generation config, as arguments of `SamplingParams`.
+
+    A line says what it does not.
+    """
     found: dict[str, Any] = {
         theirs: getattr(config, ours) for ours, theirs in _THEIR_NAMES.items() if getattr(config, ours) is not None
     }

@@ -110,7 +110,7 @@ def engine_scanner(model_config: Any, settings: PluginSettings, predictor: Impor
 
 
 def _guard_requests() -> None:
-    """Let the front end refuse requests that do not fit, as it refuses prompts that are longer than the model's context."""
+    """Let the front end refuse requests that do not fit, as it refuses prompts beyond the model's context."""
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
 

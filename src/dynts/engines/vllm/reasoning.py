@@ -16,10 +16,12 @@ from dynts.chat.written import hidden_tokens
 
 
 class DyntsReasoningParser(ReasoningParser):
-    """Tells thinking from answer as dynts' own server does. The markers are those of tokenizer and chat template, or of
-    DYNTS_THINK_START and DYNTS_THINK_END.
+    """Tells thinking from answer as dynts' own server does.
 
-    What a prompt does with the thinking is what its template does with any question and the request's template arguments.
+    The markers are those of tokenizer and chat template, or of DYNTS_THINK_START and DYNTS_THINK_END.
+
+    What a prompt does with the thinking is what its template does with any question and the request's template
+    arguments.
     """
 
     def __init__(self, tokenizer: Any, *args: Any, **kwargs: Any) -> None:

@@ -23,7 +23,10 @@ from dynts.predictor.model import ImportancePredictor
 
 
 class BudgetRunner(GPUModelRunner):
-    """Adds the budget to a V1 model runner. Positions (RoPE) go on counting; lengths and slots are those of cached tokens."""
+    """Adds the budget to a V1 model runner.
+
+    Positions (RoPE) go on counting; lengths and slots are those of cached tokens.
+    """
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model, then the predictor, and make room for the ledger, so that vLLM's memory profile sees both.
@@ -64,7 +67,8 @@ class BudgetRunner(GPUModelRunner):
         check_kv_cache(kv_cache_config)
         if self.shared_kv_cache_layers:
             raise UnsupportedError(
-                f"{len(self.shared_kv_cache_layers)} layers of this model use the keys and values of others, which dynts does "
+                f"{len(self.shared_kv_cache_layers)} layers of this model use the keys and values of others, which "
+                "dynts does "
                 "not support: use another model, or unset the plugin's settings"
             )
         (group,) = self.attn_groups[0]
@@ -85,7 +89,8 @@ class BudgetRunner(GPUModelRunner):
         if not moves_as_written(self.move, write, self.layer_caches[0], layers[0].head_size):
             raise UnsupportedError(
                 f"attention back end {name} lays out this KV cache ({tuple(self.layer_caches[0].shape)}, "
-                f"{self.layer_caches[0].dtype}) in another way than dynts knows: use another --attention-backend or dtype"
+                f"{self.layer_caches[0].dtype}) in another way than dynts knows: use another --attention-backend or "
+                "dtype"
             )
 
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:

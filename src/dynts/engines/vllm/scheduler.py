@@ -17,8 +17,8 @@ from dynts.engines.vllm.settings import KEY, PluginSettings
 class BudgetScheduling(Scheduler):
     """Adds the budget to a scheduler of vLLM.
 
-    A step ends where a request reaches the budget. Decoding adds one token a step anyway; but a preempted request is fed
-    its prompt and all that it had generated, and stops for each eviction where it had evicted before.
+    A step ends where a request reaches the budget. Decoding adds one token a step anyway; but a preempted request is
+    fed its prompt and all that it had generated, and stops for each eviction where it had evicted before.
     """
 
     kv_cache_manager: BudgetBlocks

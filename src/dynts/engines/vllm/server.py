@@ -13,7 +13,10 @@ from dynts.extras import need
 
 
 def has_vllm() -> bool:
-    """Say whether vLLM is installed where dynts is; one in another environment lacks the plugin, and would never evict."""
+    """Say whether vLLM is installed where dynts is.
+
+    One in another environment lacks the plugin, and would never evict.
+    """
     return find_spec("vllm") is not None
 
 

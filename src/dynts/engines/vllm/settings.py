@@ -76,7 +76,8 @@ class PluginSettings:
             )
         if "predictor" not in values:
             raise DyntsError(
-                f'additional config "{KEY}" lacks a predictor: add a folder or Hub id, or leave "{KEY}" out to run plain vLLM'
+                f'additional config "{KEY}" lacks a predictor: add a folder or Hub id, or leave "{KEY}" out to run '
+                "plain vLLM"
             )
         return cls(**values)
 
@@ -92,7 +93,8 @@ class PluginSettings:
             return None
         if "predictor" not in given:
             raise DyntsError(
-                f"{', '.join(map(_variable, given))} set without {_variable('predictor')}: set it to a folder or Hub id, "
+                f"{', '.join(map(_variable, given))} set without {_variable('predictor')}: set it to a folder or Hub "
+                "id, "
                 "or unset the others to run vLLM as it is"
             )
         return cls(**{name: _read(name, text) for name, text in given.items()})
