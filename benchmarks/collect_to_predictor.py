@@ -1,11 +1,12 @@
-"""From problems to predictors on the embedded model: collect, grade, label, train, and compare with the shipped predictors.
+"""From problems to predictors on the embedded model: collect, grade, label, train, and compare with the shipped
+predictors.
 
     python benchmarks/collect_to_predictor.py --work FOLDER --out docs/results
 
-Every stage is a `dynts` command in a process of its own, whose wall time and peak memory are measured. Interrupted, the same
-command continues: stages that are done are not run again, and of one that was interrupted only the last part is counted. Both
-pairs of predictors are then measured on traces of held-out problems that neither has seen, and with their evictions.
-Writes collect_to_predictor.json and collect_to_predictor.md.
+Every stage is a `dynts` command in a process of its own, whose wall time and peak memory are measured. Interrupted, the
+same command continues: stages that are done are not run again, and of one that was interrupted only the last part is
+counted. Both pairs of predictors are then measured on traces of held-out problems that neither has seen, and with their
+evictions. Writes collect_to_predictor.json and collect_to_predictor.md.
 """
 
 import argparse
@@ -170,11 +171,11 @@ def _page(record: dict[str, Any], stages: dict[str, str]) -> str:
     return f"""# From problems to predictors on the embedded model
 
 Made by `python benchmarks/collect_to_predictor.py --work FOLDER --out docs/results --traces {settings["traces"]} \
---held-out {settings["held_out"]} --batch {settings["batch"]}` on {record["machine"]["cpus"]} CPU cores, from nothing but the
-embedded model and {settings["traces"]} problems. Raw numbers: [collect_to_predictor.json](collect_to_predictor.json).
+--held-out {settings["held_out"]} --batch {settings["batch"]}` on {record["machine"]["cpus"]} CPU cores, from nothing
+but the embedded model and {settings["traces"]} problems. Raw numbers: [collect_to_predictor.json](collect_to_predictor.json).
 
-{collected["done"]} traces were collected, {collected["correct"]} correct; {record["labelled"]} labelled. The stages, each a
-command in a process of its own:
+{collected["done"]} traces were collected, {collected["correct"]} correct; {record["labelled"]} labelled. The stages,
+each a command in a process of its own:
 
 ```
 {commands}
@@ -183,7 +184,8 @@ command in a process of its own:
 {markdown_table(("stage", "minutes", "processor minutes", "peak MiB"), times)}
 Minutes grow with what else runs on the machine, processor minutes (of both cores) do not.
 
-Both pairs of predictors on {record["held_out_traces"]} traces of held-out problems that neither has seen, and Pass@1 on the
+Both pairs of predictors on {record["held_out_traces"]} traces of held-out problems that neither has seen, and Pass@1
+on the
 {settings["held_out"]} held-out problems under DynTS at 40% of the mean length:
 
 {markdown_table(("predictor", "Kendall tau", "Spearman", "top-20% overlap", "top-30% overlap", "Pass@1"), quality)}"""

@@ -1,14 +1,16 @@
-"""What training on one kind of trace does to another: a predictor trained on each domain and on the mix, tested on each.
+"""What training on one kind of trace does to another: a predictor trained on each domain and on the mix, tested on
+each.
 
     PYTHONPATH=. python benchmarks/domain_transfer.py --work domains --out docs/results
     PYTHONPATH=. python benchmarks/domain_transfer.py --shards gsm8k --shards code --out results --transform rank ...
 
-Without --shards, the domains are short and long chains of the embedded model's task: it solves problems of 4 to 6 and of 10 to
-12 definitions and labels its right traces, in --work (the same command continues). With --shards, each folder written by
-`dynts label` is a domain; all must be of one model. Every domain gives as many traces as the smallest one; "mix, same size"
-takes an equal share of that number from each. Questions are held out across all domains. Token identity, trained on the same
-traces, stands beside, because without it a figure means little. Writes domain_transfer.json (raw numbers, after each training:
-the same command continues) and domain_transfer.md (the tables).
+Without --shards, the domains are short and long chains of the embedded model's task: it solves problems of 4 to 6 and
+of 10 to 12 definitions and labels its right traces, in --work (the same command continues). With --shards, each folder
+written by `dynts label` is a domain; all must be of one model. Every domain gives as many traces as the smallest one;
+"mix, same size" takes an equal share of that number from each. Questions are held out across all domains. Token
+identity, trained on the same traces, stands beside, because without it a figure means little. Writes
+domain_transfer.json (raw numbers, after each
+training: the same command continues) and domain_transfer.md (the tables).
 """
 
 import argparse
@@ -147,7 +149,8 @@ def _page(settings: dict[str, Any], rows: dict[str, Any], train: Domains, tests:
     lines = [
         "# Training on one domain, testing on another",
         "",
-        f"Made by `benchmarks/domain_transfer.py`; model {settings['model']}. Rows: trained on. Columns: tested on. Held-out "
+        f"Made by `benchmarks/domain_transfer.py`; model {settings['model']}. Rows: trained on. Columns: tested on. "
+        "Held-out "
         f"Kendall tau / top-20% overlap, mean of {seeds} seeds of weights and order (smallest to largest tau).",
     ]
     for kind in PREDICTORS:

@@ -1,12 +1,13 @@
-"""Every method on the embedded model at six budgets, and the paper's ablations, as `dynts eval` and `dynts report` make them.
+"""Every method on the embedded model at six budgets, and the paper's ablations, as `dynts eval` and `dynts report` make
+them.
 
     python benchmarks/embedded_eval.py --work FOLDER --out docs/results/embedded_eval
 
-500 held-out problems, sampled as the paper does (temperature 0.6, top-p 0.95, top-k 20), the question kept for all methods but
-`window`. Budgets are shares of the mean full length; at 15% the local window is smaller, for the longest questions to have
-room. The ablations run at 30%: the local window (1 token is none) by the retention ratio, for dynts. The same command
-continues; more --samples add to the arms.
-Writes a folder for each arm into --work, and the report with its manifests into --out.
+500 held-out problems, sampled as the paper does (temperature 0.6, top-p 0.95, top-k 20), the question kept for all
+methods but `window`. Budgets are shares of the mean full length; at 15% the local window is smaller, for the longest
+questions to have room. The ablations run at 30%: the local window (1 token is none) by the retention ratio, for dynts.
+The same command continues; more --samples add to the arms. Writes a folder for each arm into --work, and the report
+with its manifests into --out.
 """
 
 import argparse

@@ -2,9 +2,9 @@
 
     python benchmarks/embedded_model.py --out docs/results
 
-Writes embedded_model.json (raw numbers, after each run: the same command continues) and embedded_model.md (the tables). One
-process a core, one thread each. The training tables come from the training.json that `recipes/embedded_model` wrote: the
-shipped one, and those of other seeds if they lie there as embedded_model_seed1.json and so on.
+Writes embedded_model.json (raw numbers, after each run: the same command continues) and embedded_model.md (the tables).
+One process a core, one thread each. The training tables come from the training.json that `recipes/embedded_model`
+wrote: the shipped one, and those of other seeds if they lie there as embedded_model_seed1.json and so on.
 """
 
 import argparse

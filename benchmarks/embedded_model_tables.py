@@ -54,7 +54,8 @@ def results_page(
         "",
         "## Which thinking tokens the answer needs",
         "",
-        f"Share of right answers when the model, having read its own right trace, answers from the question and a share of the "
+        "Share of right answers when the model, having read its own right trace, answers from the question and a "
+        "share of the "
         f"thinking tokens; {retention['traces']} traces:",
         "",
         f"| kept | {' | '.join(f'{share:.0%}' for share in retained)} |",
@@ -92,7 +93,8 @@ def _training_tables(logs: list[dict[str, Any]]) -> list[str]:
     ]
     for log in logs:
         lines += [
-            f"| {log['seed']} | {row['minutes']:.0f} | {row['tokens'] / 1e6:.1f} M | {row['loss']:.4f} | {row['pass@1']:.2f} |"
+            f"| {log['seed']} | {row['minutes']:.0f} | {row['tokens'] / 1e6:.1f} M | {row['loss']:.4f} | "
+            f"{row['pass@1']:.2f} |"
             for row in log["pretraining"]
         ]
     names = ("mse", "kendall_tau", "top20_overlap", "top30_overlap")

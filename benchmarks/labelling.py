@@ -2,10 +2,10 @@
 
     python benchmarks/labelling.py --out docs/results
 
-SmolLM2-135M's shape with random weights, float32: a trace of 16,384 tokens of which 500 are the answer, and 2,048 tokens
-through eager attention with output_attentions, which is what one would do without dynts (4,096 tokens take four times the
-memory, which not every machine has). Each case runs in a process of its own, cases alternate over the rounds, and "extra" is
-the peak of the process above what it held when the model was loaded.
+SmolLM2-135M's shape with random weights, float32: a trace of 16,384 tokens of which 500 are the answer, and 2,048
+tokens through eager attention with output_attentions, which is what one would do without dynts (4,096 tokens take four
+times the memory, which not every machine has). Each case runs in a process of its own, cases alternate over the rounds,
+and "extra" is the peak of the process above what it held when the model was loaded.
 """
 
 import argparse

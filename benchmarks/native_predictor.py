@@ -1,12 +1,13 @@
-"""One set of tokens for all heads against a set for each, question and answer kept or not, as trained predictors choose.
+"""One set of tokens for all heads against a set for each, question and answer kept or not, as trained predictors
+choose.
 
     PYTHONPATH=. python benchmarks/native_predictor.py --work FOLDER --out docs/results --model seed2=FOLDER
 
-Each model solves problems, and its right traces are labelled both ways; a predictor is trained for every label as the embedded
-ones are, and tried on held-out problems, greedily, beside the best method without a predictor. The embedded model comes
-first; --model adds others that `recipes/embedded_model` made. A predictor of a native label can serve both ways: its mean
-over layers and heads chooses one set for all. For dynts-all, predictors are trained on question and answer tokens too. Writes
-native_predictor.json (after each run: the same command continues) and native_predictor.md.
+Each model solves problems, and its right traces are labelled both ways; a predictor is trained for every label as the
+embedded ones are, and tried on held-out problems, greedily, beside the best method without a predictor. The embedded
+model comes first; --model adds others that `recipes/embedded_model` made. A predictor of a native label can serve both
+ways: its mean over layers and heads chooses one set for all. For dynts-all, predictors are trained on question and
+answer tokens too. Writes native_predictor.json (after each run: the same command continues) and native_predictor.md.
 """
 
 import argparse
@@ -132,7 +133,8 @@ def _train(shards: ShardFolder, predictors: dict[str, Path]) -> None:
 
 
 def _arms(work: Path) -> dict[str, Arm]:
-    """dynts by every predictor, shared and native, dynts-all by those that serve it, and the best method without one."""
+    """dynts by every predictor, shared and native, dynts-all by those that serve it, and the best method without
+    one."""
     found = {}
     for name, folders in {
         "dynts": {label: work / label for label in LABELS},
@@ -179,7 +181,8 @@ def _page(
         [
             "# A set of tokens for each layer and KV head",
             "",
-            f"Made by `benchmarks/native_predictor.py`; {count} held-out problems, greedy decoding, predictors trained on the "
+            f"Made by `benchmarks/native_predictor.py`; {count} held-out problems, greedy decoding, predictors trained "
+            "on the "
             f"right ones of {settings['traces']} solved problems. Pass@1 (95% Wilson interval). {described}.",
             "",
             markdown_table(

@@ -1,4 +1,5 @@
-"""Decoding engines to measure dynts against: how the authors' release, kvpress and R-KV evict, and a cache without a policy.
+"""Decoding engines to measure dynts against: how the authors' release, kvpress and R-KV evict, and a cache without a
+policy.
 
 Written here for `decode_speed.py`; nobody should decode with them.
 """

@@ -3,9 +3,10 @@ r"""How faithful each method stays to the full cache: real traces replayed under
     python benchmarks/replay_fidelity.py --model DIR --gguf-file FILE --predictor DIR --shards DIR --traces FILE \
         --out docs/results
 
-Each trace is fed as it was written while its cache is compacted on schedule (`dynts.evaluate.replay`). Measured is how far the
-distributions of its answer's tokens move from those with the full cache (KL), and how much less likely its thinking tokens
-become. Traces of another model will do: they are read, not written. Writes replay_fidelity.json (raw numbers, after each
+Each trace is fed as it was written while its cache is compacted on schedule (`dynts.evaluate.replay`). Measured is how
+far the distributions of its answer's tokens move from those with the full cache (KL), and how much less likely its
+thinking tokens become. Traces of another model will do: they are read, not written. Writes replay_fidelity.json (raw
+numbers, after each
 trace: the same command continues), replay_fidelity.md and replay_fidelity.png.
 """
 
@@ -102,8 +103,8 @@ def finished_traces(
     shards: Path | None,
     config: PredictorConfig,
 ) -> list[Selected]:
-    """The first finished traces whose question leaves room in the smallest budget; with shards, of those that were held out
-    when the predictor of that config was trained on them."""
+    """The first finished traces whose question leaves room in the smallest budget; with shards, of those that were held
+    out when the predictor of that config was trained on them."""
     held_out = None
     if shards is not None:
         folds, _ = choose_traces([ShardFolder.open(shards)], config, "held-out")
@@ -153,10 +154,13 @@ def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [
         "# Fidelity under compression",
         "",
-        f"Made by `benchmarks/replay_fidelity.py`; {settings['model']}, {len(rows)} traces{held_out} of {tokens:.0f} tokens "
-        f"on average, {answer:.0f} of them the answer; local window {settings['window']:.0%} of the budget, retention ratio "
+        f"Made by `benchmarks/replay_fidelity.py`; {settings['model']}, {len(rows)} traces{held_out} of {tokens:.0f} "
+        "tokens "
+        f"on average, {answer:.0f} of them the answer; local window {settings['window']:.0%} of the budget, retention "
+        "ratio "
         f"{settings['retention_ratio']}. In nats a token, mean over the traces that reach the budget (standard error): "
-        "KL of the answer from the full cache, and by how much log p of the answer's and of the thinking's tokens falls.",
+        "KL of the answer from the full cache, and by how much log p of the answer's and of the thinking's tokens "
+        "falls.",
         "",
     ]
     cells = [

@@ -1,12 +1,13 @@
-r"""What would be left of the loss under a budget if the predictor knew everything: real traces replayed by their true labels.
+r"""What would be left of the loss under a budget if the predictor knew everything: real traces replayed by their true
+labels.
 
     python benchmarks/replay_headroom.py --model DIR --gguf-file FILE --predictor DIR --predictor DIR --shards DIR \
         --traces FILE --out docs/results
 
-The same replay as in `replay_fidelity.py`. Beside trained predictors and h2o, tokens are chosen by their own future label:
-one set for all heads and one for each, with question and answer kept as the paper does, and with nothing kept but what the
-label says and the local window. Writes replay_headroom.json (after each trace: the same command continues) and
-replay_headroom.md.
+The same replay as in `replay_fidelity.py`. Beside trained predictors and h2o, tokens are chosen by their own future
+label: one set for all heads and one for each, with question and answer kept as the paper does, and with nothing kept
+but what the label says and the local window. Writes replay_headroom.json (after each trace: the same command continues)
+and replay_headroom.md.
 """
 
 import argparse
@@ -152,9 +153,12 @@ def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [
         "# What the true labels would give",
         "",
-        f"Made by `benchmarks/replay_headroom.py`; {settings['model']}, {len(rows)} held-out traces that reach the budget; "
-        f"{settings['budget']}. In nats a token (standard error): KL of the answer from the full cache, and by how much log p "
-        "of the thinking's tokens falls. dynts and the true label keep question and answer, where nothing else is said.",
+        f"Made by `benchmarks/replay_headroom.py`; {settings['model']}, {len(rows)} held-out traces that reach the "
+        "budget; "
+        f"{settings['budget']}. In nats a token (standard error): KL of the answer from the full cache, and by how "
+        "much log p "
+        "of the thinking's tokens falls. dynts and the true label keep question and answer, where nothing else is "
+        "said.",
         "",
         markdown_table(["method", *FIGURES.values()], cells),
         f"torch {settings['torch']}",

@@ -1,10 +1,12 @@
-"""Minutes of mixed load on `dynts serve`: every answer checked, every bad request refused, memory watched, then SIGTERM.
+"""Minutes of mixed load on `dynts serve`: every answer checked, every bad request refused, memory watched, then
+SIGTERM.
 
     python benchmarks/serve_load.py --minutes 30 --engine transformers --out serve_load.json
 
-starts a server of the embedded model and asks it from another process: short and long answers, whole and streamed, several at
-once, clients that hang up, and bad requests. Greedy answers must be those that `dynts.compress` gives for the same prompt
-alone. Each minute it notes the server's memory, threads and gauges, which have to be back at zero in the end.
+starts a server of the embedded model and asks it from another process: short and long answers, whole and streamed,
+several at once, clients that hang up, and bad requests. Greedy answers must be those that `dynts.compress` gives for
+the same prompt alone. Each minute it notes the server's memory, threads and gauges, which have to be back at zero in
+the end.
 """
 
 import argparse

@@ -3,12 +3,12 @@
     python benchmarks/train_cost.py --out docs/results
     python benchmarks/train_cost.py --out docs/results --shards shards --label-seconds 2040
 
-Synthetic shards in bfloat16, hidden sizes of SmolLM2-135M (576) and of a 7B model (3584), at two numbers of traces, because
-memory must not depend on it. One epoch, after a batch of warm-up; each case in a process of its own. "Extra" is the peak of the
-process above what it held when the first trace was about to be read (on an accelerator, the peak of its allocator); a peak of
-the imports before may hide some of it on a CPU. With --shards, one epoch of a real folder is timed, and the share of all
-epochs in label + train is given; without --label-seconds the labelling is taken to last from the first shard's time of change
-to the last one's, which is wrong for a labelling that was interrupted.
+Synthetic shards in bfloat16, hidden sizes of SmolLM2-135M (576) and of a 7B model (3584), at two numbers of traces,
+because memory must not depend on it. One epoch, after a batch of warm-up; each case in a process of its own. "Extra" is
+the peak of the process above what it held when the first trace was about to be read (on an accelerator, the peak of its
+allocator); a peak of the imports before may hide some of it on a CPU. With --shards, one epoch of a real folder is
+timed, and the share of all epochs in label + train is given; without --label-seconds the labelling is taken to last
+from the first shard's time of change to the last one's, which is wrong for a labelling that was interrupted.
 """
 
 import argparse
@@ -158,14 +158,16 @@ def _page(record: dict[str, Any]) -> str:
     lines = [
         "# Cost of training a predictor",
         "",
-        "Made by `benchmarks/train_cost.py`. One epoch, forward, backward and reading; 48 d^2 bytes are weights, gradients and "
+        "Made by `benchmarks/train_cost.py`. One epoch, forward, backward and reading; 48 d^2 bytes are weights, "
+        "gradients and "
         "the optimizer's two moments.",
         "",
         markdown_table(columns, rows),
     ]
     if real := record.get("real"):
         lines += [
-            f"{real['model']}, {real['traces']} traces, {real['tokens']} tokens: {real['label_seconds']:.0f} s for labelling "
+            f"{real['model']}, {real['traces']} traces, {real['tokens']} tokens: {real['label_seconds']:.0f} s for "
+            "labelling "
             f"({real['label_seconds_from']}) and {real['train_seconds']:.0f} s for {real['epochs']} epochs, "
             f"{real['train_share']:.1%} of both.",
             "",

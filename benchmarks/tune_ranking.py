@@ -1,10 +1,12 @@
-"""How well a replay ranks settings: what it measures beside real Pass@1, on the embedded model, for budgets x windows x ratios.
+"""How well a replay ranks settings: what it measures beside real Pass@1, on the embedded model, for budgets x windows x
+ratios.
 
     python benchmarks/tune_ranking.py --out docs/results
 
-The model's own right traces with the full cache are replayed under every setting, as `dynts tune` does, and other problems are
-solved under it. Kendall's tau says how far the two orders agree. Writes tune_ranking.json (raw numbers, after each setting: the
-same command continues), tune_ranking.md and tune_ranking.png.
+The model's own right traces with the full cache are replayed under every setting, as `dynts tune` does, and other
+problems are solved under it. Kendall's tau says how far the two orders agree. Writes tune_ranking.json (raw numbers,
+after each
+setting: the same command continues), tune_ranking.md and tune_ranking.png.
 """
 
 import argparse
@@ -109,7 +111,8 @@ def _right_traces(model: Any, tokenizer: Any, count: int) -> list[TokenizedTrace
 
 
 def _taus(rows: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Kendall's tau-b of the order by a figure (less is better) and by Pass@1, over all settings and within each budget."""
+    """Kendall's tau-b of the order by a figure (less is better) and by Pass@1, over all settings and within each
+    budget."""
     groups = {"all settings": list(rows.values())}
     for key, row in rows.items():
         groups.setdefault(f"within {key.split(',')[0]}", []).append(row)
@@ -130,8 +133,10 @@ def _page(settings: dict[str, Any], rows: dict[str, Any], taus: dict[str, dict[s
     lines = [
         "# Does a replay rank settings as solving does?",
         "",
-        f"Made by `benchmarks/tune_ranking.py` on the embedded model: {settings['method']} ({settings['label']} label), "
-        f"{settings['traces']} traces replayed, {settings['problems']} other problems solved. Kendall's tau of the order by "
+        f"Made by `benchmarks/tune_ranking.py` on the embedded model: {settings['method']} ({settings['label']} "
+        "label), "
+        f"{settings['traces']} traces replayed, {settings['problems']} other problems solved. Kendall's tau of the "
+        "order by "
         "what a replay measures (less is better) and the order by Pass@1:",
         "",
         markdown_table(

@@ -2,10 +2,10 @@
 
     python benchmarks/two_checkouts.py OTHER_CHECKOUT [--rounds 5] [--out two_checkouts.json]
 
-Each measurement runs in a process of its own with the `src` of one checkout in front; the two take turns, and begin by turns.
-The figure is the median of the ratios of the rounds, this checkout over the other one, with the smallest and the largest:
-below 1 this one is faster. Nothing else should run on the machine. A change that moves what is called here (`label_trace`, the
-`dynts` command, `dynts.compress`) breaks the comparison, and says so.
+Each measurement runs in a process of its own with the `src` of one checkout in front; the two take turns, and begin by
+turns. The figure is the median of the ratios of the rounds, this checkout over the other one, with the smallest and the
+largest: below 1 this one is faster. Nothing else should run on the machine. A change that moves what is called here
+(`label_trace`, the `dynts` command, `dynts.compress`) breaks the comparison, and says so.
 """
 
 import argparse
@@ -23,7 +23,8 @@ SHAPE = HERE / "benchmarks" / "shapes" / "smollm2-135m"
 
 
 def decode(method: str) -> Callable[[Path], float]:
-    """A measurement: seconds of a generate call of 600 tokens under a budget of 256, the model of SmolLM2-135M's shape."""
+    """A measurement: seconds of a generate call of 600 tokens under a budget of 256, the model of SmolLM2-135M's
+    shape."""
 
     def measure(_: Path) -> float:
         import time
@@ -63,7 +64,8 @@ def label(_: Path) -> float:
 
 
 def collect(folder: Path) -> float:
-    """Seconds of `dynts collect` on 60 held-out problems of the embedded model, from the loading of the model to the end."""
+    """Seconds of `dynts collect` on 60 held-out problems of the embedded model, from the loading of the model to the
+    end."""
     import time
 
     from dynts.cli import app

@@ -3,9 +3,9 @@
     python benchmarks/vllm_pressure.py --requests 64 --out pressure.json
     python benchmarks/vllm_pressure.py --model DIR --predictor DIR --questions FILE --new-tokens 600 --out pressure.json
 
-Every engine answers the same questions greedily, each in a process of its own, one after the other: held-out problems of the
-embedded model to their ends, or questions from a file (JSON Lines, column "question") with a fixed number of tokens each. The
-small pool holds a share of what the requests that may run together would need with the full cache.
+Every engine answers the same questions greedily, each in a process of its own, one after the other: held-out problems
+of the embedded model to their ends, or questions from a file (JSON Lines, column "question") with a fixed number of
+tokens each. The small pool holds a share of what the requests that may run together would need with the full cache.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread, since tiny models only lose by more, no Hub, and what is slow to make once a session."""
+"""Shared by all tests: one thread, since tiny models only lose by more, no Hub, and what is slow to make once a
+session."""
 
 import json
 import logging
@@ -29,7 +30,10 @@ LONG = (
     "models/test_tensor_parallel.py",
     "engines/test_ray.py",
 )
-"""Files that take longest begin, so that no process is left with one of them at the end; `make test` keeps this order."""
+"""Files that take longest begin, so that no process is left with one of them at the end.
+
+`make test` keeps this order.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,8 @@
-"""What dynts relies on in transformers, torch and vLLM beyond their documentation, each with the place in src/dynts that does.
+"""What dynts relies on in transformers, torch and vLLM beyond their documentation, each with the place in src/dynts
+that does.
 
-A failure after an upgrade says what has changed and where to look. vLLM's rows run in `make vllm`, and all rows on the newest
-releases in `make newest`.
+A failure after an upgrade says what has changed and where to look. vLLM's rows run in `make vllm`, and all rows on the
+newest releases in `make newest`.
 """
 
 import ast
@@ -149,7 +150,8 @@ CALLED = {
     "cache/cache.py": {"transformers.Cache": "layers"},
     "cache/layer.py": {"torch._dynamo.mark_static_address": "t"},
     "engines/vllm/offline.py": {
-        "vllm.EngineArgs": "model revision tokenizer_revision dtype max_num_seqs enable_chunked_prefill additional_config",
+        "vllm.EngineArgs": "model revision tokenizer_revision dtype max_num_seqs enable_chunked_prefill "
+        "additional_config",
         "vllm.LLMEngine.from_engine_args": "engine_args",
         "vllm.LLMEngine.add_request": "request_id prompt params",
         "vllm.LLMEngine.abort_request": "request_ids",
@@ -197,7 +199,8 @@ CALLED = {
     },
     "chat/prompts.py": {
         "transformers.PreTrainedTokenizerBase.encode": "text add_special_tokens kwargs",
-        "transformers.PreTrainedTokenizerBase.apply_chat_template": "conversation tokenize add_generation_prompt kwargs",
+        "transformers.PreTrainedTokenizerBase.apply_chat_template": "conversation tokenize add_generation_prompt "
+        "kwargs",
     },
     "engines/vllm/blocks.py": {"vllm.v1.core.block_pool.BlockPool.free_blocks": "ordered_blocks"},
     "engines/vllm/gpu.py": {"vllm.v1.worker.gpu_model_runner.GPUModelRunner": "vllm_config device"},
@@ -311,7 +314,8 @@ def test_overridden_methods_take_what_they_are_called_with(place: str, name: str
 
 
 def vllm_places() -> dict[str, dict[str, str]]:
-    """`SIGNATURES` of `dynts.engines.vllm.refusals`, checked when an engine starts too, by the place that relies on them."""
+    """`SIGNATURES` of `dynts.engines.vllm.refusals`, checked when an engine starts too, by the place that relies on
+    them."""
     from dynts.engines.vllm.refusals import SIGNATURES
 
     places = {

@@ -1,7 +1,7 @@
 """Make the embedded model and its predictors from nothing: `python -m recipes.embedded_model.build --out FOLDER`.
 
-Pretrains the model, lets it solve problems of their own seed range, labels its correct traces with its own attention, trains
-a predictor for each label, and measures all of it on held-out problems. `training.json` records what happened.
+Pretrains the model, lets it solve problems of their own seed range, labels its correct traces with its own attention,
+trains a predictor for each label, and measures all of it on held-out problems. `training.json` records what happened.
 
 Always two threads, so that the weights do not depend on the number of cores.
 """

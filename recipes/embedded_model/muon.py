@@ -1,4 +1,5 @@
-"""Muon in float32 (https://kellerjordan.github.io/posts/muon/): PyTorch's own orthogonalises in bfloat16, slow on a CPU."""
+"""Muon in float32 (https://kellerjordan.github.io/posts/muon/): PyTorch's own orthogonalises in bfloat16, slow on a
+CPU."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -43,7 +44,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrices: torch.Tensor) -> torch.Tensor:
-    """Replace the singular values of matrices [count, out, in] by values near 1, by a quintic Newton-Schulz iteration."""
+    """Replace the singular values of matrices [count, out, in] by values near 1, by a quintic Newton-Schulz
+    iteration."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

@@ -54,18 +54,25 @@ def _define(name: str, problem: ChainProblem) -> str:
 
 
 def _recall(name: str, problem: ChainProblem) -> str:
-    """Write a value down again. Only the first time reads `a= 3`, so that one place in the text is the one to look at."""
+    """Write a value down again.
+
+    Only the first time reads `a= 3`, so that one place in the text is the one to look at.
+    """
     return f"{name} {problem.values[name]}"
 
 
 def _write_step(name: str, problem: ChainProblem) -> str:
-    """Write one step of thinking. What follows the result depends on the step alone, so that greedy decoding can learn it."""
+    """Write one step of thinking.
+
+    What follows the result depends on the step alone, so that greedy decoding can learn it.
+    """
     left, operator, right = problem.definitions[name]
     x, y, result = problem.values[left], problem.values[right], problem.values[name]
     inverse = "-" if operator == "+" else "+"
     equation = f"{x} {operator} {y} = {result}"
     parts = [
-        f"{_define(name, problem)} , {_recall(left, problem)} , {_recall(right, problem)} , so {equation} , {name}= {result} .",
+        f"{_define(name, problem)} , {_recall(left, problem)} , {_recall(right, problem)} , so {equation} , {name}= "
+        f"{result} .",
         f"swap {y} {operator} {x} = {compute(y, operator, x)} , back {result} {inverse} {y} = {x} , good .",
     ]
     if result % 2:

@@ -24,10 +24,11 @@ _TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tokenizer: words, variables (`a`, `a=`, `a:=`, `a?`), digits, signs, think markers and the chat template.
+    """Return the tokenizer: words, variables (`a`, `a=`, `a:=`, `a?`), digits, signs, think markers and the chat
+    template.
 
-    The instruction that dynts adds to every question (`dynts.chat.prompts`) is one token, so that it costs one cache slot.
-    Other text becomes `<unknown>`.
+    The instruction that dynts adds to every question (`dynts.chat.prompts`) is one token, so that it costs one cache
+    slot. Other text becomes `<unknown>`.
     """
     # the think markers and the instruction are text that may be decoded, the others are special
     tokens = (*_SPECIAL, START, END, INSTRUCTION, *_WORDS)

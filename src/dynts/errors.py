@@ -16,7 +16,9 @@ def check_count(name: str, value: object, least: int = 0) -> None:
 
 
 def check_text(name: str, text: str) -> None:
-    """Refuse halves of surrogate pairs, which can neither be written nor tokenized. Arguments that are not UTF-8 hold some too.
+    """Refuse halves of surrogate pairs, which can neither be written nor tokenized.
+
+    Arguments that are not UTF-8 hold some too.
 
     Raises:
         DyntsError: names the text and the first half.

@@ -1,4 +1,5 @@
-"""The text of what a model wrote is the same wherever it is shown: no end tokens, no special tokens, all think markers."""
+"""The text of what a model wrote is the same wherever it is shown: no end tokens, no special tokens, all think
+markers."""
 
 from queue import SimpleQueue
 

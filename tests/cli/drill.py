@@ -2,9 +2,9 @@
 
     python drill.py SEED < jobs.json
 
-A job is a `Job` of test_kill.py as JSON. The parent imports everything first, so that each start costs a fork and not ten
-seconds. A moment is a number of new entries, up to `spacing`, and a fraction of a second. Prints for each job how many
-children were really killed.
+A job is a `Job` of test_kill.py as JSON. The parent imports everything first, so that each start costs a fork and not
+ten seconds. A moment is a number of new entries, up to `spacing`, and a fraction of a second. Prints for each job how
+many children were really killed.
 """
 
 import json

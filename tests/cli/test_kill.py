@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the drill forks
 DRILL = Path(__file__).with_name("drill.py")
 KILLS = 4
 PROBLEMS, TRACES, EVALUATED = 15, 24, 5
+SHORT = "--max-new-tokens 110 --batch 5"
 EVAL = "--method full,dynts --samples 2 --budget 120 --local-window 40 --retention-ratio 0.66"
 
 
@@ -83,7 +84,7 @@ def drilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             PROBLEMS // (KILLS + 1),
         ),
         f"label {model} --traces {folder}/traces.jsonl": ("{out}/*.safetensors", TRACES // (KILLS + 1)),
-        f"eval {model} --benchmark {folder}/chains.jsonl {EVAL} --predictor {WEIGHTS}/answer --max-new-tokens 110 --batch 5": (
+        f"eval {model} --benchmark {folder}/chains.jsonl {EVAL} --predictor {WEIGHTS}/answer {SHORT}": (
             "{out}/*/*/journal-*.jsonl",
             2 * EVALUATED // (KILLS + 1) + 1,
         ),

@@ -34,7 +34,8 @@ TURNS = (
 )
 OLDER_R1 = (
     "{% for m in messages %}{% if m.role == 'user' %}user:{{ m.content }}{% else %}{% set content = m.content %}"
-    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}assistant:{{ content }}<eos>"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}assistant:{{ content "
+    "}}<eos>"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
 ASKS = "{%% if add_generation_prompt %%}assistant:%s{%% endif %%}"

@@ -1,4 +1,5 @@
-"""What a checkpoint's generation config says is what plain `generate` does, is overridden with one line, or is refused."""
+"""What a checkpoint's generation config says is what plain `generate` does, is overridden with one line, or is
+refused."""
 
 import json
 import logging

@@ -1,4 +1,5 @@
-"""A forward pass that fails leaves no trace: the same call again gives what it gives alone, wherever the pass has failed."""
+"""A forward pass that fails leaves no trace: the same call again gives what it gives alone, wherever the pass has
+failed."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -32,8 +33,8 @@ class Stop(BaseException):
 class Places:
     """The places that a pass comes by, at any of which it can be made to fail.
 
-    Before and after the model, its decoder, their layers and what layers are made of, in hooks that the user adds within the
-    context, and before and after everything that a method is asked to do.
+    Before and after the model, its decoder, their layers and what layers are made of, in hooks that the user adds
+    within the context, and before and after everything that a method is asked to do.
     """
 
     def __init__(self, model: PreTrainedModel, cache: BudgetCache, undo: ExitStack, patch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,8 @@ def talk(
     """Two turns of a padded batch in a loop of one's own; before the second, some tokens of the first are hidden.
 
     Returns:
-        Logits of every pass, live keys and values of all layers at the end, the session, and how many passes have failed.
+        Logits of every pass, live keys and values of all layers at the end, the session, and how many passes have
+        failed.
     """
     logits: list[Tensor] = []
     with session_of(model, method) as session, ExitStack() as undo, monkeypatch.context() as patch:
@@ -169,7 +171,8 @@ def test_a_finished_text_that_is_read(method: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("chunk", [None, 3])
 @pytest.mark.parametrize("method", ["dynts-all", "h2o", "snapkv", "rkv, native"])
 def test_generate_while_it_reads(method: str, chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same call continues a prompt that was read in part: a pass comes by some 30 places, and chunks take three passes."""
+    """The same call continues a prompt that was read in part: a pass comes by some 30 places, and chunks take three
+    passes."""
     places_to_fail = [*range(0, 30, 4), *([36, 52] if chunk else [])]
     if chunk and not CHUNKS_GO_ON:
         pytest.skip("this transformers begins again when it reads in chunks")

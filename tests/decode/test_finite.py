@@ -1,4 +1,7 @@
-"""Rows whose logits are no numbers end by themselves, are named and counted; the others of their batch are as without them."""
+"""Rows whose logits are no numbers end by themselves, are named and counted.
+
+The others of their batch are as without them.
+"""
 
 import json
 import logging

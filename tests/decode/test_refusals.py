@@ -216,7 +216,8 @@ def test_a_budget_that_is_too_small_for_a_later_turn(model: PreTrainedModel, pas
             sequences, cache = first_turn(model)
             done = len(passes)
             if refused:
-                # 8 tokens of the first turn, 10 of the second: its 9, and the last one generated, which no pass has seen
+                # 8 tokens of the first turn, 10 of the second: its 9, and the last one generated, which no pass has
+                # seen
                 ids = torch.cat([sequences, torch.tensor([random_tokens(9, 3)])], dim=1)
                 with pytest.raises(DyntsError, match="question of 18 tokens"):
                     model.generate(ids, **{CACHE: cache}, **GREEDY)

@@ -58,7 +58,8 @@ def shown(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, console: C
 def run_alone(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, method: str | Method
 ) -> tuple[int, list[str], list[tuple[int, set[int]]]]:
-    """The same run without a display: prompt tokens, all words, and (tokens fed, positions evicted) of each compaction."""
+    """The same run without a display: prompt tokens, all words, and (tokens fed, positions evicted) of each
+    compaction."""
     prompt = chat_prompt(tokenizer, PROBLEM.question)
     inputs: Any = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     with dynts.compress(model, method, CONFIG, tokenizer=tokenizer, record=True) as session:

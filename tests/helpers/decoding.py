@@ -28,7 +28,10 @@ def random_predictor(
     native: bool = False,
     all_tokens: bool = True,
 ) -> ImportancePredictor:
-    """An untrained predictor whose scores spread; native for the two full-attention layers of two KV heads of a tiny model."""
+    """An untrained predictor whose scores spread.
+
+    Native for the two full-attention layers of two KV heads of a tiny model.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         markers = {} if think is None else {"think_start": [think[0]], "think_end": [think[1]]}

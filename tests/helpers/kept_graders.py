@@ -1,4 +1,5 @@
-"""Keep grading processes from one test to the next: each spends a second on imports, and most tests collect or label."""
+"""Keep grading processes from one test to the next: each spends a second on imports, and most tests collect or
+label."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -81,7 +81,8 @@ def measure() -> None:
         with chromium(Path(folder) / "profile") as driver:
             set_screen(driver, 1400, 900)
             driver.get(path.as_uri())
-            load = "const [entry] = performance.getEntriesByType('navigation'); return entry.loadEventEnd - entry.startTime"
+            entry = "performance.getEntriesByType('navigation')[0]"
+            load = f"return {entry}.loadEventEnd - {entry}.startTime"
             print(f"load: {driver.execute_script(load):.0f} ms")
             compaction = view.kept[0].evictions[3].step
             moves = {

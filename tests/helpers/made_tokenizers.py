@@ -58,7 +58,10 @@ def byte_fallback(added: Sequence[str] = (), template: str = TEMPLATE) -> PreTra
 
 
 def real_header() -> dict[str, Any]:
-    """The keys and values of the real GGUF header; its layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md"""
+    """The keys and values of the real GGUF header.
+
+    Its layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+    """
     data, at = R1_TOKENIZER.read_bytes(), 24
     plain = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 

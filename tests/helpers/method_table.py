@@ -19,7 +19,8 @@ class Row:
 
     Attributes:
         defaults: its settings, as docs/methods.md has them.
-        variants: settings that it is tried with. The reference takes them by the same names, and for a seed what it draws.
+        variants: settings that it is tried with. The reference takes them by the same names, and for a seed what it
+            draws.
     """
 
     defaults: dict[str, Any]

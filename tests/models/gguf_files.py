@@ -21,7 +21,8 @@ TOKENS = (
 )
 BOS, EOS = TOKENS.index(CONTROL[3]), TOKENS.index(CONTROL[0])
 TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}<｜User｜>{{ message.content }}{% else %}"
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'user' %}"
+    "<｜User｜>{{ message.content }}{% else %}"
     "<｜Assistant｜>{{ message.content }}<｜end▁of▁sentence｜>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
 )

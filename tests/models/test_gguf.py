@@ -89,7 +89,8 @@ def test_the_tokenizer_of_r1_distill_qwen_is_the_files() -> None:
 
 
 def test_a_tokenizer_that_splits_text_otherwise_is_refused(tmp_path: Path, model: PreTrainedModel) -> None:
-    # transformers splits as GPT-2 where it does not know the name, which keeps line breaks apart from what is before them
+    # transformers splits as GPT-2 where it does not know the name, which keeps line breaks apart from what is before
+    # them
     merges = [f"{sign} Ċ" for sign in "!#$%&()*+,-./:;=?@[]^_{|}~"]
     tokens = [*TOKENS, *(merge.replace(" ", "") for merge in merges)]
     keys = tokenizer_keys() | {"tokens": tokens, "merges": [*tokenizer_keys()["merges"], *merges], "pre": "unheard-of"}

@@ -1,4 +1,5 @@
-"""Models as people load them: architectures that hide or compress their keys, wrapped, offloaded, quantised, being trained."""
+"""Models as people load them: architectures that hide or compress their keys, wrapped, offloaded, quantised, being
+trained."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,5 @@
-"""Tuning on the embedded model: rows are what replays give, an interrupted run continues, the rule chooses as documented."""
+"""Tuning on the embedded model: rows are what replays give, an interrupted run continues, the rule chooses as
+documented."""
 
 import json
 import math

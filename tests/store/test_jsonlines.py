@@ -119,7 +119,10 @@ def test_json_on_the_command_line_is_read_the_same_way() -> None:
 
 @pytest.mark.quick
 def test_files_of_other_editors_are_read(tmp_path: Path) -> None:
-    """A byte order mark, Windows line breaks, blank lines, no last line break; whole pairs of surrogates are characters."""
+    """A byte order mark, Windows line breaks, blank lines, no last line break.
+
+    Whole pairs of surrogates are characters.
+    """
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps(ROW), "", "  \t", json.dumps({**ROW, "id": "b", "question": "\N{GRINNING FACE}\u2028?"})]
     path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))

@@ -279,7 +279,8 @@ def alone(job: str = "job") -> Rank:
 
 
 def test_a_process_that_has_its_lock_but_has_not_said_so_yet_is_waited_for(tmp_path: Path) -> None:
-    """What torchrun's processes meet when they start at the same moment, here with the note of a killed job lying about."""
+    """What torchrun's processes meet when they start at the same moment, here with the note of a killed job lying
+    about."""
     note = tmp_path / ".worker-00001.json"
     note.write_text(json.dumps({"rank": 1, "job": "killed", "pid": 1, "host": "h", "command": "c"}))
     with FileLock(tmp_path / ".lock-00001"):

@@ -6,7 +6,8 @@ from dynts.traces.traces import Trace
 CONFIG = CompressionConfig(budget=220, local_window=40, retention_ratio=0.5)
 
 NASTY = (
-    "</script><script>document.title='broken in'</script> <img src=x onerror=\"document.title='broken in'\"> &lt; &amp; <!-- \n"
+    "</script><script>document.title='broken in'</script> <img src=x onerror=\"document.title='broken in'\"> &lt; "
+    "&amp; <!-- \n"
     "\tשלום עולם \u202eoverride\u202c مرحبا\n\n👨‍👩‍👧 😀 é ¥ \ufffd \u2028 " + "x" * 400 + "\n"
 )
 _PLAIN = "the sum of one and two is three, "

@@ -53,7 +53,8 @@ def counts(driver: Any) -> list[dict[str, str]]:
     """The numbers at the head of each column."""
     return driver.execute_script(
         "return [...document.querySelectorAll('.column')].map((column) => Object.fromEntries("
-        "[...column.querySelectorAll('.counts div')].map((pair) => [pair.className, pair.querySelector('dd').textContent])))"
+        "[...column.querySelectorAll('.counts div')].map((pair) => [pair.className, "
+        "pair.querySelector('dd').textContent])))"
     )
 
 
@@ -89,7 +90,8 @@ def test_text_of_the_trace_is_shown_and_does_nothing(open_page: Any, shown: Trac
     assert open_page.find_elements(By.TAG_NAME, "img") == []
     assert len(open_page.find_elements(By.TAG_NAME, "script")) == 2
     text = open_page.execute_script(
-        "return [...document.querySelector('.text').querySelectorAll('.block')].map((block) => block.textContent).join('')"
+        "return [...document.querySelector('.text').querySelectorAll('.block')].map((block) => "
+        "block.textContent).join('')"
     )
     assert text == "".join(shown.texts)
     assert NASTY in text
@@ -275,7 +277,8 @@ def test_tab_order_and_names(open_page: Any) -> None:
 
 
 def test_colours_follow_the_choice(open_page: Any, shown: TraceView) -> None:
-    levels = "return [...document.querySelector('.text').querySelectorAll('.t')].map((t) => +/ i(\\d+)/.exec(t.className)[1])"
+    tokens = "[...document.querySelector('.text').querySelectorAll('.t')]"
+    levels = f"return {tokens}.map((t) => +/ i(\\d+)/.exec(t.className)[1])"
     question, end = shown.tokens.question_end, shown.tokens.thinking_end
     for index, importance in enumerate(shown.importances):
         open_page.find_elements(By.NAME, "importance")[index].click()

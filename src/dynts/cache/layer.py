@@ -68,6 +68,8 @@ class BudgetLayer(CacheLayerMixin):
         Args:
             key_states: [batch, KV heads, new tokens, head size].
             value_states: likewise.
+            args: of transformers, unused.
+            kwargs: likewise.
         """
         step = self.occupancy.step
         assert step is not None  # the cache has seen to it

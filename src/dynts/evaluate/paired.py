@@ -37,7 +37,11 @@ class Comparison:
     test: str
 
     def verdict(self, adjusted: float) -> str:
-        """ "better", "worse", or "noise" where the interval contains 0 or the adjusted p is not significant."""
+        """Return "better", "worse", or "noise": the interval contains 0, or the adjusted p is not significant.
+
+        Args:
+            adjusted: the p, corrected for the other comparisons.
+        """
         if self.difference.low <= 0 <= self.difference.high or adjusted >= SIGNIFICANT:
             return "noise"
         return "better" if self.difference.value > 0 else "worse"

@@ -69,7 +69,9 @@ def unwrap(latex: str) -> str:
 
 
 def as_whole_numbers(latex: str) -> tuple[int, ...] | None:
-    """Return the value of a whole number, thousands separators included, or those of a tuple of them; None for anything else.
+    """Return the value of a whole number, thousands separators included, or those of a tuple of them.
+
+    None for anything else.
 
     Equal values are equal answers: a tuple has at least two entries, and entries that could be groups of digits are not
     read.

@@ -105,13 +105,16 @@ _SPACE = r"(?:\\[,;: ]|~|\s)"
 _TOUCHING = r"(?:[cdkm]m|[km]g|m[lL]|ft|lbs?|oz|mph|km?ph|kmh|mins?|secs?|hrs?|[HK]z|USD|EUR|GBP|INR|CNY|RMB|JPY)"
 _SPACED = rf"(?:{_TOUCHING}|in|mi|yds?|yrs?|days?)"
 _WRAPPED = rf"{TEXT}\s*\{{(?!\s*or\b)[^{{}}]*\}}"
-_ATOM = rf"(?:{_WRAPPED}|(?:(?<=[\d}}]){_TOUCHING}|(?<![A-Za-z\d}}\\])(?:(?:square|cubic|sq|cu)\.?\s+)?{_SPACED})(?![A-Za-z]))"
+_ATOM = (
+    rf"(?:{_WRAPPED}|(?:(?<=[\d}}]){_TOUCHING}|"
+    rf"(?<![A-Za-z\d}}\\])(?:(?:square|cubic|sq|cu)\.?\s+)?{_SPACED})(?![A-Za-z]))"
+)
 _FACTOR = rf"(?:{_ATOM}|[gmshJKL](?![A-Za-z])){_POWER}"
 _UNITS = re.compile(
     rf"(?<=[\w}}).%\s]){_SPACE}*(?P<unit>"
     rf"\^\s*\\circ\s*(?:{TEXT}\s*\{{\s*[CF]\s*\}}|[CF])"
     rf"|\\frac\s*\{{\s*{_FACTOR}\s*\}}\s*\{{\s*{_FACTOR}\s*\}}"
-    rf"|{_ATOM}{_POWER}(?:{_SPACE}*(?:/|\\cdot|\*|per\b)?{_SPACE}*{_FACTOR})*"  # 15\text{ cm}^2, 60 km/h; a lone letter: 5am
+    rf"|{_ATOM}{_POWER}(?:{_SPACE}*(?:/|\\cdot|\*|per\b)?{_SPACE}*{_FACTOR})*"  # 15\text{ cm}^2, 60 km/h, 5am
     rf"|(?<=[\d}}\s])[gmJL]\s*/\s*{_FACTOR}"
     rf"|(?<=\\[,;: ])m\s*\^\s*(?:[23]|\{{[23]\}})"
     rf"|(?<=[\d}}]\s)(?:[A-Za-z]{{4,}}|per)(?:\s+[A-Za-z]+)*"  # 18 eggs

@@ -77,7 +77,10 @@ def find_labels(names: Sequence[str], known: Iterable[str] = LABELS) -> list[Lab
 
 
 def shared_label(name: str) -> str:
-    """Return the name of the label with the same queries that is shared by all layers and heads; an unknown one as it is."""
+    """Return the name of the label with the same queries that is shared by all layers and heads.
+
+    An unknown one as it is.
+    """
     if name not in LABELS:
         return name
     queries = LABELS[name].queries

@@ -92,7 +92,8 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         own = (len(full_attention_layers(model.config)), kv_heads(model.config))
         if self.config.native and (self.config.layers, self.config.kv_heads) != own:
             raise DyntsError(
-                f"the predictor scores tokens for {self.config.layers} layers of {self.config.kv_heads} KV heads, this model "
+                f"the predictor scores tokens for {self.config.layers} layers of {self.config.kv_heads} KV heads, this "
+                "model "
                 f"has {own[0]} full-attention layers of {own[1]}: use a predictor trained for this model"
             )
 

@@ -101,9 +101,9 @@ class Group:
 
 
 def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
-    """Group the arms by benchmark.
+    """Group the arms that may be compared, each group in the order of the tables.
 
-    Problems and all settings but the method's own, each group in the order of the tables.
+    They have benchmark, problems and all settings but the method's own in common.
 
     Raises:
         DyntsError: an arm is there twice.

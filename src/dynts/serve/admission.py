@@ -104,7 +104,8 @@ class Admission:
         if asked is not None and asked > limit:
             raise ApiError(
                 400,
-                f"{asked} tokens were asked for; after a prompt of {len(prompt.ids)} tokens {limit} is the limit: lower it",
+                f"{asked} tokens were asked for; after a prompt of {len(prompt.ids)} tokens {limit} is the limit: "
+                "lower it",
                 field,
             )
         return replace(self.defaults, **given, max_new_tokens=asked or limit)
@@ -133,7 +134,8 @@ class Admission:
         if self.positions is not None and tokens >= self.positions:
             raise ApiError(
                 400,
-                f"the prompt has {tokens} tokens; the model knows {self.positions} positions, completion included: shorten it",
+                f"the prompt has {tokens} tokens; the model knows {self.positions} positions, completion included: "
+                "shorten it",
                 field,
                 "context_length_exceeded",
             )

@@ -178,9 +178,7 @@ PRESETS = {
 
 
 def resolve_benchmark(text: str) -> Benchmark:
-    """Find the benchmark of a name.
-
-    Of a name with a file of its problems (`math500=problems.jsonl`), or of a file alone.
+    """Find the benchmark of a name, of `math500=problems.jsonl` (a name with its problems), or of a file alone.
 
     Raises:
         DyntsError: an unknown name, or a file that cannot be read.

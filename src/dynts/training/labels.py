@@ -126,7 +126,7 @@ class _Reduced:
     values: dict[Queries, torch.Tensor] = field(default_factory=dict, init=False)
 
     def add(self, weights: torch.Tensor) -> None:
-        """Reduce the rows of attention weights [..., new tokens, all tokens]: those of all heads are too many to keep."""
+        """Reduce rows of attention weights [..., new tokens, all tokens]: those of all heads are too many to keep."""
         rows, keys = weights.shape[-2:]
         start = keys - rows
         if "answer" in self.queries:

@@ -88,7 +88,9 @@ def baseline_metrics(
 def baseline_scores(
     train: Iterable[Tokens], held_out: Iterable[Tokens], seed: int
 ) -> Iterator[tuple[Tokens, dict[str, Array]]]:
-    """Each held-out trace with the scores of predictors that see only a token's position, only its identity, or nothing.
+    """Each held-out trace with the scores of trivial predictors.
+
+    They see only a token's position, only its identity, or nothing.
 
     Scores are shaped as the trace's targets. Position and identity predict the mean training target of their kind,
     which is what least squares would fit. Traces are taken one at a time; memory is O(longest trace + largest token

