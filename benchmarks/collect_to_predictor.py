@@ -172,7 +172,8 @@ def _page(record: dict[str, Any], stages: dict[str, str]) -> str:
 
 Made by `python benchmarks/collect_to_predictor.py --work FOLDER --out docs/results --traces {settings["traces"]} \
 --held-out {settings["held_out"]} --batch {settings["batch"]}` on {record["machine"]["cpus"]} CPU cores, from nothing
-but the embedded model and {settings["traces"]} problems. Raw numbers: [collect_to_predictor.json](collect_to_predictor.json).
+but the embedded model and {settings["traces"]} problems. Raw numbers:
+[collect_to_predictor.json](collect_to_predictor.json).
 
 {collected["done"]} traces were collected, {collected["correct"]} correct; {record["labelled"]} labelled. The stages,
 each a command in a process of its own:

@@ -98,3 +98,25 @@ def test_the_page_on_architecture_is_in_step() -> None:
 def test_a_file_says_what_it_holds() -> None:
     for path in ROOT.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_public_functions_say_what_they_do_and_take() -> None:
+    """A summary starts with a verb; with two or more arguments each is named, here or where the docstring refers to."""
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for node in [function for owner in (tree, *classes) for function in owner.body]:
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            if any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+                continue
+            text = ast.get_docstring(node) or ""
+            if [part.arg for part in node.args.args][:1] == ["given"]:  # a command, whose help this is
+                continue
+            taken = {part.arg for part in (*node.args.args, *node.args.kwonlyargs)} - {"self", "cls"}
+            named = all(re.search(rf"\b{name}: ", text) for name in taken) or re.search(r"rguments|[Ss]ee `", text)
+            noun = re.match(r"(The|An?|Of|For|As|What|How|Which|Whether|All|One|bool)\b", text)
+            if not text or noun or (len(taken) > 1 and not named):
+                found.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not found

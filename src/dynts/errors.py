@@ -8,6 +8,11 @@ class DyntsError(ValueError):
 def check_count(name: str, value: object, least: int = 0) -> None:
     """Refuse what is not a whole number of at least `least`.
 
+    Args:
+        name: of the setting.
+        value: what was given.
+        least: the limit.
+
     Raises:
         DyntsError: names the setting, its value and the limit.
     """
@@ -19,6 +24,10 @@ def check_text(name: str, text: str) -> None:
     """Refuse halves of surrogate pairs, which can neither be written nor tokenized.
 
     Arguments that are not UTF-8 hold some too.
+
+    Args:
+        name: of the text, for the message.
+        text: the text.
 
     Raises:
         DyntsError: names the text and the first half.

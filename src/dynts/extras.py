@@ -21,6 +21,11 @@ def installed(package: str) -> bool:
 def need(package: str, extra: str, purpose: str) -> None:
     """Refuse to go on without an optional package.
 
+    Args:
+        package: its import name.
+        extra: of dynts that installs it.
+        purpose: what needs it, for the message.
+
     Raises:
         DyntsError: names the pip command that installs it.
     """

@@ -32,6 +32,11 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
 def check_fingerprint(recorded: Mapping[str, Any], model: PreTrainedModel, base_model: str) -> None:
     """Refuse a model that is not the recorded one. A resized vocabulary passes, for fine-tunes add tokens.
 
+    Args:
+        recorded: the predictor's.
+        model: the model.
+        base_model: name of the recorded one, for the message.
+
     Raises:
         DyntsError: names the field that differs.
     """

@@ -55,7 +55,12 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, **fields: Any) -> Self:
-        """Make an untrained predictor for `model`; `fields` are further `PredictorConfig` fields."""
+        """Make an untrained predictor for a model.
+
+        Args:
+            model: whose hidden states it reads.
+            fields: further `PredictorConfig` fields.
+        """
         known = {
             "hidden_size": model.config.get_text_config().hidden_size,
             "base_model": model.name_or_path,
@@ -64,7 +69,11 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         return cls(PredictorConfig(**{**known, **fields}))
 
     def forward(self, hidden: torch.Tensor, native: bool = False) -> torch.Tensor:
-        """Return scores in float32, not negative, for hidden states [..., d] of any floating dtype.
+        """Return scores in float32, not negative, for hidden states of any floating dtype.
+
+        Args:
+            hidden: [..., d].
+            native: whether to return the scores of each layer and KV head.
 
         Returns:
             [...], the mean over the layers and KV heads that have scores of their own; with `native` the scores of
@@ -155,7 +164,12 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         )
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Return the text of `README.md`, written by `save_pretrained` and `push_to_hub`."""
+        """Return the text of `README.md`, written by `save_pretrained` and `push_to_hub`.
+
+        Args:
+            args: of the Hub mixin, unused.
+            kwargs: likewise.
+        """
         return model_card(self.config)
 
 

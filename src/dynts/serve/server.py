@@ -33,6 +33,10 @@ _LAST_WORDS = 5.0
 def bind(host: str, port: int) -> socket.socket:
     """Bind a socket at that address, before a model loads; it refuses connections until it is listened to.
 
+    Args:
+        host: to listen on.
+        port: likewise; 0 takes a free one.
+
     Raises:
         DyntsError: the address cannot be had.
     """

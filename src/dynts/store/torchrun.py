@@ -67,7 +67,7 @@ def this_rank() -> Rank:
 
 
 def heads_group(model: "PreTrainedModel") -> "ProcessGroup | None":
-    """Return the processes that hold a model's heads among them (transformers' tensor parallelism); None if one holds all."""
+    """Return the processes that share a model's heads (transformers' tensor parallelism); None if one holds all."""
     mesh = model._device_mesh
     if mesh is None:
         return None

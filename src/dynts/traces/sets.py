@@ -62,7 +62,7 @@ class TraceSets:
 
     @cached_property
     def sha256(self) -> str:
-        """Return a hash of all traces, whatever files a folder keeps them in; each is read, and so known to be well-formed.
+        """Return a hash of all traces, whatever files they are kept in; each is read, and so known to be well-formed.
 
         Raises:
             DyntsError: a file or folder cannot be read, or has no traces.

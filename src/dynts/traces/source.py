@@ -19,7 +19,7 @@ def _whole(text: str) -> str | None:
 
 
 def _boxed(text: str) -> str | None:
-    """Return what the last `\\boxed{}` holds, braces matched; MATH writes `\\boxed 5` too."""
+    r"""Return what the last `\boxed{}` holds, braces matched; MATH writes `\boxed 5` too."""
     _, found, rest = text.rpartition("\\boxed")
     rest = rest.lstrip()
     if not found or not rest:
@@ -36,7 +36,7 @@ def _hashes(text: str) -> str | None:
 
 
 GOLD: dict[str, Callable[[str], str | None]] = {"whole": _whole, "boxed": _boxed, "hashes": _hashes}
-"""Ways to write a gold answer: the whole column, in the last \\boxed{} of a solution (MATH), after the last #### (GSM8K)."""
+"""Ways to write a gold answer: the whole column, in the last \\boxed{} (MATH), after the last #### (GSM8K)."""
 
 
 def check_gold(name: str) -> None:
@@ -108,8 +108,8 @@ class ProblemSource:
             files = _plain_files(builder, self.split)
         except Exception as error:  # the Hub, the network and every file format have exceptions of their own
             raise DyntsError(
-                f"cannot load data set {name}: {_reason(error)}; check its id, --config and --split, and that the Hub can be "
-                "reached (or download it, and give the folder or file)"
+                f"cannot load data set {name}: {_reason(error)}; check its id, --config and --split, and that the Hub "
+                "can be reached (or download it, and give the folder or file)"
             ) from error
         if files:
             for file in files:

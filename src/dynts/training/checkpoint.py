@@ -44,7 +44,14 @@ class TrainingState:
 
     @classmethod
     def start(cls, shape: PredictorConfig, config: TrainConfig, steps: int, device: torch.device) -> "TrainingState":
-        """Before the first of so many steps; the weights depend on the seed alone."""
+        """Return the state before the first of so many steps; the weights depend on the seed alone.
+
+        Args:
+            shape: of the predictor.
+            config: how to train.
+            steps: in all.
+            device: to train on.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             predictor = ImportancePredictor(shape).to(device)
@@ -61,7 +68,12 @@ class TrainingState:
         return self.loss / self.batches
 
     def begin(self, epoch: int, traces: int) -> list[int]:
-        """Return the order of the traces in this epoch; what was done of it stays done."""
+        """Return the order of the traces in this epoch; what was done of it stays done.
+
+        Args:
+            epoch: from 0.
+            traces: how many there are.
+        """
         if epoch != self.epoch:
             self.epoch, self.batches, self.loss = epoch, 0, 0.0
             self.order = self.generator.get_state()
@@ -77,7 +89,7 @@ class TrainingState:
         self.loss += loss
 
     def dump(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the state as a checkpoint holds it."""
         return {
             "predictor": self.predictor.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -123,6 +135,10 @@ class Checkpoint:
 
     def save(self, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Replace what the file held.
+
+        Args:
+            settings: that determine the training.
+            state: where it is.
 
         Raises:
             DyntsError: the disk is full or not writable.

@@ -111,9 +111,14 @@ def load_examples(
 
 
 def split_by_question(examples: Sequence[Example], held_out: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Training and held-out examples; all traces of a question fall on the same side, of whatever folder they are.
+    """Split examples into those to train on and those held out; all traces of a question fall on the same side.
 
     Questions are ordered by a seeded hash, so the split hardly changes when traces are added or removed.
+
+    Args:
+        examples: of one or several folders.
+        held_out: share of the questions to hold out.
+        seed: of the split.
 
     Raises:
         DyntsError: the share is not between 0 and 1, or a side would be empty.

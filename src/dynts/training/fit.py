@@ -48,6 +48,15 @@ def fit(
     Every process calls this with the same arguments, and gets the same predictor. Each takes its share of the traces of
     each batch; gradients add up to those of one process, but for rounding.
 
+    Args:
+        examples: to train on.
+        config: how to train.
+        processes: that train together.
+        held_out: measured after each epoch.
+        report: is told the metrics of each epoch.
+        progress: is told how far the training is.
+        checkpoint: where to continue; None starts anew.
+
     Raises:
         DyntsError: the loss is not finite, or the checkpoint is of other settings.
     """
@@ -95,7 +104,13 @@ def fit(
 def evaluate(
     predictor: ImportancePredictor, examples: Sequence[Example], processes: Processes = _ALONE
 ) -> list[dict[str, float]]:
-    """Measure each trace; every process computes its share and gets all."""
+    """Measure each trace; every process computes its share and gets all.
+
+    Args:
+        predictor: the predictor.
+        examples: to measure.
+        processes: that share them.
+    """
     rows = []
     for example in processes.share(examples):
         tokens = example.read()
@@ -105,7 +120,12 @@ def evaluate(
 
 
 def batch_size(config: TrainConfig, traces: int) -> int:
-    """Return how many traces a step takes: as configured, else the paper's 256, or fewer so that an epoch has 100 steps."""
+    """Return how many traces a step takes: as configured, else the paper's 256, or fewer so that an epoch has 100.
+
+    Args:
+        config: how to train.
+        traces: how many there are.
+    """
     return config.batch_traces or max(1, min(256, traces // 100))
 
 

@@ -77,7 +77,7 @@ class Labeller:
         }
 
     def label(self, task: LabelTask) -> Shard:
-        """One trace's shard, on the CPU.
+        """Return one trace's shard, on the CPU.
 
         Raises:
             DyntsError: hidden states that are not finite.

@@ -64,7 +64,15 @@ def label_traces(
 def label_with(
     labeller: Labeller, sets: TraceSets, out: str | Path, name: str, progress: Progress | None = None
 ) -> ShardFolder:
-    """Label as `label_traces` does, with a labeller that is loaded."""
+    """Label as `label_traces` does, with a labeller that is loaded.
+
+    Args:
+        labeller: the labeller.
+        sets: the traces.
+        out: the folder of shards.
+        name: of the model, for the manifest.
+        progress: is told how many of how many are done.
+    """
     return _fill(
         out,
         sets,
@@ -86,7 +94,17 @@ def label_on_cluster(
     progress: Progress | None,
     say: Callable[[str], object],
 ) -> ShardFolder:
-    """Label in the actors of a Ray cluster, a model in each; this process alone writes the folder."""
+    """Label in the actors of a Ray cluster, a model in each; this process alone writes the folder.
+
+    Args:
+        spec: how to start a labeller.
+        cluster: the actors.
+        sets: the traces.
+        out: the folder of shards.
+        name: of the model, for the manifest.
+        progress: is told how many of how many are done.
+        say: shows a remark.
+    """
 
     def prepare() -> Work:
         labeller = spec.start()

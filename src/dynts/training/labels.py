@@ -108,7 +108,12 @@ def label_trace(
 
 
 def labelled_span(trace: TokenizedTrace, all_tokens: bool) -> slice:
-    """Return the tokens that have labels: those of the thinking, or all."""
+    """Return the tokens that have labels: those of the thinking, or all.
+
+    Args:
+        trace: the trace.
+        all_tokens: whether all tokens have labels.
+    """
     return slice(0, len(trace.ids)) if all_tokens else slice(trace.question_end, trace.thinking_end)
 
 

@@ -38,7 +38,13 @@ def _metrics(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.float64]) -
 
 
 def top_overlap(scores: npt.ArrayLike, labels: npt.ArrayLike, share: float) -> float:
-    """Return the share of top tokens by label that are top by score too; the first of equal ones counts as higher."""
+    """Return the share of top tokens by label that are top by score too; the first of equal ones counts as higher.
+
+    Args:
+        scores: [L].
+        labels: [L].
+        share: of the tokens that count as top.
+    """
     size = max(1, round(share * np.size(labels)))
     best = (set(np.argsort(-np.asarray(values), kind="stable")[:size].tolist()) for values in (scores, labels))
     return len(set.intersection(*best)) / size
@@ -77,7 +83,13 @@ _POSITIONS_PER_BUCKET = 16
 def baseline_metrics(
     train: Iterable[Tokens], held_out: Iterable[Tokens], seed: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Measure each held-out trace, by trivial predictor: see `baseline_scores`."""
+    """Measure each held-out trace, by trivial predictor: see `baseline_scores`.
+
+    Args:
+        train: what they learn from.
+        held_out: what is measured.
+        seed: of the random one.
+    """
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in BASELINES}
     for tokens, scores in baseline_scores(train, held_out, seed):
         for name, predicted in scores.items():
@@ -88,13 +100,18 @@ def baseline_metrics(
 def baseline_scores(
     train: Iterable[Tokens], held_out: Iterable[Tokens], seed: int
 ) -> Iterator[tuple[Tokens, dict[str, Array]]]:
-    """Each held-out trace with the scores of trivial predictors.
+    """Yield each held-out trace with the scores of trivial predictors.
 
     They see only a token's position, only its identity, or nothing.
 
     Scores are shaped as the trace's targets. Position and identity predict the mean training target of their kind,
     which is what least squares would fit. Traces are taken one at a time; memory is O(longest trace + largest token
     id), for each layer and head that has targets of its own.
+
+    Args:
+        train: what they learn from.
+        held_out: what they score.
+        seed: of the random one.
     """
     positions, identities = _MeanByKey(), _MeanByKey()
     for tokens in train:

@@ -62,7 +62,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every count-th item, from the rank-th on."""
+        """Return every count-th item, from the rank-th on."""
         return items[self.rank :: self.count]
 
     def gather(self, items: list[T]) -> list[T]:
@@ -101,6 +101,11 @@ class Processes:
 
 @contextmanager
 def without_exchange(module: nn.Module, active: bool) -> Iterator[None]:
-    """Backward passes inside add to the gradients of this process only."""
+    """Let backward passes inside add to the gradients of this process only.
+
+    Args:
+        module: the predictor.
+        active: False changes nothing.
+    """
     with module.no_sync() if active and isinstance(module, DistributedDataParallel) else nullcontext():
         yield

@@ -97,6 +97,10 @@ class ShardFolder:
     def write(self, index: int, shard: Shard) -> None:
         """Write a shard, all or nothing.
 
+        Args:
+            index: of the trace.
+            shard: its labels and hidden states.
+
         Raises:
             DyntsError: the disk is full or not writable.
         """

@@ -30,6 +30,11 @@ def work_folder(out: Path) -> Path:
 def save_predictor(predictor: ImportancePredictor, out: str | Path, *, overwrite: bool = False) -> None:
     """Save as a folder, all or nothing, and remove the work folder.
 
+    Args:
+        predictor: the predictor.
+        out: the folder.
+        overwrite: whether a predictor that is there may go.
+
     Raises:
         DyntsError: `out` exists and `overwrite` is not set, or it cannot be written.
     """
@@ -57,6 +62,10 @@ def save_predictor(predictor: ImportancePredictor, out: str | Path, *, overwrite
 
 def check_free(out: Path, overwrite: bool) -> None:
     """Refuse to overwrite a folder unasked, and to delete one that is no predictor.
+
+    Args:
+        out: the folder.
+        overwrite: whether a predictor that is there may go.
 
     Raises:
         DyntsError: names the way out.

@@ -67,7 +67,7 @@ def by_head(values: Array) -> Array:
 
 
 def labelled(labels: Array) -> npt.NDArray[np.bool_]:
-    """bool [L]: the tokens that have a label; one that is NaN is so in every layer and head."""
+    """Mark the tokens that have a label, bool [L]; one that is NaN is so in every layer and head."""
     return ~np.isnan(by_head(labels)[0])
 
 
