@@ -61,7 +61,7 @@ class VllmSpec:
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            if type(arm.method) not in (Full, DynTS):
+            if arm.method.name not in (Full.name, DynTS.name):
                 raise DyntsError(
                     f"--engine vllm takes the methods full and dynts, got {type(arm.method).__name__}: "
                     "use --engine transformers"
