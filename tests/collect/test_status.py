@@ -64,14 +64,14 @@ def test_counts_in_words() -> None:
 
 
 def test_plain_lines_where_there_is_no_terminal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = iter([0.0, 1.0, 31.0, 31.0, 32.0])
+    clock, screen = iter([0.0, 1.0, 31.0, 31.0, 32.0]), io.StringIO()
     monkeypatch.setattr("dynts.store.progress.time.monotonic", lambda: next(clock))
-    with Display("collecting", Console(file=io.StringIO())) as display:
+    with Display("collecting", Console(file=screen)) as display:
         for done in (1, 2, 3):
             display.update(Tally(total=3, done=done, correct=done))
-    assert capsys.readouterr().err == "collecting: 2 of 3 traces; 2 correct; 0:00:00 left\n"
+    assert screen.getvalue() == "collecting: 2 of 3 traces; 2 correct; 0:00:00 left\n"
 
 
 def test_traces_of_earlier_runs_do_not_count_for_the_speed() -> None:

@@ -197,10 +197,16 @@ def test_guidance_is_refused_before_anything_is_computed(
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):
             TransformersEngine(model, tokenizer, GREEDY)
     options: dict[str, Any] = {"name": "m", "sampling": GREEDY, "chat": DEFAULT_CHAT, "api_key": None}
-    limits: dict[str, Any] = {"max_batch": 1, "max_waiting": 1, "max_body_bytes": 100, "drain_seconds": 1}
+    limits: dict[str, Any] = {
+        "max_batch": 1,
+        "max_waiting": 1,
+        "max_body_bytes": 100,
+        "drain_seconds": 1,
+        "announce": print,
+    }
     with dynts.compress(model, "full", tokenizer=tokenizer) as session, bind("127.0.0.1", 0) as bound:
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):
-            serve_session(session, tokenizer, bound, **options, **limits)
+            serve_session(session, tokenizer, bound, **options, **limits, announce=print)
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):
             model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2)
 

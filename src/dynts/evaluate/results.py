@@ -155,7 +155,7 @@ def read_arm(folder: str | Path, grader: GraderName = "dynts") -> ArmResults:
         benchmark=settings["benchmark"],
         method=settings["label"],
         kind=kind,
-        traits=(settings["predictor"] is not None)
+        traits=(settings.get("predictor") is not None)
         + (options.get("granularity") == "native")
         + (options.get("protect_question", own_rule) != own_rule),
         config=None if settings["config"] is None else CompressionConfig(**settings["config"]),

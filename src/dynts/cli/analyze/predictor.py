@@ -24,10 +24,8 @@ class PredictorCommand:
 
 
 def predictor(given: PredictorCommand) -> None:
-    """How well a predictor orders tokens: MSE, Kendall tau, overlap of top tokens, calibration.
-
-    Beside trivial predictors.
-    """
+    """How well a predictor orders tokens: MSE, Kendall tau, overlap of top tokens, calibration; beside trivial
+    predictors."""  # noqa: D205, D209 - the help text is one sentence
     prepare(given.out)
 
     from dynts.analyze.prediction import choose_traces, measure_prediction
