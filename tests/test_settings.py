@@ -220,6 +220,7 @@ def test_any_option_may_be_set(file: Path) -> None:
         ({"choice": "c"}, "choice must be a, b, got 'c'"),
         ({"switch": 1}, "switch must be true or false, got 1"),
         ({"names": [True]}, "names must be a text, or a list of such or null, got [True]"),
+        ({"names": True}, "names must be a text, or a list of such or null, got True"),
         ({"model": 3}, "model must be a text, got 3"),
         ({"think_end": 3}, "think_end must be a text or null, got 3"),
         ({"template_arg": ["a=1"]}, "template_arg must be an object or null, got ['a=1']"),

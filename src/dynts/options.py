@@ -225,6 +225,7 @@ def _setting(name: str, own: Option, value: Any) -> Any:
     """
     if value is None and own.default in (None, MISSING):
         return None
+    given = value
     if own.named:
         accepted, meant = isinstance(value, dict), "an object"
     elif get_origin(own.kind) is list:
@@ -236,7 +237,7 @@ def _setting(name: str, own: Option, value: Any) -> Any:
     else:
         accepted, meant = _is(own.kind, value), _meant(own.kind)
     if not accepted:
-        raise DyntsError(f"{name} must be {meant}{' or null' if own.optional else ''}, got {value!r}")
+        raise DyntsError(f"{name} must be {meant}{' or null' if own.optional else ''}, got {given!r}")
     if own.named:
         return [f"{key}={json.dumps(each)}" for key, each in value.items()]
     return [str(each) for each in value] if isinstance(value, list) else value
