@@ -17,13 +17,23 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 SHAPE = HERE / "benchmarks" / "shapes" / "smollm2-135m"
 
 
+def shaped_model() -> Any:
+    """Return a model of SmolLM2-135M's shape with random weights; nothing of dynts is in it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(SHAPE), dtype=torch.float32).eval()
+
+
 def decode(method: str) -> Callable[[Path], float]:
-    """A measurement: seconds of a generate call of 600 tokens under a budget of 256, the model of SmolLM2-135M's
+    """A measurement: seconds of a generate call of 200 tokens under a budget of 160, the model of SmolLM2-135M's
     shape."""
 
     def measure(_: Path) -> float:
@@ -32,15 +42,14 @@ def decode(method: str) -> Callable[[Path], float]:
         import torch
 
         import dynts
-        from dynts.models import random_model
 
-        model = random_model(str(SHAPE), device="cpu")
+        model = shaped_model()
         predictor = dynts.ImportancePredictor.for_model(model).eval() if method == "dynts" else None
-        config = dynts.CompressionConfig(budget=256, local_window=64, retention_ratio=0.4)
+        config = dynts.CompressionConfig(budget=160, local_window=40, retention_ratio=0.4)
         question = torch.arange(64)[None] + 10
-        lengths = {"max_new_tokens": 600, "min_new_tokens": 600, "do_sample": False}
+        lengths = {"max_new_tokens": 200, "min_new_tokens": 200, "do_sample": False}
         with dynts.compress(model, method, config, predictor):
-            model.generate(question, **{**lengths, "max_new_tokens": 32, "min_new_tokens": 32})
+            model.generate(question, **{**lengths, "max_new_tokens": 8, "min_new_tokens": 8})
             started = time.perf_counter()
             model.generate(question, **lengths)
             return time.perf_counter() - started
@@ -49,22 +58,21 @@ def decode(method: str) -> Callable[[Path], float]:
 
 
 def label(_: Path) -> float:
-    """Seconds of labelling a trace of 4,096 tokens, the model of SmolLM2-135M's shape."""
+    """Seconds of labelling a trace of 2,048 tokens, the model of SmolLM2-135M's shape."""
     import time
 
-    from dynts.models import random_model
     from dynts.training.labels import label_trace
     from dynts.training.tokens import TokenizedTrace
 
-    model = random_model(str(SHAPE), device="cpu")
-    trace = TokenizedTrace(tuple([1] * 4096), 128, 4096 - 201, 4096 - 200)
+    model = shaped_model()
+    trace = TokenizedTrace(tuple([1] * 2048), 128, 2048 - 201, 2048 - 200)
     started = time.perf_counter()
     label_trace(model, trace, ("answer", "future"))
     return time.perf_counter() - started
 
 
 def collect(folder: Path) -> float:
-    """Seconds of `dynts collect` on 60 held-out problems of the embedded model, from the loading of the model to the
+    """Seconds of `dynts collect` on 30 held-out problems of the embedded model, from the loading of the model to the
     end."""
     import time
 
@@ -72,14 +80,14 @@ def collect(folder: Path) -> float:
     from dynts.tiny import WEIGHTS
     from dynts.tiny.task import make_problem
 
-    problems = [make_problem(500_000 + index) for index in range(60)]
+    problems = [make_problem(500_000 + index) for index in range(30)]
     lines = [json.dumps({"id": f"p{n}", "question": p.question, "answer": p.answer}) for n, p in enumerate(problems)]
     (folder / "problems.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = [
         "collect",
         "--model",
         str(WEIGHTS),
-        "--problems",
+        "--dataset",
         str(folder / "problems.jsonl"),
         "--out",
         str(folder / "out"),
