@@ -244,7 +244,7 @@ def save_settings(path: str | Path, settings: Settings) -> None:
 def load_settings(path: str | Path) -> Settings:
     """Read a settings file.
 
-    Such as `{"method": "snapkv", "budget": 5000, "local_window": 2000, "retention_ratio": 0.4}`.
+    It holds an object such as `{"method": "snapkv", "budget": 5000, "local_window": 2000, "retention_ratio": 0.4}`.
 
     Raises:
         DyntsError: the file cannot be read, a setting is missing, unknown or has a wrong value; it is named.

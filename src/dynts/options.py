@@ -91,6 +91,11 @@ def options_of(kind: type) -> dict[str, Option]:
     return {name: own for filled in _walk(kind) for name, own in filled.options.items()}
 
 
+def flag_of(name: str) -> str:
+    """Return how an option of that name is given on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 def build(kind: type[T], values: Mapping[str, Any]) -> T:
     """Make a dataclass of what the command line gives.
 
@@ -189,7 +194,7 @@ def _changed(kind: Any, changes: Mapping[str, Any]) -> Iterator[tuple[str, Optio
 
 def _field_value(item: Field[Any], name: str, own: Option, value: Any) -> Any:
     if own.named:
-        return _named_values(f"--{name.replace('_', '-')}", value or [])
+        return _named_values(flag_of(name), value or [])
     if own.read is not None:
         return None if value is None else own.read(value)
     if value is None and item.default == ():

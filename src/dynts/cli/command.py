@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from dynts.cli.console import console
-from dynts.options import Option, build, option, options_of, read_settings
+from dynts.options import Option, build, flag_of, option, options_of, read_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def add_command(app: typer.Typer, function: Callable[..., None], name: str, pane
 
     def listed() -> None: ...
 
-    listed.__doc__ = _help(function)
+    listed.__doc__ = help_of(function)
     kind = type("ListedCommand", (ListedCommand,), {"function": staticmethod(function)})
     app.command(name, cls=kind, rich_help_panel=panel)(listed)
 
@@ -98,7 +98,7 @@ def make_command(function: Callable[..., None]) -> TyperCommand:
 
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             """Put in what such an option means."""
-            alone = {f"--{name.replace('_', '-')}": own.alone for name, own in options.items() if own.alone}
+            alone = {flag_of(name): own.alone for name, own in options.items() if own.alone}
             following = [*args[1:], "-"][: len(args)]
             for index, (word, after) in enumerate(zip(args, following, strict=True)):
                 if word in alone and after.startswith("-"):
@@ -113,14 +113,14 @@ def make_command(function: Callable[..., None]) -> TyperCommand:
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    run.__doc__ = _help(function)
+    run.__doc__ = help_of(function)
     app = typer.Typer(add_completion=False)
     app.command(cls=Command)(run)
     return typer.main.get_command(app)  # type: ignore[return-value]
 
 
-def _help(function: Callable[..., None]) -> str:
-    """Return a function's docstring, a line each paragraph: typer lists commands by the first line."""
+def help_of(function: Callable[..., None]) -> str:
+    """Return a command's help, its docstring, a line each paragraph: typer lists commands by the first line."""
     return "\n\n".join(" ".join(each.split()) for each in (inspect.getdoc(function) or "").split("\n\n"))
 
 
@@ -139,7 +139,7 @@ def _parameter(name: str, own: Option, **more: Any) -> Parameter:
         declared = typer.Argument(default, **facts)
     else:
         twins = own.kind is bool and not own.switch  # typer names both itself
-        declared = typer.Option(default, *([] if twins else [f"--{name.replace('_', '-')}"]), **facts)
+        declared = typer.Option(default, *([] if twins else [flag_of(name)]), **facts)
     kind = own.kind | None if own.optional else own.kind
     return Parameter(name, Parameter.KEYWORD_ONLY, default=declared, annotation=kind)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dynts.engines import EngineName, engine_spec
+from dynts.engines import ENGINES, EngineName, engine_spec
 from dynts.options import option
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ class EngineOptions:
     """
 
     engine: EngineName = option("transformers", help="What generates.")
-    batch: int | None = option(None, help="Samples generated at a time (default: 20, with vllm 256).")
+    batch: int | None = option(
+        None,
+        help=f"Samples generated at a time (default: {ENGINES['transformers'].batch}, with vllm "
+        f"{ENGINES['vllm'].batch}).",
+    )
     engine_args: str | None = option(None, help="JSON for vLLM's EngineArgs, such as '{\"tensor_parallel_size\": 2}'.")
 
     def arguments(self) -> dict[str, Any]:

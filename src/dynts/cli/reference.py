@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING
-from inspect import getdoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from dynts.cli import ANALYSES, PANELS
-from dynts.cli.command import Common, options_type
+from dynts.cli.command import Common, help_of, options_type
 from dynts.cli.console import show
-from dynts.options import Option, options_of
+from dynts.options import Option, flag_of, options_of
 
 _KINDS = {int: "number", float: "number", Path: "path", str: "text"}
 
@@ -33,8 +32,7 @@ def reference() -> str:
 
 
 def _section(name: str, command: Callable[..., None]) -> str:
-    summary = (getdoc(command) or "").split("\n\n")[0].replace("\n", " ")
-    return _table(f"dynts {name}", options_of(options_type(command)), summary)
+    return _table(f"dynts {name}", options_of(options_type(command)), help_of(command).split("\n\n")[0])
 
 
 def _table(title: str, options: dict[str, Option], summary: str = "") -> str:
@@ -46,7 +44,7 @@ def _table(title: str, options: dict[str, Option], summary: str = "") -> str:
 def _flag(name: str, own: Option) -> str:
     if own.positional:
         return f"`{own.metavar or name.upper()}`"
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_of(name)
     if own.kind is bool:
         return f"`{flag}`" if own.switch else f"`{flag}`, `--no-{flag[2:]}`"
     return f"`{flag}` {own.metavar or ' / '.join(_kinds(own.kind))}"

@@ -7,7 +7,7 @@ from typing import Literal
 from dynts.cli.checks import check_chat, load_session, resolve
 from dynts.cli.console import say, show
 from dynts.config import MethodOptions, ModelSource, Sampling
-from dynts.options import option, part
+from dynts.options import flag_of, option, part
 
 _TRANSFORMERS_ONLY = (
     *("max_batch", "max_waiting", "max_new_tokens", "max_body_bytes", "drain_seconds"),
@@ -99,8 +99,7 @@ def _become_vllm(given: ServeCommand, explicit: Collection[str]) -> None:
     method = given.method
     for name in _TRANSFORMERS_ONLY:
         if name in explicit:
-            option = f"--{name.replace('_', '-')}"
-            raise DyntsError(f"{option} is for --engine transformers: give vLLM its own options after --")
+            raise DyntsError(f"{flag_of(name)} is for --engine transformers: give vLLM its own options after --")
     if method.method != "dynts":
         raise DyntsError(f"--engine vllm has method dynts only, got {method.method!r}: use --engine transformers")
     if method.granularity == "native":

@@ -115,10 +115,11 @@ def _report(
     from dynts.store.files import write_text_whole
 
     best = choose(points, *tolerances)
-    write_text_whole(out / "frontier.md", frontier_table(points, best).markdown())
+    table = frontier_table(points, best)
+    write_text_whole(out / "frontier.md", table.markdown())
     draw_frontier(points, best, *tolerances, out / "frontier.png")
     console = Console()
-    console.print(frontier_table(points, best).terminal())
+    console.print(table.terminal())
     settings_file = out / "settings.json"
     if best is None:
         settings_file.unlink(missing_ok=True)  # of an earlier run with another tolerance

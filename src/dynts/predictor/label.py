@@ -30,7 +30,7 @@ class Label:
 
     @property
     def looks_ahead(self) -> bool:
-        """Return whether it has a window."""
+        """Whether it has a window."""
         return self.queries == "later"
 
 
@@ -77,10 +77,7 @@ def find_labels(names: Sequence[str], known: Iterable[str] = LABELS) -> list[Lab
 
 
 def shared_label(name: str) -> str:
-    """Return the name of the label with the same queries that is shared by all layers and heads.
-
-    An unknown one as it is.
-    """
+    """Return the label of all layers and heads together that has the same queries; an unknown name as it is."""
     if name not in LABELS:
         return name
     queries = LABELS[name].queries

@@ -102,7 +102,7 @@ class EventStream(StreamingResponse):
 class Guard:
     """ASGI middleware for the paths under /v1; others pass.
 
-    Of those on the shelf, Starlette's limit of bodies does not name the limit, and Prometheus middlewares count a
+    Ready-made ones do not do: Starlette's limit of bodies does not name the limit, and Prometheus middlewares count a
     stream that nobody reads any more as answered.
 
     Args:

@@ -92,9 +92,8 @@ def settle(
     with writing_to(path):
         make_folder(path, made_by)
         with _settled(path, settings, made_by) as old:
-            made = versions()
+            made = versions() if old is None else old.get("versions", {})
             if old is not None:
-                made = old.get("versions", {})
                 _warn_versions(made)
                 if callable(facts):
                     return old
@@ -146,7 +145,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _settled(path: Path, settings: Mapping[str, Any], made_by: str) -> Iterator[dict[str, Any] | None]:
-    """The manifest that is there, None if the folder is new, checked; nobody else changes it meanwhile."""
+    """Give the manifest that is there, None if the folder is new, checked; nobody else changes it meanwhile."""
     with FileLock(path / ".manifest.lock"):
         if not (path / MANIFEST_FILE).exists():
             yield None

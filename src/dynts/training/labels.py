@@ -20,9 +20,11 @@ _PREFIX_CHUNK = 4096
 
 @dataclass(frozen=True, slots=True)
 class LabelledTrace:
-    """Hidden states [L, d] of the labelled tokens in the model's dtype, and float32 labels by name.
+    """What was found of the labelled tokens of a trace.
 
-    [L], native ones [L, full-attention layers, KV heads].
+    Attributes:
+        hidden: [L, d], in the model's dtype.
+        labels: float32 by name: [L], native ones [L, full-attention layers, KV heads].
     """
 
     hidden: torch.Tensor

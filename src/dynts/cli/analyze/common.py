@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from dynts.traces.sets import TraceSets
 
 WORK_OUT = "Folder of its own, for page, numbers, picture and rows. The same command continues."
-LIMIT = "Take the first fit traces only, this many."
-MAX_TOKENS = "Leave out longer traces, prompt and answer included."
+FIT: dict[str, Any] = {
+    **dict.fromkeys(("labels", "future_window", "all_tokens", "tokens_per_trace", "store_dtype")),
+    "max_tokens": "Leave out longer traces, prompt and answer included.",
+    "keep_incorrect": {"switch": True},
+    "limit": "Take the first fit traces only, this many.",
+}
+"""Which options of `LabelOptions` say what traces an analysis takes, for `part`."""
 
 
 def prepare(out: Path) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dynts.cli.analyze.common import LIMIT, MAX_TOKENS, WORK_OUT, complete, describe, load, prepare
+from dynts.cli.analyze.common import FIT, WORK_OUT, complete, describe, load, prepare
 from dynts.cli.checks import check_chat
 from dynts.cli.console import show
 from dynts.config import ModelSource
@@ -32,17 +32,7 @@ class ImportanceCommand:
         name="Labels --traces; of --shards its tokenizer spells the tokens.", attention=None, open_thinking=None
     )
     label: Literal["answer", "future"] = option("answer", help="Which stored label of --shards.")
-    fit: LabelOptions = part(
-        labels=None,
-        future_window=None,
-        max_tokens=MAX_TOKENS,
-        keep_incorrect={"switch": True},
-        all_tokens=None,
-        limit=LIMIT,
-        tokens_per_trace=None,
-        store_dtype=None,
-        seed=None,
-    )
+    fit: LabelOptions = part(**FIT, seed=None)
 
 
 def importance(given: ImportanceCommand) -> None:

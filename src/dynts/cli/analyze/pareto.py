@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from dynts.cli.analyze.common import LIMIT, MAX_TOKENS, WORK_OUT, complete, describe, load, prepare
+from dynts.cli.analyze.common import FIT, WORK_OUT, complete, describe, load, prepare
 from dynts.cli.checks import check_chat
 from dynts.cli.console import show
 from dynts.config import ModelSource
@@ -31,17 +31,7 @@ class ParetoCommand:
     shares: str = option("0,2,5,10,20,30,40,50,60,70,80,90,100", help="Percentages of the thinking tokens to keep.")
     max_answer_tokens: int = option(1024, help="Stop an answer after this many tokens.")
     batch: int = option(8, help="Answers generated at a time; memory is at most 1 + this many caches of a trace.")
-    fit: LabelOptions = part(
-        labels=None,
-        future_window=None,
-        max_tokens=MAX_TOKENS,
-        keep_incorrect={"switch": True},
-        all_tokens=None,
-        limit=LIMIT,
-        tokens_per_trace=None,
-        store_dtype=None,
-        seed="Seed of the random choice.",
-    )
+    fit: LabelOptions = part(**FIT, seed="Seed of the random choice.")
 
 
 def pareto(given: ParetoCommand) -> None:

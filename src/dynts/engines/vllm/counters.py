@@ -47,7 +47,7 @@ class Counters:
 def _prometheus() -> dict[str, Any]:
     """Metrics in the process's registry.
 
-    VLLM's /metrics shows them where PROMETHEUS_MULTIPROC_DIR joins its processes.
+    vLLM's /metrics shows them where PROMETHEUS_MULTIPROC_DIR joins its processes.
     """
     from prometheus_client import Counter, Gauge
 
