@@ -193,7 +193,7 @@ class BudgetCache(FixedRowsCache):
         if not held.batch:
             return
         assert budget is None or held.length < budget, "a budget that is reached is compacted at once"
-        assert held.next_slots.tolist() == list(held.lengths), "host and device count alike"
+        assert held.counts.tolist() == [list(held.lengths), list(held.next_positions)], "host and device count alike"
         ends = [0, *(end for turn in held.turns for end in (turn.start, turn.end)), held.columns]
         assert ends == sorted(ends), "turns follow one another, and have been fed"
         tokens, positions = self.history.tokens(), self.history.positions()
@@ -234,7 +234,7 @@ class BudgetCache(FixedRowsCache):
             slots = torch.arange(rows, device=self.device), held.next_slots
             live = live_slots(held.next_slots + 1, width)
         if positions is None:
-            positions = count_on(held.next_positions, 1, self.device)
+            positions = held.counts[1].unsqueeze(1)
         return Step("generated", 1, (1,) * rows, held.length + 1, positions, live=live, slots=slots)
 
     def _plan_several(

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import torch
 
+from dynts.cache.columns import upload
 from dynts.cache.layer import BudgetLayer, Occupancy
 from dynts.cache.method import Method
 from dynts.cache.selection import left_align, survivors
@@ -40,7 +41,7 @@ class Compactor:
         """
         rows = None
         if chosen is not None and len(chosen) < contents.batch:
-            rows = torch.tensor(chosen, device=contents.device)
+            rows = upload(chosen, contents.device)
         keys = [layer.keys[:, :, : contents.length] for layer in self.layers]
         columns, live = contents.slot_columns(), contents.live()
         if rows is not None:
@@ -58,7 +59,7 @@ class Compactor:
         kept = survivors(
             self.method.score(slots).expand(slots.columns.shape),
             slots.of_rows(contents.next_slots),
-            torch.tensor(list(keep.values()), device=contents.device),
+            upload(list(keep.values()), contents.device),
             self.local_window,
             question=slots.question if self.method.protect_question else None,
             answer=slots.answer if self.method.protect_answer else None,

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from dynts.cache.columns import Columns
 from dynts.cache.step import Turn
 from dynts.chat.scanner import ThinkScanner
 
@@ -13,17 +14,13 @@ from dynts.chat.scanner import ThinkScanner
 class History:
     """Tables over columns, the running number of a token in its (padded) sequence.
 
-    Appending keeps references only, so a decode step costs no kernel; the tables are put together when one is asked
-    for.
-
     Args:
         scanner: finds where thinking ends; None treats all generated tokens as thinking.
     """
 
     def __init__(self, scanner: ThinkScanner | None) -> None:
         self.scanner = scanner
-        self._tokens: list[torch.Tensor] = []
-        self._positions: list[torch.Tensor] = []
+        self._tokens, self._positions = Columns(), Columns()
 
     def append(self, tokens: torch.Tensor, positions: torch.Tensor) -> None:
         """Add columns.
@@ -32,28 +29,24 @@ class History:
             tokens: int64 [batch, columns], -1 where the token is unknown (input embeddings).
             positions: int64 [batch or 1, columns], the tokens' rotary positions, -1 for padding.
         """
-        self._tokens.append(tokens)
-        self._positions.append(positions.expand_as(tokens))
+        self._tokens = self._tokens.appended(tokens)
+        self._positions = self._positions.appended(positions.expand_as(tokens))
 
     def truncate(self, columns: int) -> None:
         """Forget all columns but the first ones: a pass that failed had added some."""
-        for parts in (self._tokens, self._positions):
-            if sum(part.shape[1] for part in parts) > columns:
-                parts[:] = [torch.cat(parts, dim=1)[:, :columns]] if columns else []
+        self._tokens, self._positions = self._tokens.first(columns), self._positions.first(columns)
 
     def hide(self, shown: torch.Tensor) -> None:
         """Take tokens for padding from now on. shown: bool [batch, columns so far], False for those."""
-        self._positions = [self.positions().masked_fill(~shown, -1)]
+        self._positions = Columns().appended(self.positions().masked_fill(~shown, -1))
 
     def tokens(self) -> torch.Tensor:
         """Return the token ids of all columns: int64 [batch, columns], -1 where unknown."""
-        self._tokens = [torch.cat(self._tokens, dim=1)]
-        return self._tokens[0]
+        return self._tokens.values
 
     def positions(self) -> torch.Tensor:
         """Return the logical positions of all columns: int64 [batch, columns], -1 for padding."""
-        self._positions = [torch.cat(self._positions, dim=1)]
-        return self._positions[0]
+        return self._positions.values
 
     def answer(self, turns: Sequence[Turn]) -> torch.Tensor:
         """Return which tokens come after the marker that ended the thinking of their turn: bool [batch, columns].

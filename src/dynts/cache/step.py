@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import torch
 
+from dynts.cache.columns import upload
 from dynts.cache.selection import live_slots
 
 
@@ -89,7 +90,7 @@ class Contents:
         columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
         turns: questions and user turns, as far as they were fed.
         memory: what the method remembers, see `Method.memory`.
-        counted: `lengths` on the device, if they are known there.
+        counted: `lengths` and `next_positions` on the device, int64 [2, batch], if they are known there.
     """
 
     device: torch.device
@@ -153,7 +154,7 @@ class Contents:
             next_positions=added(held.next_positions, step.coming),
             columns=held.columns + step.tokens,
             turns=turns,
-            counted=None if step.slots is None else held.next_slots + 1,
+            counted=held.known_counts + 1 if step.kind == "generated" and held.known_counts is not None else None,
         )
         if step.arrangement is None:
             return left
@@ -167,16 +168,26 @@ class Contents:
         Args:
             columns: of their tokens, int64 [groups, batch, heads, slots in use].
         """
-        return replace(self, table=self.table.moved(columns, self.next_slots), counted=self.next_slots)
+        return replace(self, table=self.table.moved(columns, self.next_slots), counted=self.counts)
+
+    @property
+    def known_counts(self) -> torch.Tensor | None:
+        """`counts`, if somebody has needed them since they last changed by more than a token a row."""
+        return self.counted if self.counted is not None else vars(self).get("counts")
 
     @cached_property
-    def next_slots(self) -> torch.Tensor:
-        """int64 [batch]: the slot of each row's next token, which is the number of its tokens."""
+    def counts(self) -> torch.Tensor:
+        """int64 [2, batch]: tokens of each row, and the logical position of its next one."""
         if self.counted is not None:
             return self.counted
         # gradients may flow through the slots that this chooses, in a pass after those in inference mode
         with torch.inference_mode(False):
-            return torch.tensor(self.lengths, device=self.device, dtype=torch.int64)
+            return upload((self.lengths, self.next_positions), self.device)
+
+    @property
+    def next_slots(self) -> torch.Tensor:
+        """int64 [batch]: the slot of each row's next token, which is the number of its tokens."""
+        return self.counts[0]
 
     def live(self) -> torch.Tensor:
         """Return which slots hold a token: bool [batch, slots in use]."""

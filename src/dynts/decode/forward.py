@@ -109,7 +109,7 @@ class ForwardPass:
         tokens, device = self.kwargs.get("input_ids"), self.cache.device
         if tokens is None:
             tokens = torch.full(self.hidden.shape[:2], -1, device=device)
-        self.cache.commit(self.step, _own(tokens.to(device)), _own(self.step.positions.to(device)), self.hidden)
+        self.cache.commit(self.step, tokens.to(device), self.step.positions.to(device), self.hidden)
 
     @torch.no_grad()
     def _observe(
@@ -138,11 +138,6 @@ class ForwardPass:
             "full_attention": create_causal_mask(attention_mask=slots, **common),
             "sliding_attention": create_sliding_window_causal_mask(attention_mask=logical, **common),
         }
-
-
-def _own(tokens: torch.Tensor) -> torch.Tensor:
-    """Return the same values without keeping a longer tensor alive, of which these are a view."""
-    return tokens.clone() if tokens._is_view() else tokens
 
 
 def _embeddings_dtype(model: PreTrainedModel) -> torch.dtype:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from dynts.cache.columns import Columns
 from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
@@ -76,12 +77,12 @@ class DynTS(Method):
             )
         self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores: list[torch.Tensor] = []
-        self.unscored: list[torch.Tensor] = []
+        self.unscored = Columns()
 
     def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
         """Buffer hidden states of generated tokens; tokens of a question need no score. Arguments as in `Method`."""
         if generated:
-            self.unscored.append(hidden)
+            self.unscored = self.unscored.appended(hidden)
         else:
             self._score_buffer()
             own = (len(self.layers), self.kv_heads) if self.granularity == "native" else ()
@@ -97,14 +98,15 @@ class DynTS(Method):
         return slots.lookup(self.scores[0])
 
     def _score_buffer(self) -> None:
-        if not self.unscored:
-            return
-        hidden = torch.cat(self.unscored, dim=1)
+        if self.unscored.count:
+            self._score(self.unscored.values)
+            self.unscored = self.unscored.first(0)
+
+    def _score(self, hidden: torch.Tensor) -> None:
         if self.granularity == "native":
             self.scores.append(predicted_scores(self.predictor, hidden, native=True)[..., self.own_heads])
         else:
             self.scores.append(predicted_scores(self.predictor, hidden))
-        self.unscored = []
 
 
 @dataclass
@@ -139,9 +141,11 @@ class DynTSAll(DynTS):
 
     def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
         """Buffer the hidden states of generated tokens; a question is scored at once. Arguments as in `Method`."""
-        self.unscored.append(hidden)
-        if not generated:
+        if generated:
+            super().observe_hidden(hidden, generated)
+        else:
             self._score_buffer()
+            self._score(hidden)
 
 
 @dataclass

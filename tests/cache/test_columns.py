@@ -1,0 +1,31 @@
+"""Tables that grow by a column a step."""
+
+import torch
+
+from dynts.cache.columns import Columns, upload
+
+
+def test_a_table_goes_back_to_what_it_was() -> None:
+    table = Columns().appended(torch.arange(6).view(2, 3))
+    longer = table.appended(torch.full((2, 1), 7))
+    assert longer.values.tolist() == [[0, 1, 2, 7], [3, 4, 5, 7]]
+    assert table.values.tolist() == [[0, 1, 2], [3, 4, 5]]
+    other = table.appended(torch.full((2, 1), 8))
+    assert other.memory is longer.memory, "nothing is copied"
+    assert other.values.tolist() == [[0, 1, 2, 8], [3, 4, 5, 8]]
+    assert other.first(1).values.tolist() == [[0], [3]]
+
+
+def test_a_table_outgrows_its_memory() -> None:
+    table, expected = Columns(), torch.randn(2, 500, 3)
+    for column in expected.split(1, dim=1):
+        table = table.appended(column)
+    assert torch.equal(table.values, expected)
+    assert table.memory is not None
+    assert table.memory.shape[1] < 1.3 * 500 + 64
+
+
+def test_numbers_arrive_as_integers() -> None:
+    there = upload(((1, 2), (3, 4)), torch.device("cpu"))
+    assert there.dtype == torch.int64
+    assert there.tolist() == [[1, 2], [3, 4]]
