@@ -44,7 +44,7 @@ class Places:
             if name.count(".") < 4 and not name.endswith("norm"):
                 undo.callback(part.register_forward_pre_hook(lambda *_: self.come_by()).remove)
                 undo.callback(part.register_forward_hook(lambda *_: self.come_by()).remove)
-        for name in ("observe_attention", "observe_hidden", "score", "compact"):
+        for name in ("observe_attention", "remember_attention", "observe_hidden", "score", "compact"):
             patch.setattr(type(cache.method), name, self.around(getattr(type(cache.method), name)))
 
     def come_by(self) -> None:

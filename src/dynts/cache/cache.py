@@ -20,7 +20,7 @@ from dynts.cache.compaction import Compactor
 from dynts.cache.interface import FixedRowsCache
 from dynts.cache.layer import Occupancy
 from dynts.cache.lengths import Compaction, GenerationStats
-from dynts.cache.method import Method
+from dynts.cache.method import Method, Observed
 from dynts.cache.selection import left_align, live_slots
 from dynts.cache.slots import History
 from dynts.cache.step import Contents, Kind, SlotColumns, Step, Turn, added
@@ -143,7 +143,14 @@ class BudgetCache(FixedRowsCache):
         self.occupancy.step = step
         return step
 
-    def commit(self, step: Step, tokens: torch.Tensor, positions: torch.Tensor, hidden: torch.Tensor) -> None:
+    def commit(
+        self,
+        step: Step,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        hidden: torch.Tensor,
+        seen: Sequence[Observed] = (),
+    ) -> None:
         """Make a finished forward pass count, and compact if the budget is reached. If that fails, nothing has changed.
 
         Args:
@@ -151,6 +158,7 @@ class BudgetCache(FixedRowsCache):
             tokens: int64 [batch, new tokens], -1 where unknown.
             positions: int64 [batch or 1, new tokens].
             hidden: [batch, new tokens, hidden size], the decoder's last hidden state.
+            seen: of each full-attention layer, if the method looks at attention.
         """
         with _bookkeeping():
             before = self.occupancy.length + step.tokens
@@ -161,6 +169,8 @@ class BudgetCache(FixedRowsCache):
                 positions = positions.expand_as(tokens).masked_fill(~step.live[:, -step.tokens :], -1)
             self.history.append(tokens, positions)
             self.method.observe_hidden(hidden, generated=step.kind != "turn")
+            if seen:
+                self.method.remember_attention(seen)
             keep = {}
             if self.schedule is not None and contents.length >= self.schedule.budget:
                 keep = {

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -48,6 +48,21 @@ class Surroundings:
     predictor: Callable[[torch.Tensor], torch.Tensor] | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
     heads_group: "ProcessGroup | None" = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observed:
+    """What a method has seen of a layer's attention in a forward pass.
+
+    Attributes:
+        told: what `Method.observe_attention` has returned.
+        scaling: factor on the dot products.
+        softcap: Gemma 2's logit soft cap, or None.
+    """
+
+    told: torch.Tensor | None
+    scaling: float
+    softcap: float | None
 
 
 class Method(ABC):
@@ -129,17 +144,36 @@ class Method(ABC):
             generated: False for tokens of a question or a user turn.
         """
 
-    def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
-        """See a layer's queries and keys during a forward pass, if `observes_attention`.
+    def observe_attention(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        *,
+        live: torch.Tensor | None,
+        generated: bool,
+        scaling: float,
+        softcap: float | None,
+    ) -> torch.Tensor | None:
+        """Return what a layer's queries and keys tell, for `remember_attention`; only if `observes_attention`.
+
+        It changes nothing, for it is asked before anybody knows whether the forward pass succeeds. With a generated
+        token of each row all that it does are operations on tensors whose shapes do not change from step to step: a
+        recorded step repeats just these.
 
         Args:
             layer: index into the full-attention layers.
             query: [batch, query heads, new tokens, head size].
             key: [batch, KV heads, cached + new tokens, head size].
-            how: `scaling` and `softcap` for `dynts.models.attention.attention_logits`; `live`, bool
-                [batch, cached + new tokens]
-                or None if all keys are tokens; `generated`, False for tokens of a question or a user turn.
+            live: bool [batch, cached + new tokens], or None if all keys are tokens.
+            generated: False for tokens of a question or a user turn.
+            scaling: for `dynts.models.attention.attention_logits`.
+            softcap: likewise.
         """
+        raise NotImplementedError
+
+    def remember_attention(self, seen: Sequence[Observed]) -> None:
+        """Take in what `observe_attention` has returned of each full-attention layer, when the pass has succeeded."""
 
     @abstractmethod
     def score(self, slots: Slots) -> torch.Tensor:

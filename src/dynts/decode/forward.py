@@ -9,7 +9,8 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
-from dynts.cache.step import Turn
+from dynts.cache.method import Observed
+from dynts.cache.step import Step, Turn
 from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
 
@@ -61,6 +62,46 @@ def step_mask(model: PreTrainedModel, shown: torch.Tensor) -> torch.Tensor:
     return torch.zeros(shown.shape, dtype=dtype, device=shown.device).masked_fill(~shown, torch.finfo(dtype).min)
 
 
+class Observer:
+    """Shows a forward pass's queries and keys to the method of its cache (an `AttentionObserver`).
+
+    Args:
+        cache: that the pass continues.
+        step: the pass.
+
+    Attributes:
+        seen: by the full-attention layer's index.
+        shown: each call's layer, and the shape of its keys.
+    """
+
+    def __init__(self, cache: BudgetCache, step: Step) -> None:
+        self.method = cache.method
+        self.groups = cache.full_layers
+        self.step = step
+        self.seen: dict[int, Observed] = {}
+        self.shown: list[tuple[int, torch.Size]] = []
+
+    @torch.no_grad()
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
+    ) -> None:
+        """Look at a layer. Arguments as in `AttentionObserver`."""
+        if layer not in self.groups:
+            return
+        self.shown.append((layer, key.shape))
+        live = None if self.step.live is None else self.step.live.to(query.device)
+        told = self.method.observe_attention(
+            self.groups[layer],
+            query,
+            key,
+            live=live,
+            generated=self.step.kind != "turn",
+            scaling=scaling,
+            softcap=softcap,
+        )
+        self.seen[layer] = Observed(told, scaling, softcap)
+
+
 class ForwardPass:
     """One forward pass on a `BudgetCache`, planned when this is made and committed by `end`.
 
@@ -83,7 +124,7 @@ class ForwardPass:
         self.kwargs = kwargs
         rows, columns = main.shape[:2]
         self.step = cache.plan(rows, columns, mask, kwargs.get("position_ids"))
-        self.shown: list[tuple[int, torch.Size]] = []
+        self.observer = Observer(cache, self.step)
         self.hidden: torch.Tensor | None = None
 
     def arguments(self) -> dict[str, Any]:
@@ -94,7 +135,7 @@ class ForwardPass:
             "attention_mask": None if live is None else self._for_layers(live, mask),
         }
         if self.cache.method.observes_attention:
-            changes["attention_observer"] = self._observe
+            changes["attention_observer"] = self.observer
         return self.kwargs | changes
 
     def end(self) -> None:
@@ -105,22 +146,12 @@ class ForwardPass:
         """
         assert self.hidden is not None
         if not self.cache.occupancy.columns:
-            check_first_pass(self.model, self.cache, self.shown)
-        tokens, device = self.kwargs.get("input_ids"), self.cache.device
+            check_first_pass(self.model, self.cache, self.observer.shown)
+        tokens, device, seen = self.kwargs.get("input_ids"), self.cache.device, self.observer.seen
         if tokens is None:
             tokens = torch.full(self.hidden.shape[:2], -1, device=device)
-        self.cache.commit(self.step, tokens.to(device), self.step.positions.to(device), self.hidden)
-
-    @torch.no_grad()
-    def _observe(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
-    ) -> None:
-        cache, step = self.cache, self.step
-        if layer in cache.full_layers:
-            self.shown.append((layer, key.shape))
-            live = None if step.live is None else step.live.to(query.device)
-            how = {"scaling": scaling, "softcap": softcap, "live": live, "generated": step.kind != "turn"}
-            cache.method.observe_attention(cache.full_layers[layer], query, key, **how)
+        observed = [seen[layer] for layer in self.cache.full_layers] if self.cache.method.observes_attention else []
+        self.cache.commit(self.step, tokens.to(device), self.step.positions.to(device), self.hidden, observed)
 
     def _for_layers(self, live: torch.Tensor, logical: torch.Tensor | None) -> Any:
         """Return a mask over slots for full-attention layers; in hybrid models, one over columns for the others."""

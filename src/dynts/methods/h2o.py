@@ -1,11 +1,12 @@
 """H2O: heavy hitters, the tokens that received most attention so far (arXiv 2306.14048)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from dynts.cache.method import Surroundings
+from dynts.cache.method import Observed, Surroundings
 from dynts.cache.selection import live_slots
 from dynts.cache.slots import Slots
 from dynts.methods.attention import AttentionMethod
@@ -29,25 +30,43 @@ class H2O(AttentionMethod):
         """Start the sums, [batch, KV heads, slots] per layer: those of later slots are zero."""
         self.sums: list[torch.Tensor | None] = [None] * len(surroundings.layers)
 
-    def observe_attention(self, layer: int, query: torch.Tensor, key: torch.Tensor, **how: Any) -> None:
-        """Add the attention row of a decode step, or those of several fed at once. Arguments as in `Method`."""
-        if not how["generated"]:
-            return
+    def observe_attention(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        *,
+        live: torch.Tensor | None,
+        generated: bool,
+        scaling: float,
+        softcap: float | None,
+    ) -> torch.Tensor | None:
+        """Return the attention that the keys receive, [batch, KV heads, slots], None of a question.
+
+        Arguments as in `Method`.
+        """
+        if not generated:
+            return None
         batch, _, slots, _ = key.shape
         first = slots - query.shape[2]
         at_once = max(1, ENTRIES_AT_ONCE // (batch * query.shape[1] * slots))
+        total = None
         for rows in query.split(at_once, dim=2):
-            visible = None if how["live"] is None else how["live"][:, None, None, None]
+            visible = None if live is None else live[:, None, None, None]
             if query.shape[2] > 1:
                 seen = live_slots(first + 1 + torch.arange(rows.shape[2], device=key.device), slots)
                 visible = seen if visible is None else seen & visible
-            received = attention_weights(rows, key, how["scaling"], how["softcap"], visible).mean(dim=2).sum(dim=2)
-            before = self.sums[layer]
-            if before is not None:
-                shared = min(slots, before.shape[-1])
-                received[:, :, :shared] += before[:, :, :shared]
-            self.sums[layer] = received
+            received = attention_weights(rows, key, scaling, softcap, visible).mean(dim=2).sum(dim=2)
+            total = received if total is None else total + received
             first += rows.shape[2]
+        return total
+
+    def remember_attention(self, seen: Sequence[Observed]) -> None:
+        """Add what was received to the sums. Argument as in `Method`."""
+        for layer, received in enumerate(observed.told for observed in seen):
+            if received is not None:
+                before = self.sums[layer]
+                self.sums[layer] = received if before is None else received + _fitted(before, received.shape[-1])
 
     def score(self, slots: Slots) -> torch.Tensor:
         """Return the sums."""
@@ -56,7 +75,7 @@ class H2O(AttentionMethod):
             sums, (batch, heads, used, _) = self.sums[layer], slots.all_keys[layer].shape
             if sums is None:
                 sums = torch.zeros(batch, heads, used, device=slots.all_keys[layer].device)
-            return slots.of_rows(_padded(sums, used))
+            return slots.of_rows(_fitted(sums, used))
 
         return self.combine(score_layer, slots.columns.device)
 
@@ -65,15 +84,15 @@ class H2O(AttentionMethod):
         for layer, sums in enumerate(self.sums):
             if sums is None:
                 continue
-            sums = _padded(sums, before)
+            sums = _fitted(sums, before)
             own = sums if rows is None else sums[rows.to(sums.device)]
             kept = index[layer if index.shape[0] > 1 else 0].to(sums.device).expand(-1, sums.shape[1], -1)
             moved = own.gather(-1, kept) * live.to(sums.device)[:, None]
             if rows is not None:
-                moved = sums.index_copy(0, rows.to(sums.device), _padded(moved, before))
+                moved = sums.index_copy(0, rows.to(sums.device), _fitted(moved, before))
             self.sums[layer] = moved
 
 
-def _padded(sums: torch.Tensor, slots: int) -> torch.Tensor:
-    """Return sums of that many slots; more are none but zeros."""
+def _fitted(sums: torch.Tensor, slots: int) -> torch.Tensor:
+    """Return sums of that many slots: of others there are none but zeros."""
     return torch.nn.functional.pad(sums, (0, slots - sums.shape[-1]))
