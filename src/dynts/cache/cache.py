@@ -238,8 +238,9 @@ class BudgetCache(FixedRowsCache):
         """Plan a generated token of each row: integers of the host decide."""
         held, fixed = self.occupancy.contents, self.occupancy.fixed_shape
         slots = live = None
-        if held.ragged or fixed:
+        if held.ragged:
             self._check_window(mask, 1)
+        if held.ragged or fixed:
             width = self.occupancy.capacity if fixed and self.occupancy.capacity else held.length + 1
             slots = torch.arange(rows, device=self.device), held.next_slots
             live = live_slots(held.next_slots + 1, width)

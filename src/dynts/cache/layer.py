@@ -43,8 +43,10 @@ class BudgetLayer(CacheLayerMixin):
     """A full-attention layer's slots, of which `occupancy.length` are used.
 
     Attributes:
-        keys: [batch, KV heads, allocated slots, head size].
+        keys: [batch, KV heads, allocated slots, head size]. On CPUs they are stored as they are shown, elsewhere slots
+            before heads, as kernels that take the rows' lengths want them.
         values: likewise.
+        offered: keys and values that somebody else has allocated, zeros, to be taken where they are of the right size.
     """
 
     is_sliding = False
@@ -54,10 +56,13 @@ class BudgetLayer(CacheLayerMixin):
     def __init__(self, occupancy: Occupancy) -> None:
         super().__init__()
         self.occupancy = occupancy
+        self.offered: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, dtype and device from the first states; no slot is allocated yet. Arguments as in `update`."""
         self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
+        if self.offered is not None and all(map(_alike, self.offered, (self.keys, self.values))):
+            self.keys, self.values = self.offered
         self.is_initialized = True
 
     def update(
@@ -110,7 +115,7 @@ class BudgetLayer(CacheLayerMixin):
         """Bytes of the allocated slots, used or not."""
         if not self.is_initialized:
             return 0
-        return self.keys.untyped_storage().nbytes() + self.values.untyped_storage().nbytes()
+        return self.keys.nbytes + self.values.nbytes
 
     def get_seq_length(self) -> int:
         """Return the tokens fed so far, evicted ones included, so that positions stay logical."""
@@ -166,7 +171,7 @@ class BudgetLayer(CacheLayerMixin):
             # attention gives a dead slot no weight, but no weight times NaN is NaN
             # and slots that inference mode has made could not be written outside it
             with torch.inference_mode(False):
-                new = old.new_zeros((*old.shape[:2], grown, old.shape[3]))
+                new = _zeros(old, grown)
             new[:, :, :used] = old[:, :, :used]
             # a CUDA graph writes to this very memory; on CPUs static means that the contents never change
             if self.occupancy.fixed_shape and new.device.type != "cpu":
@@ -179,6 +184,12 @@ class SlidingLayer(DynamicSlidingWindowLayer):
 
     What the latest pass attended to stays whole until the next: its end may turn out to be that of a pass that failed.
     It takes no memory, for transformers' own layer holds a view of it, which keeps all of it.
+
+    Steps of fixed shape see a ring instead: the token of a column lies in slot column modulo window, so a new token
+    takes the place of the one that has just left the window, and no pass that fails costs a token that is still in it.
+
+    Attributes:
+        in_ring: whether keys and values are a ring of `sliding_window` slots.
     """
 
     keys: torch.Tensor
@@ -187,11 +198,12 @@ class SlidingLayer(DynamicSlidingWindowLayer):
     def __init__(self, occupancy: Occupancy, sliding_window: int) -> None:
         super().__init__(sliding_window)
         self.occupancy = occupancy
+        self.in_ring = False
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, dtype and device from the first states. Arguments as in `update`."""
         super().lazy_initialization(key_states, value_states)
-        self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
+        self.keys, self.values, self.in_ring = _no_slots(key_states), _no_slots(value_states), False
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -200,13 +212,54 @@ class SlidingLayer(DynamicSlidingWindowLayer):
         # anew after a first pass that failed and had other rows
         if not self.is_initialized or len(self.keys) != len(key_states):
             self.lazy_initialization(key_states, value_states)
+        step = self.occupancy.step
+        if step is not None and step.ring is not None:
+            slot = step.ring.column.to(self.keys.device) % self.sliding_window
+            self.keys.index_copy_(2, slot, key_states)
+            self.values.index_copy_(2, slot, value_states)
+            return self.keys, self.values
         fed = self.occupancy.columns
+        self._leave_ring()
         end = self.keys.shape[2] - (self.cumulative_length - fed)
         window = slice(max(0, end - self.sliding_window + 1), end)
         keys = torch.cat([self.keys[:, :, window], key_states], dim=2)
         values = torch.cat([self.values[:, :, window], value_states], dim=2)
         self.keys, self.values, self.cumulative_length = keys, values, fed + key_states.shape[2]
         return keys, values
+
+    def enter_ring(self, memory: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
+        """Move to a ring, if the tokens do not lie in one yet.
+
+        Args:
+            memory: keys and values [batch, KV heads, sliding window, head size] to be used, of any contents; None
+                allocates them.
+        """
+        if self.in_ring:
+            return
+        fed = self.occupancy.columns
+        columns = torch.arange(max(0, fed - self.sliding_window), fed, device=self.keys.device)
+        # what lies in the tensors ends with what a pass that failed has brought
+        held = self.keys.shape[2] - (self.cumulative_length - fed)
+        columns = columns[max(0, len(columns) - held) :]
+        place, source = columns % self.sliding_window, slice(held - len(columns), held)
+        old = self.keys, self.values
+        if memory is None:
+            with torch.inference_mode(False):
+                memory = (_zeros(old[0], self.sliding_window), _zeros(old[1], self.sliding_window))
+        for ring, tensor in zip(memory, old, strict=True):
+            ring.zero_().index_copy_(2, place, tensor[:, :, source])
+        self.keys, self.values = memory
+        self.in_ring = True
+
+    def _leave_ring(self) -> None:
+        """Put the window's tokens in the order of their columns."""
+        if not self.in_ring:
+            return
+        fed = self.occupancy.columns
+        columns = torch.arange(max(0, fed - self.sliding_window + 1), fed, device=self.keys.device)
+        place = columns % self.sliding_window
+        self.keys, self.values = self.keys.index_select(2, place), self.values.index_select(2, place)
+        self.in_ring, self.cumulative_length = False, fed
 
     def get_seq_length(self) -> int:
         """Return the tokens fed so far."""
@@ -228,11 +281,38 @@ def _no_slots(states: torch.Tensor) -> torch.Tensor:
     return states.new_empty((*states.shape[:2], 0, states.shape[3]))
 
 
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors of slots differ in nothing but their number of slots."""
+    sizes = one.shape[:2] + one.shape[3:], other.shape[:2] + other.shape[3:]
+    return sizes[0] == sizes[1] and one.dtype == other.dtype and one.device == other.device
+
+
+def stores_slots_first(device: torch.device) -> bool:
+    """Return whether slots are stored before heads on a device."""
+    return device.type != "cpu"
+
+
+def _zeros(like: torch.Tensor, slots: int) -> torch.Tensor:
+    """Return that many slots of zeros for states [batch, KV heads, any, head size]."""
+    batch, heads, _, size = like.shape
+    if stores_slots_first(like.device):
+        return like.new_zeros(batch, slots, heads, size).transpose(1, 2)
+    return like.new_zeros(batch, heads, slots, size)
+
+
 def _take(slots: torch.Tensor, index: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
     """Return whole slots, [rows, heads, kept, size], by an index [rows, heads or 1, kept]; `rows` are all if None."""
     batch, heads, count, size = slots.shape
     if rows is None:
         rows = torch.arange(batch, device=slots.device)
-    starts = (rows.unsqueeze(1) * heads + torch.arange(heads, device=slots.device)).unsqueeze(2) * count
-    flat = slots.reshape(-1, size)
-    return flat.index_select(0, (index + starts).flatten()).view(len(rows), heads, -1, size)
+    if not stores_slots_first(slots.device):
+        starts = (rows.unsqueeze(1) * heads + torch.arange(heads, device=slots.device)).unsqueeze(2) * count
+        flat = slots.reshape(-1, size)
+        return flat.index_select(0, (index + starts).flatten()).view(len(rows), heads, -1, size)
+    # all heads of a slot lie together: where they move alike, they move at once
+    together = index.shape[1] == 1
+    place = (index.transpose(1, 2) + rows.view(-1, 1, 1) * count) * (1 if together else heads)
+    if not together:
+        place = place + torch.arange(heads, device=slots.device)
+    flat = slots.transpose(1, 2).reshape(-1, heads * size if together else size)
+    return flat.index_select(0, place.flatten()).view(len(rows), -1, heads, size).transpose(1, 2)

@@ -199,6 +199,19 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Ring:
+    """What a generated token faces in sliding-window layers whose slots are a ring, column modulo window.
+
+    Attributes:
+        column: int64 [1], that of the token.
+        shown: bool [batch, window], which slots hold a token, the new one included.
+    """
+
+    column: torch.Tensor
+    shown: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One forward pass, as `BudgetCache.plan` has it, for layers and masks to read.
 
@@ -216,6 +229,7 @@ class Step:
             fixed: the rows, and the slot that each row's token goes to.
         arrangement: int64 [batch, slots afterwards], or None. Set when several columns arrive and rows differ in length
             or there is padding: where each slot comes from, in (slots in use, new tokens).
+        ring: of a generated token, for sliding-window layers that keep a ring; None where they keep none.
     """
 
     kind: Kind
@@ -227,6 +241,7 @@ class Step:
     live: torch.Tensor | None = None
     slots: tuple[torch.Tensor, torch.Tensor] | None = None
     arrangement: torch.Tensor | None = None
+    ring: Ring | None = None
 
 
 def added(before: Iterable[int], new: Iterable[int]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import cache_in
+from dynts.models.attention import without_cudnn
 
 _ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 """Weights as constants, packed for inductor's own kernels: BLAS reads them at a third of the speed in thin products."""
@@ -42,7 +43,8 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
         if running is None or running.slots is None or not cache.occupancy.fixed_shape:
             return plain(*args, **kwargs)
         torch.compiler.cudagraph_mark_step_begin()
-        output = step(*args, **kwargs)
+        with without_cudnn(model.device):
+            output = step(*args, **kwargs)
         # a method may keep the hidden state, which the next replay of a CUDA graph would overwrite
         output["last_hidden_state"] = output["last_hidden_state"].clone()
         return output

@@ -4,7 +4,7 @@ import functools
 import inspect
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +23,10 @@ from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.config import CompressionConfig, ModelSource
 from dynts.decode.call import GenerateCall
 from dynts.decode.checkpoint import say_once
-from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass
+from dynts.decode.recorded import RecordedSteps
 from dynts.decode.refusals import check_compile, check_model, check_training, without_wrapper
+from dynts.decode.steps import decode_steps
 from dynts.errors import DyntsError
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.models import input_device, load_tokenizer
@@ -49,7 +50,7 @@ def compress(
     tokenizer: PreTrainedTokenizerBase | None = None,
     markers: ThinkFormat | ThinkMarkers | None = None,
     record: bool = False,
-    compile: bool = False,
+    compile: bool | None = None,
 ) -> "Session":
     """Decode with a KV cache of fixed size: inside the returned context, `model.generate` evicts as it goes.
 
@@ -67,8 +68,10 @@ def compress(
             from the predictor. Texts are found however they are cut into tokens. Without markers all generated tokens
             are treated as thinking.
         record: keep the positions that survive each compaction in `Session.kept_positions`.
-        compile: run decode steps at one fixed shape, all slots of the budget at a time, through `torch.compile`; on
-            CUDA as CUDA graphs. The first steps of a context then take a minute or more.
+        compile: how decode steps run. None, the default: on CUDA a step is recorded as a CUDA graph at the first one of
+            its size, and replayed, at the shape of all slots of the budget; elsewhere, and where a step cannot be
+            recorded, plain. False: plain. True: at that shape through `torch.compile`, on CUDA as CUDA graphs too; the
+            first steps of a context then take a minute or more.
 
     Raises:
         DyntsError: a wrong setting, a missing or unsuitable predictor.
@@ -112,7 +115,7 @@ class Session:
         tokenizer: PreTrainedTokenizerBase | None,
         scanner: ThinkScanner | None,
         record: bool,
-        compile: bool,
+        compile: bool | None,
     ) -> None:
         self.model = model
         self.method = method
@@ -135,6 +138,7 @@ class Session:
         self._started = method.start(self._surroundings)
         self._parameters = tuple(inspect.signature(model.get_decoder().forward).parameters)
         self._running = threading.local()
+        self._recorded: RecordedSteps | None = None
         self._undo, self._generate = ExitStack(), cast(Callable[..., Any], model.generate)
         self.stats: list[GenerationStats] = []
         self.kept_positions: list[torch.Tensor] = []
@@ -150,8 +154,8 @@ class Session:
             self._generate = cast(Callable[..., Any], model.generate)
             if self.method.observes_attention or model.config._attn_implementation == "sdpa":
                 undo.enter_context(observed_attention(model))
-            if self.compile:
-                undo.enter_context(compiled_steps(model))
+            self._recorded = undo.enter_context(decode_steps(model, self.method, self.compile, self._running_in))
+            undo.callback(setattr, self, "_recorded", None)
             # Gemma 2 and 3 ask for a "hybrid" cache by default; a cache that is passed in must not compete with one
             undo.callback(
                 setattr, model.generation_config, "cache_implementation", model.generation_config.cache_implementation
@@ -189,7 +193,8 @@ class Session:
         schedule = self.config if method.evicts else None
         history, device = History(self.scanner), input_device(self.model)
         record = self.kept_positions.append if self.record else None
-        return BudgetCache(self.model.config, method, schedule, history, device, record, self.compile)
+        fixed = bool(self.compile) or self._recorded is not None
+        return BudgetCache(self.model.config, method, schedule, history, device, record, fixed)
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         # generation_config and others may come by position, after inputs
@@ -243,14 +248,22 @@ class Session:
         check_training(self.model)
         running = ForwardPass(self.model, cache, named)
         self._running.passes.append(running)
-        return (), running.arguments()
+        if self._recorded is not None and not cache.occupancy.columns:
+            self._recorded.lend(cache, len(running.step.coming))
+        # a recorded step makes its own arguments, where the recording reads them
+        return (), running.kwargs if self._recorded is not None and running.fixed else running.arguments()
 
     def _after_forward(
         self, decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        for running in self._running.passes:
-            if running.cache is cache_in(kwargs):
-                running.hidden = output[0]
+        running = self._running_in(kwargs)
+        if running is not None:
+            running.hidden = output[0]
+
+    def _running_in(self, kwargs: Mapping[str, Any]) -> ForwardPass | None:
+        """Return the latest pass on the cache that the decoder is called with; None if that is not ours."""
+        passes = getattr(self._running, "passes", ())
+        return next((each for each in reversed(passes) if each.cache is cache_in(kwargs)), None)
 
 
 def _set_attribute(model: torch.nn.Module, name: str, value: Any) -> None:

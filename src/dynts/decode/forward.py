@@ -13,6 +13,8 @@ from dynts.cache.method import Observed
 from dynts.cache.step import Step, Turn
 from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
+from dynts.models.attention import kernel_of
+from dynts.models.lengths import RowLengths
 
 TOKENS_AT_ONCE = 2048
 """The most tokens of a forward pass over a finished text, which bounds the memory of its activations."""
@@ -127,16 +129,14 @@ class ForwardPass:
         self.observer = Observer(cache, self.step)
         self.hidden: torch.Tensor | None = None
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is a decode step at the shape of all slots of the budget."""
+        return self.step.kind == "generated" and self.cache.occupancy.fixed_shape
+
     def arguments(self) -> dict[str, Any]:
         """Return the keyword arguments that the decoder runs with."""
-        live, mask = self.step.live, self.kwargs.get("attention_mask")
-        changes = {
-            "position_ids": self.step.positions,
-            "attention_mask": None if live is None else self._for_layers(live, mask),
-        }
-        if self.cache.method.observes_attention:
-            changes["attention_observer"] = self.observer
-        return self.kwargs | changes
+        return decoder_arguments(self.model, self.cache, self.step, self.kwargs, self.observer)
 
     def end(self) -> None:
         """Commit the pass.
@@ -153,22 +153,49 @@ class ForwardPass:
         observed = [seen[layer] for layer in self.cache.full_layers] if self.cache.method.observes_attention else []
         self.cache.commit(self.step, tokens.to(device), self.step.positions.to(device), self.hidden, observed)
 
-    def _for_layers(self, live: torch.Tensor, logical: torch.Tensor | None) -> Any:
-        """Return a mask over slots for full-attention layers; in hybrid models, one over columns for the others."""
-        slots = step_mask(self.model, live) if self.step.kind == "generated" else live
-        if not self.cache.sliding_layers:
-            return slots
-        dtype = _embeddings_dtype(self.model)
-        common: dict[str, Any] = {
-            "config": self.model.config,
-            "inputs_embeds": torch.empty((len(live), self.step.tokens, 0), dtype=dtype, device=live.device),
-            CACHE: self.cache,
-            "position_ids": None,
-        }
-        return {
-            "full_attention": create_causal_mask(attention_mask=slots, **common),
-            "sliding_attention": create_sliding_window_causal_mask(attention_mask=logical, **common),
-        }
+
+def decoder_arguments(
+    model: PreTrainedModel, cache: BudgetCache, step: Step, kwargs: dict[str, Any], observer: Observer
+) -> dict[str, Any]:
+    """Return the keyword arguments that a decoder runs with in a dynts context.
+
+    Args:
+        model: the model.
+        cache: what the pass continues.
+        step: the pass.
+        kwargs: what the decoder is called with.
+        observer: shows the pass's attention to the cache's method.
+    """
+    changes: dict[str, Any] = {"position_ids": step.positions, "attention_mask": None}
+    if step.live is not None:
+        slots = step_mask(model, step.live) if step.kind == "generated" else step.live
+        changes["attention_mask"] = slots
+        if cache.sliding_layers:
+            changes["attention_mask"] = _masks_of_layers(model, cache, step, slots, kwargs.get("attention_mask"))
+        attend = kernel_of(model)
+        if step.slots is not None and attend is not None:
+            changes["row_lengths"] = RowLengths((step.slots[1] + 1).int(), slots, attend)
+    if cache.method.observes_attention:
+        changes["attention_observer"] = observer
+    return kwargs | changes
+
+
+def _masks_of_layers(
+    model: PreTrainedModel, cache: BudgetCache, step: Step, slots: torch.Tensor, logical: torch.Tensor | None
+) -> dict[str, torch.Tensor | None]:
+    """Return masks for hybrid models: over slots for full-attention layers, over columns or a ring for the others."""
+    if step.ring is not None:
+        return {"full_attention": slots, "sliding_attention": step_mask(model, step.ring.shown)}
+    common: dict[str, Any] = {
+        "config": model.config,
+        "inputs_embeds": torch.empty((len(slots), step.tokens, 0), dtype=_embeddings_dtype(model), device=slots.device),
+        CACHE: cache,
+        "position_ids": None,
+    }
+    return {
+        "full_attention": create_causal_mask(attention_mask=slots, **common),
+        "sliding_attention": create_sliding_window_causal_mask(attention_mask=logical, **common),
+    }
 
 
 def _embeddings_dtype(model: PreTrainedModel) -> torch.dtype:

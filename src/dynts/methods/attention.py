@@ -104,7 +104,7 @@ class ObservationWindowMethod(AttentionMethod):
         scaling: float,
         softcap: float | None,
     ) -> torch.Tensor | None:
-        """Return the queries to remember, [batch, query heads, queries, head size]: a copy of the last few of a question.
+        """Return the queries to remember, [batch, query heads, n, head size]; of a question a copy of the last few.
 
         Arguments as in `Method`.
         """

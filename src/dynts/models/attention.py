@@ -6,16 +6,20 @@ then calls the function that the model would have called, so attention weights o
 forcing eager attention, and the model's own output does not change.
 """
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from dynts.errors import UnsupportedError
+from dynts.models.lengths import ByLengths, RowLengths, kernel_by_lengths
+from dynts.models.shape import head_size
 
 OBSERVABLE = ("sdpa", "eager")
 _PREFIX = "dynts_"
@@ -27,6 +31,18 @@ which transformers hands to attention functions up to 5.23."""
 def implementation_of(model: PreTrainedModel) -> str:
     """Return the model's attention implementation, also while it is wrapped by `observed_attention`."""
     return str(model.config._attn_implementation).removeprefix(_PREFIX)
+
+
+def kernel_of(model: PreTrainedModel) -> ByLengths | None:
+    """Return the kernel by which decode steps of a model in `observed_attention` attend by lengths; None for none."""
+    config = model.config
+    if config._attn_implementation != f"{_PREFIX}sdpa":
+        return None
+    # a decoder that hands nothing on cannot tell its layers
+    parameters = inspect.signature(model.get_decoder().forward).parameters.values()
+    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return kernel_by_lengths(model.device, model.dtype, head_size(config))
 
 
 class AttentionObserver(Protocol):
@@ -137,6 +153,17 @@ def observed_attention(model: PreTrainedModel) -> Iterator[None]:
         model.set_attn_implementation(implementation)
 
 
+def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context in which sdpa does not take cuDNN, which plans anew for every length of the keys.
+
+    Args:
+        device: of the model; elsewhere than on CUDA the context does nothing.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
 def grouped_step(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -160,6 +187,10 @@ def grouped_step(
         [batch, 1, query heads, head size], and None for the weights, as transformers expects of an attention function.
     """
     batch, heads, _, size = query.shape
+    if mask is None and query.is_cuda and query.dtype != torch.float32:
+        # this splits the keys over the chip, and query heads that stand for queries keep it from that
+        attended = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=scaling, enable_gqa=True)
+        return attended.transpose(1, 2), None
     grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
     if query.device.type == "cpu" and torch.compiler.is_compiling():
         attended = _spelled_out(grouped, key, value, mask, size**-0.5 if scaling is None else scaling)
@@ -211,6 +242,7 @@ def _observing(implementation: str) -> Callable[..., Any]:
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
         attention_observer: AttentionObserver | None = None,
+        row_lengths: RowLengths | None = None,
         **kwargs: Any,
     ) -> Any:
         if attention_observer is not None:
@@ -220,6 +252,9 @@ def _observing(implementation: str) -> Callable[..., Any]:
         plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in _NOT_GROUPED)
         plain = plain and not _masks_heads(attention_mask)
         if implementation == "sdpa" and query.shape[2] == 1 and plain:
+            if row_lengths is not None and attention_mask is row_lengths.mask and key.shape == value.shape:
+                lengths = row_lengths.lengths.to(key.device)
+                return row_lengths.attend(query, key, value, lengths, kwargs.get("scaling")).transpose(1, 2), None
             return grouped_step(query, key, value, attention_mask, kwargs.get("scaling"))
         # eager attention has no registered name: each modeling file brings its own function
         own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

@@ -1,0 +1,59 @@
+"""How the decode steps of a context run: plain, recorded or compiled."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from dynts.cache.method import Method
+from dynts.decode.compiled import compiled_steps
+from dynts.decode.forward import ForwardPass
+from dynts.decode.recorded import RecordedSteps, can_record
+from dynts.models.attention import without_cudnn
+
+
+@contextmanager
+def decode_steps(
+    model: PreTrainedModel,
+    method: Method,
+    compile: bool | None,
+    running_in: Callable[[Mapping[str, Any]], ForwardPass | None],
+) -> Iterator[RecordedSteps | None]:
+    """Let the decoder's steps run as `dynts.compress` was told to, inside this context.
+
+    Args:
+        model: the model.
+        method: by which it decodes.
+        compile: see `dynts.compress`.
+        running_in: finds the forward pass that the decoder is called for, by its keyword arguments.
+
+    Yields:
+        What records steps, which lends memory to new caches; None if none are recorded.
+    """
+    if compile:
+        with compiled_steps(model):
+            yield None
+        return
+    decoder = model.get_decoder()
+    plain: Callable[..., Any] = decoder.forward
+    recorded = RecordedSteps(model, plain) if compile is None and can_record(model, method) else None
+    if recorded is None and model.device.type != "cuda":
+        yield None
+        return
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        running = running_in(kwargs)
+        if running is None or running.step.kind != "generated":
+            return plain(*args, **kwargs)
+        with without_cudnn(model.device):
+            return plain(*args, **kwargs) if recorded is None or not running.fixed else recorded.step(running)
+
+    before = vars(decoder).get("forward")
+    decoder.forward = forward
+    try:
+        yield recorded
+    finally:
+        del decoder.forward
+        if before is not None:
+            decoder.forward = before
