@@ -160,7 +160,7 @@ class TimedDynTS(TimedEngine):
         schedule: the budget; ignored by the method `full`.
         method: a method or its name.
         predictor: needed by some methods.
-        compile: compiled decode steps.
+        compile: how decode steps run, see `dynts.compress`.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class TimedDynTS(TimedEngine):
         schedule: CompressionConfig,
         method: str | Method,
         predictor: Predictor | None = None,
-        compile: bool = False,
+        compile: bool | None = None,
     ) -> None:
         self.method = resolve_method(method)
         super().__init__(name, model, schedule if self.method.evicts else None)
@@ -196,6 +196,8 @@ class TimedDynTS(TimedEngine):
         """
         assert isinstance(cache, BudgetCache)
         if not cache.lengths:
+            assert self.session is not None, "within running() only"
+            self.session.prepare(cache, batch)
             cache.announced = Turn(0, prompt, (prompt,) * batch)
             self._feed(cache, prompt, batch)
         self._feed(cache, tokens - cache.lengths[0], batch)

@@ -196,6 +196,16 @@ class Session:
         fixed = bool(self.compile) or self._recorded is not None
         return BudgetCache(self.model.config, method, schedule, history, device, record, fixed)
 
+    def prepare(self, cache: BudgetCache, rows: int) -> None:
+        """Let a new cache take up memory for its rows; its first forward pass does so, if it is one of the model.
+
+        Args:
+            cache: of this session.
+            rows: of the batch.
+        """
+        if self._recorded is not None:
+            self._recorded.lend(cache, rows)
+
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         # generation_config and others may come by position, after inputs
         kwargs |= dict(zip(list(inspect.signature(self._generate).parameters)[1:], args, strict=False))
@@ -248,8 +258,8 @@ class Session:
         check_training(self.model)
         running = ForwardPass(self.model, cache, named)
         self._running.passes.append(running)
-        if self._recorded is not None and not cache.occupancy.columns:
-            self._recorded.lend(cache, len(running.step.coming))
+        if not cache.occupancy.columns:
+            self.prepare(cache, len(running.step.coming))
         # a recorded step makes its own arguments, where the recording reads them
         return (), running.kwargs if self._recorded is not None and running.fixed else running.arguments()
 

@@ -27,6 +27,7 @@ from dynts.models.attention import OBSERVABLE, implementation_of
 PLAIN = "DYNTS_PLAIN_STEPS"
 """Environment variable: if it is set, no step is recorded."""
 
+_CAPTURING = "transformers.utils.output_capturing"
 _MISSING = object()
 _MOST = 16
 """Recordings of one memory: more would be made by an argument that changes with every step."""
@@ -47,14 +48,15 @@ _Run = Callable[[ForwardPass], _Output]
 
 def _record_graph(run: _Run, running: ForwardPass) -> _Run:
     """Capture a CUDA graph."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # what libraries set up at their first call must not be captured
-        run(running)
-    torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        output = run(running)
+    with torch.cuda.device(running.model.device):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what libraries set up at their first call must not be captured
+            run(running)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            output = run(running)
 
     def replay(_: ForwardPass) -> _Output:
         graph.replay()
@@ -219,7 +221,9 @@ class RecordedSteps:
             return None
         if not memory.slots:
             memory.slots = [(layer.keys, layer.values) for layer in cache.budget_layers]
-        elif any(layer.offered is None or layer.keys is not layer.offered[0] for layer in cache.budget_layers):
+            for layer, pair in zip(cache.budget_layers, memory.slots, strict=True):
+                layer.offered = pair
+        if any(layer.offered is None or layer.keys is not layer.offered[0] for layer in cache.budget_layers):
             return None
         return memory
 
@@ -323,12 +327,17 @@ def _inputs(running: ForwardPass) -> tuple[dict[str, torch.Tensor], tuple[Any, .
     """Return the tensors that a step reads, by name, and all else that it is called with."""
     assert running.step.slots is not None
     cache, mask = running.cache, running.kwargs.get("attention_mask")
-    kwargs = {name: value for name, value in running.kwargs.items() if value is not cache and value is not mask}
+    kwargs = {
+        name: value
+        for name, value in running.kwargs.items()
+        if value is not None and value is not cache and name != "attention_mask"
+    }
     tensors = {name: value for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
     others = tuple(
         (name, value if value is None else repr(value)) for name, value in kwargs.items() if name not in tensors
     )
-    tensors |= {"position_ids": running.step.positions, "slots": running.step.slots[1]}
+    rows = running.step.slots[1]
+    tensors |= {"position_ids": running.step.positions.expand(len(rows), 1), "slots": rows}
     if cache.sliding_layers:
         column, window = cache.occupancy.columns, cache.sliding_layers[0].sliding_window
         # the column of the token in each slot of the ring
@@ -359,12 +368,10 @@ def _tell(why: object) -> None:
 
 def _is_watched(decoder: torch.nn.Module) -> bool:
     """Return whether some part of a decoder calls more than its class's own forward function."""
-    for part in decoder.modules():
-        if "forward" in vars(part) and part is not decoder:
-            return True
-        if part is not decoder and (part._forward_hooks or part._forward_pre_hooks):
-            return True
-    return False
+    parts = [part for part in decoder.modules() if part is not decoder]
+    hooks = [hook for part in parts for hook in (*part._forward_pre_hooks.values(), *part._forward_hooks.values())]
+    # transformers leaves hooks behind once it was asked for hidden states, which do nothing unless it is asked again
+    return any("forward" in vars(part) for part in parts) or any(hook.__module__ != _CAPTURING for hook in hooks)
 
 
 def _fingerprint(model: PreTrainedModel) -> tuple[Any, ...]:

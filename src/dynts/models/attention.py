@@ -253,8 +253,8 @@ def _observing(implementation: str) -> Callable[..., Any]:
         plain = plain and not _masks_heads(attention_mask)
         if implementation == "sdpa" and query.shape[2] == 1 and plain:
             if row_lengths is not None and attention_mask is row_lengths.mask and key.shape == value.shape:
-                lengths = row_lengths.lengths.to(key.device)
-                return row_lengths.attend(query, key, value, lengths, kwargs.get("scaling")).transpose(1, 2), None
+                attended = row_lengths.attend(query, key, value, row_lengths, kwargs.get("scaling"))
+                return attended.transpose(1, 2), None
             return grouped_step(query, key, value, attention_mask, kwargs.get("scaling"))
         # eager attention has no registered name: each modeling file brings its own function
         own_eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

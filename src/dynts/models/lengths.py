@@ -6,15 +6,14 @@ split the keys over the whole chip and cost what the live keys cost; with a mask
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-ByLengths = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
-"""`flash_by_lengths`, or what computes the same."""
 
-
-class RowLengths(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class RowLengths:
     """What a decode step of rows with different lengths attends to, told in two ways.
 
     Attributes:
@@ -26,7 +25,19 @@ class RowLengths(NamedTuple):
 
     lengths: torch.Tensor
     mask: torch.Tensor
-    attend: ByLengths
+    attend: "ByLengths"
+    _starts: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def starts(self, apart: int) -> torch.Tensor:
+        """Return where rows begin that lie so far apart, int32 [batch + 1]; made once for all layers."""
+        if apart not in self._starts:
+            row = torch.arange(len(self.lengths) + 1, device=self.lengths.device, dtype=torch.int32)
+            self._starts[apart] = row * apart
+        return self._starts[apart]
+
+
+ByLengths = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, RowLengths, float | None], torch.Tensor]
+"""`flash_by_lengths`, or what computes the same."""
 
 
 @functools.cache
@@ -48,7 +59,7 @@ def kernel_by_lengths(device: torch.device, dtype: torch.dtype, head_size: int) 
 
 
 def flash_by_lengths(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: torch.Tensor, scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: RowLengths, scaling: float | None
 ) -> torch.Tensor:
     """Return the attention of one new token a row, by torch's FlashAttention with `seqused_k`.
 
@@ -58,27 +69,32 @@ def flash_by_lengths(
         query: [batch, query heads, 1, head size], half precision.
         key: [batch, KV heads, slots, head size], stored slots before heads (another layout is copied).
         value: likewise.
-        lengths: int32 [batch], how many of the first keys count.
+        rows: their lengths.
         scaling: factor on the dot products; None is one over the root of the head size.
 
     Returns:
         [batch, query heads, 1, head size].
     """
     batch, heads, slots, size = key.shape
-    starts = torch.arange(batch + 1, device=query.device, dtype=torch.int32)
+    # rows may have more slots than are shown; those of the last one end with what is shown
+    apart = key.stride(0) // (heads * size)
+    shape, strides = ((batch - 1) * apart + slots, heads, size), (heads * size, size, 1)
+    if batch == 1 or key.stride() != (apart * heads * size, size, heads * size, 1) or key.stride() != value.stride():
+        apart, shape = slots, (batch * slots, heads, size)
+        key, value = (states.transpose(1, 2).contiguous() for states in (key, value))
     flash: Any = torch.ops.aten._flash_attention_forward
     attended = flash(
         query.reshape(batch, query.shape[1], size),
-        key.transpose(1, 2).reshape(batch * slots, heads, size),
-        value.transpose(1, 2).reshape(batch * slots, heads, size),
-        starts,
-        starts * slots,
+        key.as_strided(shape, strides),
+        value.as_strided(shape, strides),
+        rows.starts(1),
+        rows.starts(apart),
         1,
         slots,
         0.0,  # dropout
         False,  # causal
         False,  # debug mask
         scale=scaling,
-        seqused_k=lengths,
+        seqused_k=rows.lengths,
     )[0]
     return attended.reshape(batch, query.shape[1], 1, size)
