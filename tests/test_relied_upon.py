@@ -45,6 +45,7 @@ from dynts.cache.interface import CACHE, FixedRowsCache
 from dynts.cache.layer import BudgetLayer, Occupancy
 from dynts.cache.step import Contents, SlotColumns
 from dynts.config import Sampling
+from dynts.decode.recorded import _CAPTURING
 from dynts.decode.sampling import RowSampling
 from tiny import TINY_NAMES, tiny_model
 
@@ -767,3 +768,25 @@ def test_warpers_go_in_the_order_of_transformers() -> None:
     names = [type(warper).__name__ for warper in made if "Warper" in type(warper).__name__]
     ours = RowSampling([Sampling(4, 0.5, 0.9, 5)], torch.device("cpu")).groups[0][0]
     assert names == [type(warper).__name__ for warper in ours]
+
+
+def test_torch_attends_by_lengths_and_captures_beside_other_threads() -> None:
+    with relied_upon_by("models/lengths.py"):
+        (schema,) = (each for each in torch._C._jit_get_schemas_for_operator("aten::_flash_attention_forward"))
+        given = [argument.name for argument in schema.arguments]
+        assert given[:7] == ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"]
+        assert given[7:10] == ["dropout_p", "is_causal", "return_debug_mask"]
+        assert {"scale", "seqused_k"} < set(given)
+        assert schema.returns[0].name == "output"
+    with relied_upon_by("decode/recorded.py"):
+        assert "capture_error_mode" in inspect.signature(torch.cuda.graph.__init__).parameters
+
+
+def test_transformers_leaves_hooks_behind_that_do_nothing() -> None:
+    with relied_upon_by("decode/recorded.py"):
+        model = tiny_model("llama")
+        ids = torch.tensor([random_tokens(4, 1)])
+        assert model(input_ids=ids, output_hidden_states=True).hidden_states is not None
+        hooks = [hook for part in model.get_decoder().layers for hook in part._forward_hooks.values()]
+        assert {hook.__module__ for hook in hooks} <= {_CAPTURING}
+        assert model(input_ids=ids).hidden_states is None

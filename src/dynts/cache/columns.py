@@ -48,7 +48,15 @@ class Columns:
 
 
 def upload(values: Sequence[Any], device: torch.device) -> torch.Tensor:
-    """Return numbers of the host on a device, int64, shaped as they are nested; the host does not wait for it."""
+    """Return numbers of the host on a device; the host does not wait for them to arrive.
+
+    Args:
+        values: integers, nested as they are to be shaped.
+        device: where they go.
+
+    Returns:
+        int64.
+    """
     if device.type != "cuda":
         return torch.tensor(values, device=device, dtype=torch.int64)
     return torch.tensor(values, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
