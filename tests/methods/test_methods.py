@@ -287,15 +287,21 @@ def redundancy_by_definition(keys: Tensor, live: Tensor) -> Tensor:
     return result
 
 
-@pytest.mark.quick
-@pytest.mark.parametrize("entries", [1, 80, 400, 1 << 24])
-def test_redundancy_in_chunks_of_rows(monkeypatch: pytest.MonkeyPatch, entries: int) -> None:
+def keys_that_repeat(batch: int, heads: int, count: int, size: int) -> Tensor:
+    """Groups of near copies, so that keys are exempted: [batch, heads, count, size]."""
     generator = torch.Generator().manual_seed(0)
-    # groups of near copies, so that keys are exempted
-    centres = torch.randn(2, 2, 4, 6, generator=generator)
-    keys = centres.repeat(1, 1, 5, 1) + 0.3 * torch.randn(2, 2, 20, 6, generator=generator)
-    live = torch.arange(20) >= torch.tensor([[0], [6]])
-    monkeypatch.setattr(rkv, "ENTRIES_AT_ONCE", entries)
+    centres = torch.randn(batch, heads, -(-count // 5), size, generator=generator)
+    copies = centres.repeat(1, 1, 5, 1)[:, :, :count]
+    return copies + 0.3 * torch.randn(batch, heads, count, size, generator=generator)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("piece", [1, 3000, 1 << 24])
+@pytest.mark.parametrize("count", [20, 70])
+def test_redundancy_in_pieces(monkeypatch: pytest.MonkeyPatch, piece: int, count: int) -> None:
+    keys = keys_that_repeat(2, 2, count, 6)
+    live = torch.arange(count) >= torch.tensor([[0], [6]])
+    monkeypatch.setattr(rkv, "piece_bytes", lambda _: piece)
     result = redundancy(keys, live)
     for row in range(2):
         for head in range(2):
@@ -303,16 +309,35 @@ def test_redundancy_in_chunks_of_rows(monkeypatch: pytest.MonkeyPatch, entries: 
             torch.testing.assert_close(result[row, head], expected, atol=1e-6, rtol=1e-5)
 
 
-@given(st.integers(1, 400), st.integers(2, 24), st.integers(0, 1 << 30))
-def test_redundancy_does_not_depend_on_the_chunks(entries: int, count: int, seed: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_redundancy_equals_the_formula_in_float64(dtype: torch.dtype) -> None:
+    """In half precision the similarities, which decide who is exempted, are rounded; nothing else is."""
+    count = 300
+    keys = keys_that_repeat(1, 3, count, 16).to(dtype)
+    unit = torch.nn.functional.normalize(keys[0].double(), dim=-1)
+    similarity = unit @ unit.mT
+    rounded = unit.to(dtype).double() @ unit.to(dtype).double().mT
+    for matrix in (similarity, rounded):
+        matrix.diagonal(dim1=1, dim2=2).zero_()
+    last = torch.where(rounded.to(dtype) > rkv.SIMILAR, torch.arange(count), -1).amax(dim=-1)
+    assert (last >= 0).any()
+    for head, row in (last >= 0).nonzero().tolist():
+        similarity[head, row, last[head, row]] = 0.0
+    expected = similarity.mean(dim=1).softmax(dim=-1)
+    result = redundancy(keys, torch.ones(1, count, dtype=torch.bool))[0]
+    assert result.dtype == torch.float32
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-3
+    torch.testing.assert_close(result.double(), expected, atol=0, rtol=tolerance)
+
+
+@given(st.integers(1, 4000), st.integers(2, 150), st.integers(0, 1 << 30))
+def test_redundancy_does_not_depend_on_the_pieces(piece: int, count: int, seed: int) -> None:
     keys = torch.randn(1, 2, count, 3, generator=torch.Generator().manual_seed(seed))
     live = torch.ones(1, count, dtype=torch.bool)
-    whole, at_once = redundancy(keys, live), rkv.ENTRIES_AT_ONCE
-    rkv.ENTRIES_AT_ONCE = entries
-    try:
+    whole = redundancy(keys, live)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rkv, "piece_bytes", lambda _: piece)
         torch.testing.assert_close(redundancy(keys, live), whole, atol=1e-6, rtol=1e-5)
-    finally:
-        rkv.ENTRIES_AT_ONCE = at_once
 
 
 # --- what the predictor is shown
@@ -382,7 +407,7 @@ def test_large_batches_of_hidden_states_are_scored_in_parts(monkeypatch: pytest.
         expected = model.generate(ids, **GREEDY)
         kept = [positions.tolist() for positions in session.kept_positions]
         session.kept_positions.clear()
-        monkeypatch.setattr(dynts_method, "SCORED_AT_ONCE", 5)
+        monkeypatch.setattr(dynts_method, "piece_bytes", lambda _: 5 * 8 * model.config.hidden_size)
         watch = Watch(model, predictor)
         assert torch.equal(model.generate(ids, **GREEDY), expected)
     assert [positions.tolist() for positions in session.kept_positions] == kept

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 from dynts.chat.markers import ThinkMarkers
 from dynts.errors import DyntsError
 from dynts.predictor import ImportancePredictor, PredictorConfig
+from dynts.predictor.model import product_dtype
 from tiny_traces import build_model
 
 CONFIG = PredictorConfig(hidden_size=8, base_model="org/base", think_start=[5], think_end=[6, 7])
@@ -40,6 +42,35 @@ def test_scores_are_float32_for_any_dtype() -> None:
     predictor = ImportancePredictor(CONFIG)
     assert predictor(torch.randn(4, 8, dtype=torch.bfloat16)).dtype == torch.float32
     assert predictor.to(torch.bfloat16)(torch.randn(4, 8)).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_products_take_the_half_precision_of_a_model_on_a_gpu_only() -> None:
+    cuda, cpu, half, single = torch.device("cuda", 1), torch.device("cpu"), torch.bfloat16, torch.float32
+    assert product_dtype(cuda, half, single) == half
+    assert product_dtype(cuda, torch.float16, half) == torch.float16
+    assert product_dtype(cuda, single, single) == single
+    assert product_dtype(cpu, half, single) == single
+    with torch.enable_grad():
+        assert product_dtype(cuda, half, single) == single
+
+
+@torch.no_grad()
+def test_scores_of_products_in_half_precision_are_near_and_still_tell_tokens_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    predictor = ImportancePredictor(replace(CONFIG, hidden_size=64))
+    hidden = torch.randn(2000, 64, dtype=torch.bfloat16)
+    first, second, third = (weight.double() for weight in predictor.parameters())
+    softplus = torch.nn.functional.softplus
+    expected = softplus(softplus(softplus(hidden.double() @ first.T) @ second.T) @ third.T)[..., 0]
+    monkeypatch.setattr("dynts.predictor.model.product_dtype", lambda *_: torch.bfloat16)
+    scores = predictor(hidden)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores.double(), expected, rtol=1e-2, atol=0)
+    assert len(scores.unique()) > 1000
+    assert len(scores.bfloat16().unique()) < 200
 
 
 @pytest.mark.parametrize("size", [0, 1, -8, 2.5, True])

@@ -215,10 +215,15 @@ def test_bf16_computes_in_bf16_and_keeps_everything_else_in_float32(
 
     def started(*arguments: object) -> TrainingState:
         states.append(start(*arguments))
-        layer = states[-1].predictor.layers[0]
-        layer.register_forward_hook(lambda module, inputs, output: products.append(output.dtype))
         return states[-1]
 
+    def product(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        result = linear(hidden, weight)
+        products.append(result.dtype)
+        return result
+
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr("dynts.predictor.model.linear", product)
     monkeypatch.setattr(fitting, "mse_loss", loss)
     monkeypatch.setattr(TrainingState, "start", started)
     exact = train_predictor(learnable, config)

@@ -21,9 +21,8 @@ def select(scores: torch.Tensor, pinned: torch.Tensor, live: torch.Tensor, keep:
     ranked = ranked.masked_fill(pinned, float("inf")).masked_fill(~live, float("-inf"))
     # a stable sort of the flipped slots puts the later one of two equals first, on every device
     order = ranked.flip(-1).sort(dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order)
-    rank.scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
-    return rank.flip(-1) < keep.view(-1, 1, 1)
+    best = live_slots(keep, order.shape[-1])[:, None]
+    return torch.empty_like(order, dtype=torch.bool).scatter_(-1, order, best.expand_as(order)).flip(-1)
 
 
 def survivors(

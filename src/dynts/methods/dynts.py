@@ -10,9 +10,7 @@ from dynts.cache.columns import Columns
 from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
-
-SCORED_AT_ONCE = 4096
-"""Tokens per predictor call, which bounds the memory of its hidden layers."""
+from dynts.models.pieces import piece_bytes
 
 
 def predicted_scores(
@@ -29,7 +27,9 @@ def predicted_scores(
         float32 [...], or with `native` [..., layers, KV heads].
     """
     how = {"native": True} if native else {}
-    parts = [predictor(part, **how) for part in hidden.flatten(0, -2).split(SCORED_AT_ONCE)]
+    # the predictor's first layer is twice as wide as a hidden state, and float32 at most
+    at_once = max(1, piece_bytes(hidden.device) // (8 * hidden.shape[-1]))
+    parts = [predictor(part, **how) for part in hidden.flatten(0, -2).split(at_once)]
     scores = torch.cat(parts).float()
     return scores.view(*hidden.shape[:-1], *scores.shape[1:])
 

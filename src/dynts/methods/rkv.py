@@ -8,10 +8,11 @@ import torch
 from dynts.errors import DyntsError
 from dynts.methods.attention import KeyMasks, ObservationWindowMethod
 from dynts.models.attention import attention_logits
+from dynts.models.pieces import piece_bytes
 
 SIMILAR = 0.5
-ENTRIES_AT_ONCE = 1 << 24
-"""Entries of the similarity matrix held at once, per layer: 64 MiB in float32."""
+BLOCK = 64
+"""Keys of which first only the largest similarity is looked at."""
 
 
 @dataclass
@@ -47,7 +48,7 @@ def redundancy(key: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     """Return how much each key repeats others: softmax over keys of the mean cosine similarity to all keys.
 
     For each key the last one that is similar to it (above `SIMILAR`) is exempted, so that the latest of a group of
-    repetitions is not held against itself. The similarity matrix is built a few rows at a time.
+    repetitions is not held against itself.
 
     Args:
         key: [batch, KV heads, slots, head size].
@@ -56,17 +57,46 @@ def redundancy(key: torch.Tensor, live: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 [batch, KV heads, slots].
     """
-    batch, heads, count, _ = key.shape
-    unit = torch.nn.functional.normalize(key.float(), dim=-1) * live[:, None, :, None]
-    index = torch.arange(count, device=key.device)
-    total = unit.new_zeros(batch, heads, count)
-    rows = max(1, ENTRIES_AT_ONCE // (batch * heads * count))
-    for start in range(0, count, rows):
-        similarity = unit[:, :, start : start + rows] @ unit.transpose(2, 3)
-        similarity[..., index[start : start + rows] - start, index[start : start + rows]] = 0.0
-        last = torch.where(similarity > SIMILAR, index, -1).amax(dim=-1, keepdim=True)
-        exempted = similarity.gather(-1, last.clamp(min=0)).where(last < 0, 0.0)
-        similarity.scatter_(-1, last.clamp(min=0), exempted)
-        total += similarity.sum(dim=2)
-    mean = total / live.sum(dim=1)[:, None, None]
+    unit = (torch.nn.functional.normalize(key.float(), dim=-1) * live[:, None, :, None]).flatten(0, 1)
+    last, similarity = _last_similar(unit.to(key.dtype))
+    # a key's similarities to all keys add up to its product with their sum: no matrix is needed for that
+    total = (unit @ unit.sum(dim=1).unsqueeze(2)).squeeze(2) - unit.square().sum(dim=-1)
+    # unlike `scatter_add_` this adds in the same order every time on a GPU too
+    each = torch.arange(len(unit), device=unit.device).unsqueeze(1)
+    total.index_put_((each, last), -similarity.float(), accumulate=True)
+    mean = total.view(key.shape[:3]) / live.sum(dim=1)[:, None, None]
     return mean.masked_fill(~live[:, None], float("-inf")).softmax(dim=-1)
+
+
+def _last_similar(unit: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the last other key that is similar to each key, and how similar it is: zero where none is.
+
+    The similarity matrix is built a few rows at a time, in the dtype of the keys, written once and read once.
+
+    Args:
+        unit: normalised keys, [heads, keys, head size].
+
+    Returns:
+        int64 and the dtype of the keys, both [heads, keys].
+    """
+    heads, count, _ = unit.shape
+    # backwards, as a search finds the first of several
+    keys = torch.nn.functional.pad(unit.flip(1), (0, 0, 0, -count % BLOCK))
+    rows = max(1, piece_bytes(unit.device) // (heads * keys.shape[1] * unit.element_size()))
+    places, values = [], []
+    for start in range(0, count, rows):
+        similarity = keys[:, start : min(start + rows, count)] @ keys.mT
+        similarity.diagonal(start, -2, -1).zero_()
+        blocks = similarity.unflatten(-1, (-1, BLOCK))
+        block = _first_above(blocks.amax(dim=-1))
+        within = blocks.gather(-2, block.unsqueeze(-1).expand(-1, -1, -1, BLOCK)).squeeze(-2)
+        place = _first_above(within)
+        places.append(block * BLOCK + place)
+        values.append(within.gather(-1, place))
+    last, value = (torch.cat(parts, dim=1).squeeze(-1).flip(1) for parts in (places, values))
+    return count - 1 - last, value.where(value > SIMILAR, 0.0)
+
+
+def _first_above(similarity: torch.Tensor) -> torch.Tensor:
+    """Return the place of the first value above `SIMILAR`, zero if there is none: int64 [..., 1] for [..., values]."""
+    return (similarity > SIMILAR).to(torch.uint8).argmax(dim=-1, keepdim=True)

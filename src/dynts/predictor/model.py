@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.functional import linear, softplus
 from transformers import PreTrainedModel
 
 from dynts.errors import DyntsError, check_count
@@ -79,8 +80,12 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
             [...], the mean over the layers and KV heads that have scores of their own; with `native` the scores of
             each, [..., layers, KV heads].
         """
-        weight = next(self.parameters())
-        scores = self.layers(hidden.to(weight.device, weight.dtype)).float()
+        first, second, last = self.parameters()
+        hidden = hidden.to(first.device, product_dtype(hidden.device, hidden.dtype, first.dtype))
+        for weight in (first, second):
+            hidden = softplus(linear(hidden, weight.to(hidden.dtype)))
+        # scores that only half precision would make equal still differ
+        scores = softplus(linear(hidden.float(), last.float())).float()
         if native:
             return scores.unflatten(-1, (self.config.layers, self.config.kv_heads))
         return scores.mean(dim=-1) if self.config.native else scores.squeeze(-1)
@@ -171,6 +176,21 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
             kwargs: likewise.
         """
         return model_card(self.config)
+
+
+def product_dtype(device: torch.device, hidden: torch.dtype, weights: torch.dtype) -> torch.dtype:
+    """Return the dtype of a predictor's matrix products: that of its weights, but a model's half precision on a GPU.
+
+    There float32 takes many times as long, and the weights are cast in a fraction of the time of the products. Training
+    has its own way to half precision.
+
+    Args:
+        device: where the hidden states are.
+        hidden: their dtype.
+        weights: that of the predictor.
+    """
+    half = hidden in (torch.bfloat16, torch.float16)
+    return hidden if half and device.type == "cuda" and not torch.is_grad_enabled() else weights
 
 
 def _read_config(path: Path) -> PredictorConfig:
