@@ -120,10 +120,21 @@ def test_thinking_tokens_without_a_distant_query_have_no_future_label(model: Pre
     assert future[-6:].isnan().all()
 
 
-def test_answer_label_alone_is_the_same(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tokens_at_once", [1, 16, 30])
+def test_several_forward_passes_change_nothing(
+    any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, tokens_at_once: int
+) -> None:
+    trace = random_trace()
+    hidden, answer, future = reference(any_model, trace, 4)
+    monkeypatch.setattr("dynts.training.labels._SUMS_AT_ONCE", tokens_at_once * len(trace.ids))
+    several = label_trace(any_model, trace, chunk=1, future_window=4)
+    torch.testing.assert_close(several.hidden, hidden, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(several.labels["answer"], answer, atol=1e-5, rtol=0)
+    torch.testing.assert_close(several.labels["future"], future, atol=1e-5, rtol=0, equal_nan=True)
+
+
+def test_answer_label_alone_is_the_same(model: PreTrainedModel) -> None:
     both = label_trace(model, random_trace())
-    # several chunks of prefix
-    monkeypatch.setattr("dynts.training.labels._PREFIX_CHUNK", 16)
     alone = label_trace(model, random_trace(), ("answer",), chunk=5)
     assert set(alone.labels) == {"answer"}
     torch.testing.assert_close(alone.labels["answer"], both.labels["answer"], atol=1e-6, rtol=0)
@@ -141,7 +152,7 @@ def test_the_model_is_left_as_it_was(model: PreTrainedModel) -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_no_row_by_row_matrix_of_the_whole_trace(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_row_by_row_matrix_of_a_layers_heads(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     from dynts.training import labels
 
     rows = []
@@ -150,10 +161,17 @@ def test_no_row_by_row_matrix_of_the_whole_trace(model: PreTrainedModel, monkeyp
         rows.append(query.shape[2])
         return original(query, *args)
 
-    original = labels.attention_logits
-    monkeypatch.setattr(labels, "attention_logits", counted)
-    label_trace(model, random_trace(), chunk=8)
+    original = labels.scaled_products
+    monkeypatch.setattr(labels, "scaled_products", counted)
+    expected = label_trace(model, random_trace(), chunk=8).labels["future"]
     assert max(rows) == 8
+    rows.clear()
+    # nor more than a piece should have
+    piece = 3 * 4 * model.config.num_attention_heads * len(random_trace().ids)
+    monkeypatch.setattr(labels, "piece_bytes", lambda _: piece)
+    found = label_trace(model, random_trace(), chunk=8).labels["future"]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, equal_nan=True)
+    assert max(rows) == 3
 
 
 def test_bad_settings_are_refused(model: PreTrainedModel) -> None:

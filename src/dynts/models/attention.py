@@ -100,13 +100,24 @@ def attention_logits(
         scaling: factor on the dot products.
         softcap: as in `attention_weights`.
     """
+    logits = scaled_products(query, key, scaling).float()
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def scaled_products(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Return scaled dot products in the dtype of queries and keys: [batch, KV heads, group, rows, keys].
+
+    Args:
+        query: [batch, query heads, rows, head size].
+        key: [batch, KV heads, keys, head size].
+        scaling: factor on the dot products.
+    """
     batch, query_heads, rows, head_size = query.shape
-    heads = key.shape[1]
-    grouped = query.reshape(batch, heads, (query_heads // heads) * rows, head_size)
-    logits = (grouped @ key.transpose(2, 3)).float() * scaling
-    if softcap is not None:
-        logits = torch.tanh(logits / softcap) * softcap
-    return logits.view(batch, heads, query_heads // heads, rows, key.shape[2])
+    heads, keys = key.shape[1:3]
+    grouped = query.reshape(batch * heads, (query_heads // heads) * rows, head_size)
+    # the factor is part of the product, and so no pass over the logits; with `beta=0` nothing is added
+    products = torch.baddbmm(query.new_empty(1), grouped, key.flatten(0, 1).mT, beta=0, alpha=scaling)
+    return products.view(batch, heads, query_heads // heads, rows, keys)
 
 
 def check_shown(model: PreTrainedModel, shown: Collection[int], layers: Collection[int], fix: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -10,12 +9,14 @@ from transformers import DynamicCache, PreTrainedModel
 from dynts.cache.interface import CACHE
 from dynts.errors import DyntsError
 from dynts.models import input_device
-from dynts.models.attention import attention_logits, check_shown, observed_attention
+from dynts.models.attention import attention_logits, check_shown, observed_attention, scaled_products
+from dynts.models.pieces import piece_bytes
 from dynts.models.shape import full_attention_layers
 from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS, Queries, check_window, find_labels
 from dynts.traces.tokens import TokenizedTrace
 
-_PREFIX_CHUNK = 4096
+_SUMS_AT_ONCE = 1 << 25
+"""Attention weights that are summed up over layers and heads at once, 128 MiB: tokens of a forward pass times keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def label_trace(
         model: a causal language model with "sdpa" or "eager" attention.
         trace: token ids and their spans.
         labels: names of `dynts.predictor.label.LABELS`.
-        chunk: rows of attention held at a time; memory is O(chunk x N) per layer. Does not change the result.
+        chunk: at most so many rows of a layer's attention are held at a time. Does not change the result.
         future_window: the local window that "future" leaves out, in tokens.
         all_tokens: label the tokens of question, closing marker and answer too. What the question's tokens attend to
             does not count for any label.
@@ -73,32 +74,34 @@ def label_trace(
 
     def reduced(granularity: str) -> _Reduced:
         queries = frozenset(label.queries for label in chosen if label.granularity == granularity)
-        return _Reduced(queries, trace.answer_start, future_window)
+        return _Reduced(queries, trace.answer_start, future_window, total)
 
     shared, native = reduced("shared"), {layer: reduced("native") for layer in layers}
-    rows = _RowMean(frozenset(layers), native if any(label.granularity == "native" for label in chosen) else {})
     # the question's rows are never needed, and without the future label neither are those of the thinking
     observed_from = trace.question_end if any(label.looks_ahead for label in chosen) else trace.answer_start
-    bounds = [*range(0, observed_from, _PREFIX_CHUNK), *range(observed_from, total, chunk), total]
-    cache = DynamicCache(config=model.config)
+    rows = _Rows(shared, native, observed_from, chunk)
+    at_once = max(chunk, _SUMS_AT_ONCE // total)
+    cache = DynamicCache(config=model.config) if at_once < total else None
     decoder = model.get_decoder()
     ids = torch.tensor([trace.ids], device=input_device(model))
     labelled = labelled_span(trace, all_tokens)
     hidden = []
     with observed_attention(model):
-        for start, end in pairwise(bounds):
-            observer = rows if start >= observed_from else None
-            output = decoder(input_ids=ids[:, start:end], **{CACHE: cache}, use_cache=True, attention_observer=observer)
+        for start in range(0, total, at_once):
+            output = decoder(
+                input_ids=ids[:, start : start + at_once],
+                **{CACHE: cache},
+                use_cache=cache is not None,
+                attention_observer=rows,
+            )
+            check_shown(model, rows.seen, layers, "labels are made of attention weights; choose another base model")
+            rows.reduce()
             first, last = max(labelled.start - start, 0), max(labelled.stop - start, 0)
             hidden.append(output.last_hidden_state[0, first:last])
-            if observer is None:
-                continue
-            check_shown(model, rows.seen, layers, "labels are made of attention weights; choose another base model")
-            shared.add(rows.take())
     found = {}
     for label in chosen:
         if label.granularity == "shared":
-            values = shared.values[label.queries]
+            values = shared.values[label.queries].cpu() / len(layers)
         else:  # layers may lie on different devices
             values = torch.stack([native[layer].values[label.queries].cpu() for layer in layers]).permute(2, 0, 1)
         values = values[labelled].contiguous()
@@ -124,67 +127,114 @@ class _Reduced:
     """Labels of the tokens so far, of all heads together or of each of a layer; that of the answer is a sum yet.
 
     Attributes:
-        values: float32 [..., tokens] by the queries.
+        values: float32 [..., tokens] by the queries, on the device of the weights.
     """
 
     queries: frozenset[Queries]
     answer_start: int
     future_window: int
+    tokens: int
     values: dict[Queries, torch.Tensor] = field(default_factory=dict, init=False)
 
     def add(self, weights: torch.Tensor) -> None:
-        """Reduce rows of attention weights [..., new tokens, all tokens]: those of all heads are too many to keep."""
+        """Reduce rows of attention weights, which may change.
+
+        Args:
+            weights: [..., rows, keys], the rows being those of the last of these keys.
+        """
         rows, keys = weights.shape[-2:]
         start = keys - rows
         if "answer" in self.queries:
-            new = weights[..., max(self.answer_start - start, 0) :, :].sum(dim=-2)
-            self.values["answer"] = new + self._before("answer", new, 0.0)
+            known = self._known("answer", weights, 0.0)
+            if keys > self.answer_start:
+                known += weights[..., max(self.answer_start - start, 0) :, :].sum(dim=-2)
         if "later" in self.queries:
-            places = torch.arange(keys, device=weights.device)
-            far = weights.masked_fill(places[start:, None] - places <= self.future_window, -torch.inf)
-            new = far.amax(dim=-2)
-            self.values["later"] = torch.maximum(new, self._before("later", new, -torch.inf))
+            known = self._known("later", weights, -torch.inf)
+            near = max(start - self.future_window, 0)
+            hidden = torch.ones(rows, keys - near, dtype=torch.bool, device=weights.device)
+            weights[..., near:].masked_fill_(hidden.triu_(start - self.future_window - near), -torch.inf)
+            torch.maximum(known, weights.amax(dim=-2), out=known)
 
-    def _before(self, queries: Queries, new: torch.Tensor, fill: float) -> torch.Tensor:
-        """Return the values without the new rows, shaped as those."""
-        known = self.values.get(queries)
-        if known is None:
-            return torch.full_like(new, fill)
-        return torch.nn.functional.pad(known, (0, new.shape[-1] - known.shape[-1]), value=fill)
+    def _known(self, queries: Queries, weights: torch.Tensor, fill: float) -> torch.Tensor:
+        """Return the values of the keys of these weights."""
+        if queries not in self.values:
+            self.values[queries] = weights.new_full((*weights.shape[:-2], self.tokens), fill)
+        return self.values[queries][..., : weights.shape[-1]]
 
 
 @dataclass(slots=True)
-class _RowMean:
-    """Observer: attention weights [new tokens, all tokens], averaged over layers and query heads.
+class _Rows:
+    """Observer: attention weights, a chunk of rows at a time.
 
-    Those of each KV head go to `native`, by layer, at once.
+    Those of each KV head are reduced at once, by layer. The means over the query heads wait for the other layers of
+    the forward pass, [new tokens, all tokens].
     """
 
-    layers: frozenset[int]
+    shared: _Reduced
     native: dict[int, _Reduced]
+    observed_from: int
+    chunk: int
     seen: list[int] = field(default_factory=list, init=False)
-    total: torch.Tensor | None = field(default=None, init=False)
+    sums: torch.Tensor | None = field(default=None, init=False)
 
     def __call__(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
     ) -> None:
-        if layer not in self.layers:
+        if layer not in self.native:
             return
         self.seen.append(layer)
-        rows, keys = query.shape[2], key.shape[2]
-        logits = attention_logits(query, key, scaling, softcap)[0]
-        # in place, and only where a mask hides anything: at 16,000 keys every pass over all weights counts
-        later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu(1)
-        logits[..., keys - rows :].masked_fill_(later, float("-inf"))
-        weights = logits.softmax(dim=-1)
-        if self.native:
-            self.native[layer].add(weights.mean(dim=1))
-        mean = weights.mean(dim=(0, 1))
-        # layers may lie on different devices
-        self.total = mean if self.total is None else self.total + mean.to(self.total.device)
+        (heads, new), keys = query.shape[1:3], key.shape[2]
+        before = keys - new
+        start = max(before, self.observed_from)
+        if start >= keys:
+            return
+        rows = min(self.chunk, max(1, piece_bytes(query.device) // (4 * heads * keys)))
+        if query.device.type == "cpu":
+            query, key = query.float(), key.float()
+        for first in range(start, keys, rows):
+            last = min(first + rows, keys)
+            asking = query[:, :, first - before : last - before]
+            self._add(layer, _causal_weights(asking, key[:, :, :last], scaling, softcap), first - start, keys - start)
 
-    def take(self) -> torch.Tensor:
-        assert self.total is not None
-        mean = self.total / len(self.layers)
-        self.seen, self.total = [], None
-        return mean.cpu()
+    def _add(self, layer: int, weights: torch.Tensor, first: int, rows: int) -> None:
+        """Take the weights of some rows: `rows` are observed in this forward pass, these begin at the `first` one."""
+        native = self.native[layer]
+        if native.queries:
+            weights = weights.mean(dim=1, keepdim=True)
+        if self.shared.queries:
+            mean = weights.mean(dim=(0, 1))
+            here, keys = mean.shape
+            if self.sums is None:
+                self.sums = mean.new_zeros(rows, keys - here - first + rows)
+            # layers may lie on different devices
+            self.sums[first : first + here, :keys] += mean.to(self.sums.device)
+        if native.queries:
+            native.add(weights.squeeze(1))
+
+    def reduce(self) -> None:
+        """Reduce the weights of a forward pass, when all layers have shown theirs."""
+        if self.sums is not None:
+            rows, keys = self.sums.shape
+            for first in range(0, rows, self.chunk):
+                part = self.sums[first : first + self.chunk]
+                self.shared.add(part[:, : keys - rows + first + len(part)])
+        self.seen, self.sums = [], None
+
+
+def _causal_weights(query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:
+    """Return float32 attention weights [KV heads, group, rows, keys], in as few passes over them as possible.
+
+    Args:
+        query: [1, query heads, rows, head size], of the last tokens.
+        key: [1, KV heads, keys, head size].
+        scaling: factor on the dot products.
+        softcap: as in `attention_logits`.
+    """
+    rows, keys = query.shape[2], key.shape[2]
+    if softcap is None:
+        logits = scaled_products(query, key, scaling)[0]
+    else:
+        logits = attention_logits(query, key, scaling, softcap)[0]
+    later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu_(1)
+    logits[..., keys - rows :].masked_fill_(later, -torch.inf)
+    return logits.softmax(dim=-1, dtype=torch.float32)
