@@ -1,11 +1,11 @@
-"""Is this checkout as fast as another one? Decode steps, labelling and collecting, side by side.
+"""Is this checkout as fast as another one? Decode steps, sampling, labelling and collecting, side by side.
 
     python benchmarks/two_checkouts.py OTHER_CHECKOUT [--rounds 5] [--out two_checkouts.json]
 
 Each measurement runs in a process of its own with the `src` of one checkout in front; the two take turns, and begin by
 turns. The figure is the median of the ratios of the rounds, this checkout over the other one, with the smallest and the
 largest: below 1 this one is faster. Nothing else should run on the machine. A change that moves what is called here
-(`label_trace`, the `dynts` command, `dynts.compress`) breaks the comparison, and says so.
+(`label_trace`, `RowSampling`, the `dynts` command, `dynts.compress`) breaks the comparison, and says so.
 """
 
 import argparse
@@ -57,6 +57,27 @@ def decode(method: str) -> Callable[[Path], float]:
     return measure
 
 
+def sample(_: Path) -> float:
+    """Seconds of drawing 20 tokens for each of 20 rows from a vocabulary of 151,936, by the default settings."""
+    import time
+
+    import torch
+
+    from dynts.config import Sampling
+    from dynts.decode.sampling import RowSampling
+
+    torch.manual_seed(0)
+    steps, rows = 20, 20
+    processor = RowSampling([Sampling(steps + 1, seed=row) for row in range(rows)], torch.device("cpu"))
+    taken = []
+    for _ in range(steps + 1):
+        scores = 3 * torch.randn(rows, 151_936)
+        started = time.perf_counter()
+        processor(None, scores)
+        taken.append(time.perf_counter() - started)
+    return sum(taken[1:])
+
+
 def label(_: Path) -> float:
     """Seconds of labelling a trace of 2,048 tokens, the model of SmolLM2-135M's shape."""
     import time
@@ -100,6 +121,7 @@ def collect(folder: Path) -> float:
 
 CASES: dict[str, Callable[[Path], float]] = {
     **{f"decode, {method}": decode(method) for method in ("full", "dynts", "h2o", "snapkv")},
+    "sample": sample,
     "label": label,
     "collect": collect,
 }

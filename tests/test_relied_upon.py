@@ -44,9 +44,7 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE, FixedRowsCache
 from dynts.cache.layer import BudgetLayer, Occupancy
 from dynts.cache.step import Contents, SlotColumns
-from dynts.config import Sampling
 from dynts.decode.recorded import _CAPTURING
-from dynts.decode.sampling import RowSampling
 from tiny import TINY_NAMES, tiny_model
 
 pytestmark = pytest.mark.quick
@@ -761,13 +759,12 @@ def test_a_text_streamer_gets_the_prompt_first() -> None:
 
 
 @relied_upon_by("decode/sampling.py")
-def test_warpers_go_in_the_order_of_transformers() -> None:
+def test_transformers_warpers_go_in_the_order_of_ours() -> None:
     model = tiny_model("llama")
     config = GenerationConfig(do_sample=True, temperature=0.5, top_k=5, top_p=0.9)
     made = model._get_logits_processor(config)
     names = [type(warper).__name__ for warper in made if "Warper" in type(warper).__name__]
-    ours = RowSampling([Sampling(4, 0.5, 0.9, 5)], torch.device("cpu")).groups[0][0]
-    assert names == [type(warper).__name__ for warper in ours]
+    assert names == ["TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper"]
 
 
 def test_torch_attends_by_lengths_and_captures_beside_other_threads() -> None:

@@ -65,7 +65,7 @@ def test_what_counts_as_failed() -> None:
     nan, inf = float("nan"), float("inf")
     scores = torch.tensor([[0.0, 1.0], [nan, 1.0], [-inf, 1.0], [inf, 1.0], [-inf, -inf]])
     finite = FiniteRows(5, torch.device("cpu"))
-    out = finite(torch.zeros(5, 1), scores)  # type: ignore[arg-type]
+    out = finite(torch.zeros(5, 1), scores.clone())  # type: ignore[arg-type]
     assert finite.failed.tolist() == [False, True, False, True, True]
     assert out.isnan().sum() == 0
     assert torch.equal(out[[0, 2]], scores[[0, 2]])

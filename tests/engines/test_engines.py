@@ -62,7 +62,7 @@ def test_rows_are_drawn_from_the_distribution_that_transformers_draws_from() -> 
     sampling = Sampling(max_new_tokens=1, temperature=0.7, top_p=0.9, top_k=4)
     rows = 20_000
     samplings = [replace(sampling, seed=seed) for seed in range(rows)]
-    drawn = RowSampling(samplings, torch.device("cpu"))(None, scores.expand(rows, -1)).argmax(dim=-1)
+    drawn = RowSampling(samplings, torch.device("cpu"))(None, scores.repeat(rows, 1)).argmax(dim=-1)
     expected = (scores[0] / 0.7).softmax(0)
     expected[[3, 5]] = 0  # top-k keeps 0, 1, 4, 2; of these top-p 0.9 needs the first three
     expected[2] = 0

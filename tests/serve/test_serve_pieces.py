@@ -135,7 +135,7 @@ def test_rows_have_sampling_of_their_own() -> None:
 
     def draw(samplings: list[Sampling], count: int) -> list[list[int]]:
         processor = RowSampling(samplings, torch.device("cpu"))
-        drawn = [processor(torch.empty(0), scores.expand(len(samplings), -1)).argmax(-1) for scores in steps[:count]]  # type: ignore[arg-type]
+        drawn = [processor(torch.empty(0), scores.repeat(len(samplings), 1)).argmax(-1) for scores in steps[:count]]  # type: ignore[arg-type]
         return torch.stack(drawn, dim=1).tolist()
 
     together = draw(some, 9)

@@ -11,8 +11,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteria,
     TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from dynts.config import Sampling
@@ -41,9 +39,9 @@ class FiniteRows(LogitsProcessor):
         self.failed = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Return scores [rows, vocabulary], zero in the rows that failed."""
+        """Return the scores [rows, vocabulary], `generate`'s own copy, set to zero in the rows that failed."""
         self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
-        return scores.masked_fill(self.failed[:, None], 0.0)  # type: ignore[return-value]
+        return scores.masked_fill_(self.failed[:, None], 0.0)  # type: ignore[return-value]
 
     def latest(self, input_ids: torch.Tensor) -> tuple[list[int], list[bool]]:
         """Return each row's latest token and whether the row has failed, fetched from the device at once.
@@ -68,14 +66,18 @@ class FailedRowsEnd(StoppingCriteria):
 
 _LARGEST = 1 - 2**-20
 """Below 1 by more than a sum of float32 probabilities can be off."""
+_TIED = 200
+"""Most tokens that are looked at beyond the k likeliest, for those that are as likely as the last of these."""
 
 
 class RowSampling(LogitsProcessor):
-    """Chooses each row's next token and leaves no other possible, for greedy search to pick.
+    """Chooses each row's next token and gives it the highest score, for greedy search to pick.
+
+    Top-k comes first, so that all else is done for a few candidates instead of the vocabulary. Tokens that tie with the
+    last of the k are candidates too, as in transformers, up to `_TIED` of them.
 
     Args:
-        samplings: of the rows: seed, temperature (0 is greedy), top-k and top-p, applied in that order, as in
-            transformers.
+        samplings: of the rows: seed, temperature (0 is greedy), top-k and top-p.
         device: of the logits.
         more: further warpers, applied after those.
     """
@@ -83,19 +85,15 @@ class RowSampling(LogitsProcessor):
     def __init__(
         self, samplings: Sequence[Sampling], device: torch.device, more: Sequence[LogitsProcessor] = ()
     ) -> None:
-        rows_of: dict[tuple[float, int, float], list[int]] = {}
+        rows_of: dict[tuple[int, float, float], list[int]] = {}
         for row, sampling in enumerate(samplings):
             if sampling.temperature:
-                rows_of.setdefault((sampling.temperature, sampling.top_k, sampling.top_p), []).append(row)
-        self.groups = [
-            (
-                LogitsProcessorList(
-                    [TemperatureLogitsWarper(temperature), TopKLogitsWarper(top_k), TopPLogitsWarper(top_p), *more]
-                ),
-                slice(None) if len(rows) == len(samplings) else torch.tensor(rows, device=device),
-            )
-            for (temperature, top_k, top_p), rows in rows_of.items()
-        ]
+                rows_of.setdefault((sampling.top_k, sampling.temperature, sampling.top_p), []).append(row)
+        self.groups = []
+        for (top_k, temperature, top_p), rows in rows_of.items():
+            nucleus = [StableTopP(top_p)] if top_p < 1 else []
+            warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature), *nucleus, *more])
+            self.groups.append((top_k, warpers, torch.tensor(rows, device=device)))
         # drawn at once and on the CPU: the same on every device, and no transfer at each step
         steps = max(sampling.max_new_tokens for sampling in samplings)
         draws = [
@@ -106,14 +104,59 @@ class RowSampling(LogitsProcessor):
         self.step = 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Return scores [rows, vocabulary] that are -inf but for the chosen token."""
-        chosen = scores.argmax(dim=-1, keepdim=True)
-        for warpers, rows in self.groups:
-            mass = warpers(input_ids, scores[rows].float()).softmax(dim=-1).cumsum(dim=-1)
-            point = self.draws[self.step][rows][:, None] * mass[:, -1:]
-            chosen[rows] = torch.searchsorted(mass, point, right=True)
+        """Return the scores [rows, vocabulary], `generate`'s own copy, with those of the chosen tokens raised."""
+        for top_k, warpers, rows in self.groups:
+            of_rows = scores if len(rows) == len(scores) else scores[rows]
+            tokens, logits = _candidates(of_rows, top_k)
+            mass = warpers(input_ids, logits.float()).softmax(dim=-1).cumsum(dim=-1)
+            point = self.draws[self.step, rows, None] * mass[:, -1:]
+            chosen = torch.searchsorted(mass, point, right=True)
+            if tokens is not None:
+                chosen = tokens.gather(1, chosen)
+            # a plain number would be copied to the device, and waited for
+            scores[rows[:, None], chosen] = scores.new_full((), torch.finfo(scores.dtype).max)
         self.step += 1
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)  # type: ignore[return-value]
+        return scores
+
+
+def _candidates(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Find the tokens that top-k leaves, in the order of the vocabulary, which is the one that draws go by.
+
+    Args:
+        scores: [rows, vocabulary].
+        top_k: how many tokens, beside those that tie with the last one.
+
+    Returns:
+        The tokens [rows, candidates], None for the whole vocabulary, and their scores, -inf where top-k leaves it out.
+    """
+    if top_k >= scores.shape[1]:
+        return None, scores
+    best, tokens = scores.topk(min(top_k + _TIED, scores.shape[1]))
+    tokens, order = tokens.sort(dim=-1)
+    least = best[:, top_k - 1 : top_k]
+    best = best.gather(1, order)
+    return tokens, best.masked_fill(best < least, -torch.inf)
+
+
+class StableTopP(LogitsProcessor):
+    """Keeps the smallest set of tokens with a probability, as `TopPLogitsWarper` of transformers does.
+
+    Where tokens at its edge are equally likely, as they often are in half precision, it leaves out those that come
+    first in the vocabulary. That one takes whichever the device's sort puts first.
+
+    Args:
+        top_p: the probability, below 1.
+    """
+
+    def __init__(self, top_p: float) -> None:
+        self.top_p = top_p
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return scores [rows, tokens], -inf outside the set."""
+        ascending, order = scores.sort(dim=-1, stable=True)
+        outside = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+        outside[:, -1] = False  # one is always left
+        return scores.masked_fill(outside.scatter(1, order, outside), -torch.inf)  # type: ignore[return-value]
 
 
 class RowMinLength(LogitsProcessor):
@@ -128,12 +171,14 @@ class RowMinLength(LogitsProcessor):
     def __init__(self, length: int, padding: torch.Tensor, end_tokens: Collection[int]) -> None:
         self.length = length
         self.padding = padding
-        self.ends = sorted(end_tokens)
+        self.ends = torch.tensor(sorted(end_tokens), dtype=torch.long, device=padding.device)
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Return scores [rows, vocabulary] in which rows that are too short have -inf for what would end them."""
+        """Return the scores [rows, vocabulary], `generate`'s own copy.
+
+        Rows that are too short have -inf for what would end them.
+        """
         short = input_ids.shape[1] - self.padding < self.length
-        scores = scores.clone()  # type: ignore[assignment]
         scores[:, self.ends] = scores[:, self.ends].masked_fill(short, -torch.inf)
         return scores
 
