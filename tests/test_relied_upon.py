@@ -769,7 +769,7 @@ def test_transformers_warpers_go_in_the_order_of_ours() -> None:
 
 def test_torch_attends_by_lengths_and_captures_beside_other_threads() -> None:
     with relied_upon_by("models/lengths.py"):
-        (schema,) = (each for each in torch._C._jit_get_schemas_for_operator("aten::_flash_attention_forward"))
+        schema = torch._C._jit_get_schemas_for_operator("aten::_flash_attention_forward")[0]
         given = [argument.name for argument in schema.arguments]
         assert given[:7] == ["query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k"]
         assert given[7:10] == ["dropout_p", "is_causal", "return_debug_mask"]

@@ -348,3 +348,8 @@ def test_a_step_never_waits_for_the_device(recorder: Recorder, name: str, length
                     model(input_ids=token, **{CACHE: cache})
             assert host.found == []
             assert not cache.stats.compactions
+            with HostSees() as host:
+                while not cache.stats.compactions:
+                    model(input_ids=token, **{CACHE: cache})
+            waits = [found for found in host.found if "lift_fresh" not in found]
+            assert len(waits) <= 1, "a compaction asks once, which slots move at all"

@@ -1,6 +1,7 @@
 """Decode steps of one fixed shape, compiled."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import FunctionType
@@ -13,7 +14,14 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import cache_in
 from dynts.models.attention import without_cudnn
 
-_ON_CPU = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+_ON_CPU = {
+    "freezing": True,
+    "max_autotune": True,
+    "max_autotune_gemm_backends": "CPP,ATEN",
+    # a table and a line for each matrix otherwise, on the user's terminal; older versions of torch lack the second
+    "autotune_num_choices_displayed": 0,
+    "max_autotune_report_choices_stats": False,
+}
 """Weights as constants, packed for inductor's own kernels: BLAS reads them at a third of the speed in thin products."""
 
 
@@ -35,7 +43,7 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     mode = None if on_cpu else "reduce-overhead"
     plain, plain_head = decoder.forward, head.forward
     own = [_of_its_own(plain), _of_its_own(plain_head)]
-    step, step_head = (torch.compile(function, dynamic=False, mode=mode) for function in own)
+    step, step_head = (_quiet(torch.compile(function, dynamic=False, mode=mode)) for function in own)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         cache = cache_in(kwargs)
@@ -57,7 +65,8 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     decoder.forward, head.forward = forward, forward_head
     try:
         # weights become constants only if the configuration says so while a step is traced: `options` come too late
-        with inductor.patch(_ON_CPU) if on_cpu else nullcontext():
+        known = {name: value for name, value in _ON_CPU.items() if hasattr(inductor, name)}
+        with inductor.patch(known) if on_cpu else nullcontext():
             yield
     finally:
         del decoder.forward, head.forward
@@ -67,6 +76,17 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
         del PyCodeCache.modules[loaded:]
         for function in own:
             reset_code(function.__code__)
+
+
+def _quiet(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same step without what inductor warns of while it compiles and no user can change."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated", UserWarning)
+            return step(*args, **kwargs)
+
+    return run
 
 
 def _of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -86,7 +86,7 @@ class DynTS(Method):
         else:
             self._score_buffer()
             own = (len(self.layers), self.kv_heads) if self.granularity == "native" else ()
-            self.scores.append(torch.zeros(*hidden.shape[:2], *own))
+            self.scores.append(hidden.new_zeros(*hidden.shape[:2], *own, dtype=torch.float32))
 
     def score(self, slots: Slots) -> torch.Tensor:
         """Return the predictor's scores."""
