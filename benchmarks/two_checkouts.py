@@ -78,6 +78,25 @@ def sample(_: Path) -> float:
     return sum(taken[1:])
 
 
+def compiled_step(batch: int) -> Callable[[Path], float]:
+    """A measurement: seconds of a compiled step near 3,000 cached tokens a row, the model of SmolLM2-135M's shape."""
+
+    def measure(_: Path) -> float:
+        from statistics import median
+
+        import dynts
+        from dynts.bench.engines import TimedDynTS
+
+        config = dynts.CompressionConfig(budget=3000, local_window=1500, retention_ratio=0.4)
+        engine = TimedDynTS("compiled", shaped_model(), config, "window", compile=True)
+        with engine.running():
+            cache = engine.new_cache()
+            engine.fill(cache, 128, 2960, batch)
+            return median([engine.step(cache, batch) for _ in range(25)][5:])
+
+    return measure
+
+
 def label(_: Path) -> float:
     """Seconds of labelling a trace of 2,048 tokens, the model of SmolLM2-135M's shape."""
     import time
@@ -121,6 +140,7 @@ def collect(folder: Path) -> float:
 
 CASES: dict[str, Callable[[Path], float]] = {
     **{f"decode, {method}": decode(method) for method in ("full", "dynts", "h2o", "snapkv")},
+    **{f"compiled step, batch {batch}": compiled_step(batch) for batch in (1, 8)},
     "sample": sample,
     "label": label,
     "collect": collect,
@@ -169,7 +189,7 @@ def main() -> None:
         ratios = sorted(this / other for this, other in found[case])
         this, other = (median(side) for side in zip(*found[case], strict=True))
         print(
-            f"{case}: {this:.2f} s, the other {other:.2f} s; {median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+            f"{case}: {this:.3f} s, the other {other:.3f} s; {median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
         )
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

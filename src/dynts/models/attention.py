@@ -213,13 +213,18 @@ def grouped_step(
 def _spelled_out(
     grouped: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """Return the same by formula, of which torch.compile makes faster kernels than sdpa has for CPUs."""
+    """Return the same by formula, of which torch.compile makes kernels for few queries; sdpa's are for many."""
     # a write to chosen rows keeps torch.compile from rotating the query anew for every key
-    held = torch.empty_like(grouped).index_copy_(0, torch.arange(len(grouped)), grouped)
-    logits = ((held.float() * scaling).unsqueeze(3) * key.float().unsqueeze(2)).sum(dim=-1)
-    if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask
-    return logits.softmax(dim=-1).to(value.dtype) @ value
+    held = torch.empty_like(grouped).index_copy_(0, torch.arange(len(grouped)), grouped).float() * scaling
+    weights = []
+    # told one by one, the queries of a KV head share one loop over its keys; told at once, each has a loop of its own
+    for query in held.unbind(dim=2):
+        logits = (query.unsqueeze(2) * key.float()).sum(dim=-1)
+        if mask is not None:
+            shown = mask[:, :, 0]
+            logits = logits.masked_fill(~shown, float("-inf")) if mask.dtype == torch.bool else logits + shown
+        weights.append(logits.softmax(dim=-1))
+    return torch.stack(weights, dim=2).to(value.dtype) @ value
 
 
 def _masks_heads(mask: torch.Tensor | None) -> bool:
