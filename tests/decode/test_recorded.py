@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AttentionInterface
 
 import dynts
 from against_reference import CONFIG, check_row, reference_of
@@ -18,6 +19,7 @@ from decoding import TOLERANCE, converse, padded, predictor_for, random_tokens
 from dynts.cache.interface import CACHE
 from dynts.decode import checkpoint, recorded
 from dynts.models import lengths
+from dynts.models.attention import grouped_step, without_cudnn
 from dynts.models.lengths import RowLengths, kernel_by_lengths
 from method_table import CASES, EVERY
 from reference import Turn
@@ -144,6 +146,31 @@ def test_the_kernel_is_chosen_by_device_and_dtype(monkeypatch: pytest.MonkeyPatc
     assert choose(cuda, half, 128) is lengths.flash_by_lengths
     monkeypatch.setattr(torch.version, "hip", "7.0")
     assert choose(cuda, half, 128) is None
+
+
+@pytest.mark.quick
+def test_cudnn_stays_out_of_decode_steps_and_nothing_else(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = torch.backends.cuda.cudnn_sdp_enabled
+    with without_cudnn(torch.device("cuda:0")):
+        assert not allowed()
+    assert allowed()
+    monkeypatch.setattr("dynts.decode.steps.without_cudnn", lambda device: without_cudnn(torch.device("cuda")))
+    seen: list[tuple[int, bool]] = []
+
+    def watched(attention: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def watching(*given: Any, **named: Any) -> Any:
+            seen.append((given[place].shape[2], allowed()))
+            return attention(*given, **named)
+
+        return watching
+
+    monkeypatch.setattr("dynts.models.attention.grouped_step", watched(grouped_step, 0))
+    monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", watched(AttentionInterface()["sdpa"], 1))
+    model = tiny_model("llama")
+    with dynts.compress(model, "window", CONFIG):
+        model.generate(**padded(random_tokens(5, 1)), max_new_tokens=4, do_sample=False)
+    assert set(seen) == {(5, True), (1, False)}
+    assert allowed()
 
 
 def test_recordings_and_their_memory_are_remembered(recorder: Recorder) -> None:
