@@ -91,7 +91,7 @@ class HeldEngine(TimedEngine):
         with observed_attention(self.model):
             yield
 
-    def new_cache(self) -> Cache:
+    def new_cache(self, tokens: int | None = None) -> Cache:
         """An empty cache."""
         return Cache(layers=[HeldLayer() for _ in DynamicCache(config=self.model.config).layers])
 

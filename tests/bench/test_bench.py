@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from transformers import PreTrainedModel
 import dynts
 from command_line import run
 from decoding import cached_tokens, random_predictor
-from dynts.bench.engines import TimedDynTS, TimedEngine, TimedTransformers
+from dynts.bench.engines import TimedDynTS, TimedEngine, TimedStatic, TimedTransformers
 from dynts.bench.generation import generate
-from dynts.bench.grid import Effort, engines, measure
-from dynts.bench.machine import Machine, Stopwatch, measure_machine
+from dynts.bench.grid import Effort, baselines, engines, measure
+from dynts.bench.machine import Busy, Machine, Stopwatch, gpu_work, measure_machine
 from dynts.bench.profile import Work, lengths_to_measure, profile, profile_once
 from dynts.bench.summary import summarize
 from dynts.cache.interface import CACHE
@@ -69,7 +70,7 @@ class Linear(TimedEngine):
     def running(self) -> Iterator[None]:
         yield
 
-    def new_cache(self) -> Any:
+    def new_cache(self, tokens: int | None = None) -> Any:
         return [0]
 
     def fill(self, cache: Any, prompt: int, tokens: int, batch: int) -> None:
@@ -169,6 +170,47 @@ def test_transformers_engine_fills_and_restores(model: PreTrainedModel) -> None:
     assert model.config._attn_implementation == before
 
 
+def test_a_static_cache_decodes_as_one_that_grows(model: PreTrainedModel) -> None:
+    engine = TimedStatic("static", model, "sdpa")
+    with engine.running():
+        cache = engine.new_cache(50)
+        for length in (20, 30):
+            engine.fill(cache, 4, length, 3)
+            assert engine.step(cache, 3) > 0
+            assert int(cache.get_seq_length()) == length + 1
+        assert engine.kv_bytes(cache) == step_cost(model).token_bytes * 50 * 3
+        found = profile_once(engine, Work(2, 10, 50), steps=1, points=2)
+    assert found.kv_bytes == step_cost(model).token_bytes * 60 * 2
+    assert found.first_seconds > 0
+
+
+def test_baselines_on_a_gpu_say_whether_cudnn_takes_part(model: PreTrainedModel) -> None:
+    def told(device: str, eager: bool = False) -> list[tuple[str, bool]]:
+        found = baselines(model, torch.device(device), eager)
+        return [(type(engine).__name__, engine.cudnn) for engine in found if isinstance(engine, TimedTransformers)]
+
+    assert told("cpu") == [("TimedTransformers", True)]
+    assert told("cuda") == [("TimedTransformers", False), ("TimedTransformers", True), ("TimedStatic", True)]
+    assert len(told("cuda", eager=True)) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's work is watched")
+def test_kernels_of_a_gpu_are_counted() -> None:
+    device = torch.device("cuda")
+    matrix = torch.ones(2048, 2048, device=device)
+    with gpu_work(device) as found:
+        for _ in range(3):
+            matrix.add_(1)
+    assert found[0].kernels == 3
+    assert 0 < found[0].seconds < 1
+
+
+def test_other_devices_have_no_kernels() -> None:
+    with gpu_work(torch.device("cpu")) as found:
+        torch.ones(8).sum()
+    assert found == []
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_step_cost_counts_what_is_read(tied: bool) -> None:
     model = tiny_model("llama", tie_word_embeddings=tied)
@@ -223,17 +265,22 @@ def test_speed_ups_are_medians_of_paired_rounds(model: PreTrainedModel) -> None:
     step = rows[0].details["steps"][0]
     assert step["over_floor"] == pytest.approx(step["seconds"]["median"] / step["floor"])
     assert bench_table(rows).markdown().splitlines()[2].startswith("| slow |  | 1 | 200 |")
+    assert "ker-" not in bench_table(rows).columns
+    watched = bench_table([replace(row, busy=Busy(0.0062, 1311)) for row in rows])
+    assert "| 6.2 | 1311 |" in watched.markdown().splitlines()[2]
 
 
 def test_generation_mode_generates_what_was_asked(model: PreTrainedModel) -> None:
-    compared = engines(model, ["full", "question-window"], CONFIG)
+    compared = [*engines(model, ["full", "question-window"], CONFIG), TimedStatic("static", model, "sdpa")]
     rounds = generate(compared, Work(2, 10, 50), rounds=1, done=lambda: None)
     by_name = {found.engine: found for found in rounds[0]}
     token = 2 * step_cost(model).token_bytes
     assert by_name["transformers, sdpa"].kv_bytes == token * 59
     assert by_name["question-window"].kv_bytes == token * 40
+    assert by_name["static"].kv_bytes == token * 59
+    assert all(found.first_seconds and not found.busy for found in rounds[0])
     rows = next(measure([compared], [Work(2, 10, 50)], Effort("generate", rounds=1), MACHINE))
-    assert [row.budget for row in rows] == [None, None, None, 40]
+    assert [row.budget for row in rows] == [None, None, None, 40, None]
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +308,7 @@ def test_the_command_writes_what_it_measured(
         ("dynts", 2),
     ]
     assert record["machine"]["read"] > 0
+    assert all(row["first_seconds"] > 0 and row["busy"] is None for row in record["rows"])
     assert "GB/s" in printed
     assert markdown.read_text().count("| dynts |") == 2
     assert figure.exists() == (mode == "profile")

@@ -5,11 +5,11 @@ Each can start at any length without a prefill.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
 from dynts.bench.machine import Stopwatch, seconds
 from dynts.cache.cache import BudgetCache
@@ -19,6 +19,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
 from dynts.models import input_device
+from dynts.models.attention import without_cudnn
 from dynts.models.shape import head_size, kv_heads
 
 _OBSERVED = 32
@@ -51,8 +52,24 @@ class TimedEngine(ABC):
         """Set the model up for this engine, inside a context."""
 
     @abstractmethod
-    def new_cache(self) -> Cache:
-        """Return an empty cache."""
+    def new_cache(self, tokens: int | None = None) -> Cache:
+        """Return an empty cache.
+
+        Args:
+            tokens: most that a row will hold, which only a static cache has to know.
+        """
+
+    def generate_arguments(self, cache: Cache) -> dict[str, Any]:
+        """Return the arguments by which `generate` uses a cache.
+
+        Args:
+            cache: an empty one of this engine.
+        """
+        return {CACHE: cache}
+
+    def decode_call(self) -> Callable[..., object]:
+        """Return what is called for a decode step."""
+        return cast(Callable[..., object], self.model)
 
     @abstractmethod
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
@@ -87,8 +104,8 @@ class TimedEngine(ABC):
             batch: rows.
         """
         tokens = torch.ones(batch, 1, dtype=torch.long, device=self.device)
-        model = cast(Callable[..., object], self.model)
-        return seconds(lambda: model(input_ids=tokens, **{CACHE: cache}, use_cache=True), self.device)
+        decode = self.decode_call()
+        return seconds(lambda: decode(input_ids=tokens, **{CACHE: cache}, use_cache=True), self.device)
 
     @torch.no_grad()
     def prefill(self, prompt: int, batch: int) -> float:
@@ -99,7 +116,7 @@ class TimedEngine(ABC):
             batch: rows.
         """
         tokens = torch.ones(batch, prompt, dtype=torch.long, device=self.device)
-        model, cache = cast(Callable[..., object], self.model), self.new_cache()
+        model, cache = cast(Callable[..., object], self.model), self.new_cache(prompt)
         return seconds(lambda: model(input_ids=tokens, **{CACHE: cache}, use_cache=True, logits_to_keep=1), self.device)
 
     def _states(self, batch: int, tokens: int) -> torch.Tensor:
@@ -116,11 +133,13 @@ class TimedTransformers(TimedEngine):
         name: as shown.
         model: the model.
         attention: attention implementation, such as "sdpa".
+        cudnn: whether sdpa may take cuDNN on CUDA, as torch lets it.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, attention: str) -> None:
+    def __init__(self, name: str, model: PreTrainedModel, attention: str, cudnn: bool = True) -> None:
         super().__init__(name, model)
         self.attention = attention
+        self.cudnn = cudnn
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -128,12 +147,13 @@ class TimedTransformers(TimedEngine):
         before = self.model.config._attn_implementation
         self.model.set_attn_implementation(self.attention)
         try:
-            yield
+            with nullcontext() if self.cudnn else without_cudnn(self.device):
+                yield
         finally:
             self.model.set_attn_implementation(before)
 
-    def new_cache(self) -> Cache:
-        """Return an empty `DynamicCache`."""
+    def new_cache(self, tokens: int | None = None) -> Cache:
+        """Return an empty `DynamicCache`, which grows."""
         return DynamicCache(config=self.model.config)
 
     def fill(self, cache: Cache, prompt: int, tokens: int, batch: int) -> None:
@@ -141,14 +161,47 @@ class TimedTransformers(TimedEngine):
 
         Arguments as in `TimedEngine`.
         """
-        states = self._states(batch, tokens - cache.get_seq_length())
+        states = self._states(batch, tokens - int(cache.get_seq_length()))
         for layer in range(len(cache.layers)):
             cache.update(states, states, layer)
 
     def kv_bytes(self, cache: Any) -> int:
         """Return the bytes of all layers."""
-        tensors = (tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+        layers = (layer for layer in cache.layers if layer.is_initialized)
+        tensors = (tensor for layer in layers for tensor in (layer.keys, layer.values))
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+class TimedStatic(TimedTransformers):
+    """The static cache of transformers, with which `generate` compiles decode steps on CUDA.
+
+    It is the fastest that transformers itself offers there. Arguments as of `TimedTransformers`.
+    """
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Switch the attention implementation; afterwards the model knows no compiled steps, as before."""
+        with super().running():
+            try:
+                yield
+            finally:
+                # else another length would be compiled for any length, and get a cache as long as the longest so far
+                vars(self.model).pop("_previous_max_cache_length", None)
+                if vars(self.model).pop("_compiled_call", None) is not None:
+                    torch.compiler.reset()
+
+    def new_cache(self, tokens: int | None = None) -> Cache:
+        """Return an empty `StaticCache` of that many slots."""
+        assert tokens is not None, "a static cache has to know its size"
+        return StaticCache(config=self.model.config, max_cache_len=tokens)
+
+    def generate_arguments(self, cache: Cache) -> dict[str, Any]:
+        """Return the argument by which `generate` makes such a cache itself."""
+        return {"cache_implementation": "static"}
+
+    def decode_call(self) -> Callable[..., object]:
+        """Return what `generate` calls: on CUDA the model's compiled call, elsewhere the model."""
+        return self.model.get_compiled_call(None) if self.device.type == "cuda" else super().decode_call()
 
 
 class TimedDynTS(TimedEngine):
@@ -184,8 +237,8 @@ class TimedDynTS(TimedEngine):
         with compress(self.model, self.method, self.schedule, self.predictor, compile=self.compile) as self.session:
             yield
 
-    def new_cache(self) -> BudgetCache:
-        """Return an empty cache of the session."""
+    def new_cache(self, tokens: int | None = None) -> BudgetCache:
+        """Return an empty cache of the session, which knows its size."""
         assert self.session is not None, "within running() only"
         return self.session.new_cache()
 

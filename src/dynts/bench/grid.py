@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from transformers import PreTrainedModel
 
-from dynts.bench.engines import TimedDynTS, TimedEngine, TimedTransformers
+from dynts.bench.engines import TimedDynTS, TimedEngine, TimedStatic, TimedTransformers
 from dynts.bench.generation import generate
 from dynts.bench.machine import Machine
 from dynts.bench.profile import Work, profile
@@ -14,6 +15,7 @@ from dynts.bench.summary import EngineSummary, summarize
 from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor
 from dynts.methods import resolve_method
+from dynts.models import input_device
 from dynts.models.costs import step_cost
 from dynts.predictor.model import ImportancePredictor
 
@@ -42,8 +44,9 @@ def engines(
     predictor: Predictor | None = None,
     eager: bool = True,
     compiled: bool = False,
+    plain: bool = False,
 ) -> list[TimedEngine]:
-    """transformers' full cache, the reference first, then dynts with each method.
+    """Return what is compared: what transformers offers, the reference first, then dynts with each method.
 
     Args:
         model: the model.
@@ -52,10 +55,10 @@ def engines(
         predictor: for methods that need one; None takes an untrained one, which costs the same.
         eager: transformers with eager attention too.
         compiled: each method with compiled decode steps too, where that is possible.
+        plain: on CUDA, where steps are recorded, each method with plain ones too.
     """
-    compared: list[TimedEngine] = [TimedTransformers("transformers, sdpa", model, "sdpa")]
-    if eager:
-        compared.append(TimedTransformers("transformers, eager", model, "eager"))
+    device = input_device(model)
+    compared = baselines(model, device, eager)
     for name in methods:
         method = resolve_method(name)
         needed = None
@@ -64,7 +67,33 @@ def engines(
         compared.append(TimedDynTS(name, model, schedule, method, needed))
         if compiled and method.evicts and not method.observes_attention:
             compared.append(TimedDynTS(f"{name}, compiled", model, schedule, method, needed, compile=True))
+        if plain and method.evicts and device.type == "cuda":
+            compared.append(TimedDynTS(f"{name}, plain", model, schedule, method, needed, compile=False))
     return compared
+
+
+def baselines(model: PreTrainedModel, device: torch.device, eager: bool = True) -> list[TimedEngine]:
+    """Return what transformers offers on a device, the reference first.
+
+    On CUDA that is its own cache without cuDNN, which plans anew for every length, and with it, as torch has it by
+    default; and its static cache.
+
+    Args:
+        model: the model.
+        device: where it is.
+        eager: with eager attention too.
+    """
+    if device.type == "cuda":
+        found: list[TimedEngine] = [
+            TimedTransformers("transformers, sdpa without cuDNN", model, "sdpa", cudnn=False),
+            TimedTransformers("transformers, sdpa", model, "sdpa"),
+            TimedStatic("transformers, static", model, "sdpa"),
+        ]
+    else:
+        found = [TimedTransformers("transformers, sdpa", model, "sdpa")]
+    if eager:
+        found.append(TimedTransformers("transformers, eager", model, "eager"))
+    return found
 
 
 def measure(

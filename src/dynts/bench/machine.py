@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def synchronize(device: torch.device) -> None:
@@ -27,6 +28,42 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - started
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """What a GPU did for some work.
+
+    Attributes:
+        seconds: that it was busy, copies included.
+        kernels: how many it ran.
+    """
+
+    seconds: float
+    kernels: int
+
+
+@contextmanager
+def gpu_work(device: torch.device) -> Iterator[list[Busy]]:
+    """Note what a GPU does inside this context: a list, which is empty until its end, and on another device.
+
+    Args:
+        device: of the work.
+    """
+    found: list[Busy] = []
+    if device.type != "cuda":
+        yield found
+        return
+    synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        yield found
+        synchronize(device)
+    # ranges that were given a name lie over the kernels in them
+    events = [
+        event for event in profiler.events() or () if event.device_type.name == "CUDA" and not event.is_user_annotation
+    ]
+    kernels = [event for event in events if not event.name.startswith(("Memcpy", "Memset"))]
+    found.append(Busy(sum(event.time_range.elapsed_us() for event in events) / 1e6, len(kernels)))
 
 
 class Stopwatch:

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from dynts.bench.engines import TimedEngine
+from dynts.bench.machine import Busy, gpu_work
 from dynts.cache.lengths import attended_tokens, cache_lengths
 
 Measured = TypeVar("Measured")
@@ -47,6 +48,8 @@ def in_rounds(
 
 
 _WARM_UP = 1
+_FIRST = 3
+"""Steps at the first length that do not count: steps are compiled at the first one, and recorded by the third."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ class Profile:
         prefill_seconds: of the question.
         compactions: how many there are.
         compaction_seconds: of one, by part.
+        first_seconds: of the first step, in which steps are recorded or compiled.
+        busy: what a GPU does in a step at the longest length measured; None on another device.
         kv_bytes: allocated for keys and values at the longest length measured.
         memory_bytes: at that time, of the whole process (CPU), or the peak of the device (CUDA).
     """
@@ -91,6 +96,8 @@ class Profile:
     prefill_seconds: float
     compactions: int
     compaction_seconds: dict[str, float]
+    first_seconds: float
+    busy: Busy | None
     kv_bytes: int
     memory_bytes: int
 
@@ -127,13 +134,18 @@ def profile_once(engine: TimedEngine, work: Work, steps: int, points: int) -> Pr
         torch.cuda.reset_peak_memory_stats(engine.device)
     compactions = cache_lengths(work.prompt, work.generated, engine.schedule).compactions
     live = attended_tokens(work.prompt, work.generated, compactions).tolist()
-    lengths = lengths_to_measure(live, _WARM_UP + steps, points)
-    seconds = []
-    cache = engine.new_cache()
+    lengths = lengths_to_measure(live, _FIRST + steps, points)
+    seconds: list[float] = []
+    first = 0.0
+    cache = engine.new_cache(work.prompt + work.generated)
     for length in lengths:
-        engine.fill(cache, work.prompt, length - _WARM_UP - 1, work.batch)
-        times = [engine.step(cache, work.batch) for _ in range(_WARM_UP + steps)]
-        seconds.append(median(times[_WARM_UP:]))
+        warm_up = _WARM_UP if seconds else _FIRST
+        engine.fill(cache, work.prompt, length - warm_up - 1, work.batch)
+        times = [engine.step(cache, work.batch) for _ in range(warm_up + steps)]
+        first = first or times[0]
+        seconds.append(median(times[warm_up:]))
+    with gpu_work(engine.device) as busy:
+        engine.step(cache, work.batch)
     kv_bytes, memory = engine.kv_bytes(cache), _memory(engine.device)
     del cache
     return Profile(
@@ -146,6 +158,8 @@ def profile_once(engine: TimedEngine, work: Work, steps: int, points: int) -> Pr
         prefill_seconds=engine.prefill(work.prompt, work.batch),
         compactions=len(compactions),
         compaction_seconds=engine.compaction(work.prompt, work.batch) if compactions else {},
+        first_seconds=first,
+        busy=busy[0] if busy else None,
         kv_bytes=kv_bytes,
         memory_bytes=memory,
     )

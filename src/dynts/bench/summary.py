@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from dynts.bench.generation import Generation
-from dynts.bench.machine import Machine
+from dynts.bench.machine import Busy, Machine
 from dynts.bench.profile import Profile
 from dynts.models.costs import StepCost
 
@@ -39,6 +39,9 @@ class EngineSummary:
         tokens_per_second: of all rows.
         speedup: over the first engine, of the same round.
         kv_bytes: allocated for keys and values at their peak.
+        first_seconds: of the first decode step of the first round, in which steps are recorded or compiled; None where
+            there was none.
+        busy: what a GPU did in a step, in the last round; None on another device.
         details: what profile mode knows beside: steps by cache length with their floors, and the parts.
     """
 
@@ -49,6 +52,8 @@ class EngineSummary:
     tokens_per_second: Spread
     speedup: Spread
     kv_bytes: int
+    first_seconds: float | None
+    busy: Busy | None
     details: dict[str, Any]
 
 
@@ -73,6 +78,8 @@ def summarize(rounds: Sequence[Sequence[Measured]], machine: Machine, cost: Step
                 tokens_per_second=Spread.of([run.tokens_per_second for run in runs]),
                 speedup=Spread.of(ratios),
                 kv_bytes=max(run.kv_bytes for run in runs),
+                first_seconds=first.first_seconds,
+                busy=runs[-1].busy,
                 details=_details([run for run in runs if isinstance(run, Profile)], machine, cost),
             )
         )

@@ -40,6 +40,9 @@ class BenchCommand:
     compile: bool = option(
         False, switch=True, help="Also measure each method with compiled decode steps, where possible."
     )
+    plain: bool = option(
+        False, switch=True, help="On CUDA, also measure each method with plain decode steps instead of recorded ones."
+    )
     rounds: int = option(3, least=1, help="How often everything is measured.")
     steps: int = option(3, least=1, help="Steps timed at each cache length, in profile mode.")
     points: int = option(4, least=2, help="Cache lengths, in profile mode.")
@@ -49,10 +52,11 @@ class BenchCommand:
 
 
 def bench(given: BenchCommand) -> None:
-    """Measure decoding side by side in one run: transformers' full cache (sdpa, eager) and dynts with each method.
+    """Measure decoding side by side in one run: what transformers offers and dynts with each method.
 
-    Speed-ups are over transformers' full cache with sdpa: medians over the rounds, smallest and largest in brackets.
-    The floor is the time to read all weights and cached tokens once, at the bandwidth measured in the same process.
+    Speed-ups are over transformers' full cache with sdpa, on CUDA without cuDNN: medians over the rounds, smallest and
+    largest in brackets. The floor is the time to read all weights and cached tokens once, at the bandwidth measured in
+    the same process.
     """
     from dynts.errors import DyntsError
     from dynts.methods import resolve_method
@@ -92,7 +96,10 @@ def bench(given: BenchCommand) -> None:
     else:
         loaded, _ = load_model(source)
     check_checkpoint(loaded)
-    compared = [engines(loaded, given.method, schedule, trained, given.eager, given.compile) for schedule in schedules]
+    compared = [
+        engines(loaded, given.method, schedule, trained, given.eager, given.compile, given.plain)
+        for schedule in schedules
+    ]
     works = [Work(rows, given.prompt, tokens) for rows, tokens in product(given.batch, given.generated)]
     machine = measure_machine(loaded.device, loaded.dtype)
     console = Console()

@@ -9,13 +9,14 @@ from dynts.bench.machine import Machine
 from dynts.bench.summary import EngineSummary
 from dynts.report.tables import FigureTable
 
-_COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB")
+_COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB", "first\nstep s")
+_BUSY_COLUMNS = ("GPU\nms", "ker-\nnels")
 _STEP_COLUMNS = ("first\nms", "last\nms", "over\nfloor", "evict-\ning")
 
 
 def bench_table(rows: Sequence[EngineSummary]) -> FigureTable:
     """Return the table of engines on pieces of work, at least one."""
-    columns = (*_COLUMNS, *_STEP_COLUMNS) if rows[0].details else _COLUMNS
+    columns = (*_COLUMNS, *(_BUSY_COLUMNS if rows[0].busy else ()), *(_STEP_COLUMNS if rows[0].details else ()))
     return FigureTable(columns, [_cells(row) for row in rows])
 
 
@@ -40,7 +41,10 @@ def _cells(row: EngineSummary) -> list[str]:
         f"{row.tokens_per_second.median:.1f}",
         f"{row.speedup.median:.2f} ({row.speedup.least:.1f}-{row.speedup.most:.1f})",
         f"{row.kv_bytes / 2**20:.0f}",
+        "" if row.first_seconds is None else f"{row.first_seconds:.2g}",
     ]
+    if row.busy is not None:
+        cells += [f"{1000 * row.busy.seconds:.1f}", f"{row.busy.kernels}"]
     if row.details:
         first, last = row.details["steps"][0], row.details["steps"][-1]
         cells += [
