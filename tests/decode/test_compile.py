@@ -17,6 +17,7 @@ from dynts.cache.method import Granularity
 from dynts.errors import UnsupportedError
 from dynts.methods import DynTS
 from dynts.models.attention import grouped_step, observed_attention
+from dynts.models.lengths import RowLengths
 from tiny import tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=40, local_window=8, retention_ratio=0.4)
@@ -76,6 +77,34 @@ def test_compiled_steps_equal_plain_ones(architecture: str, attention: str, gran
     assert model.get_decoder().forward == forward
     assert "forward" not in vars(model.get_decoder())
     assert "forward" not in vars(model.get_output_embeddings())
+
+
+@needs_compiler
+def test_compiled_steps_attend_by_lengths_where_a_kernel_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is one by formula; on a GPU it is an operator of torch."""
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, rows: RowLengths, scaling: float | None) -> Tensor:
+        assert scaling is not None
+        shown = torch.arange(key.shape[2]) < rows.lengths[:, None]
+        grouped = query.view(len(query), key.shape[1], -1, query.shape[3])
+        logits = (grouped @ key.transpose(2, 3) * scaling).masked_fill(~shown[:, None, None], -torch.inf)
+        zero = rows.starts(key.shape[2])[0]  # made once a step, while it is traced
+        return (logits.softmax(dim=-1) @ value + zero).view_as(query)
+
+    model, batch = tiny_model("llama", num_hidden_layers=2), padded(random_tokens(6, 3), random_tokens(10, 4))
+    options = {**OPTIONS, "max_new_tokens": 45}
+    with dynts.compress(model, "window", CONFIG):
+        expected = model.generate(**batch, **options)
+    monkeypatch.setattr("dynts.cache.layer.stores_slots_first", lambda device: True)
+    monkeypatch.setattr("dynts.models.attention.kernel_by_lengths", lambda *_: kernel)
+    monkeypatch.setattr("dynts.models.attention.grouped_step", None)
+    with dynts.compress(model, "window", CONFIG, compile=True):
+        check_same(model.generate(**batch, **options), expected)
+        torch.compiler.set_stance("fail_on_recompile")
+        try:
+            check_same(model.generate(**batch, **options), expected)
+        finally:
+            torch.compiler.set_stance("default")
 
 
 @needs_compiler

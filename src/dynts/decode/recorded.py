@@ -124,7 +124,7 @@ def can_record(model: PreTrainedModel, method: Method) -> bool:
 
 def _why_plain(model: PreTrainedModel, cache: BudgetCache) -> str | None:
     """Return why the steps of a cache cannot be recorded; None if they can."""
-    implementation = implementation_of(model)
+    implementation, decoder = implementation_of(model), model.get_decoder()
     reasons = {
         "the model's weights lie on several devices": len({weight.device for weight in model.parameters()}) > 1,
         f"attention implementation {implementation!r} sees no fixed shape": implementation not in OBSERVABLE,
@@ -132,12 +132,12 @@ def _why_plain(model: PreTrainedModel, cache: BudgetCache) -> str | None:
         "the model chooses by values what to compute, as some mixtures of experts do": (
             not getattr(model, "_can_compile_fullgraph", True)
         ),
+        "rotary positions change with the length of the text (dynamic or longrope scaling)": _rope_types(decoder)
+        & {"dynamic", "longrope"},
         "sliding-window layers of one model have windows of different sizes": (
             len({layer.sliding_window for layer in cache.sliding_layers}) > 1
         ),
-        "hooks or replaced forward functions in the model's layers would not be called": _is_watched(
-            model.get_decoder()
-        ),
+        "hooks or replaced forward functions in the model's layers would not be called": _is_watched(decoder),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -333,9 +333,7 @@ def _inputs(running: ForwardPass) -> tuple[dict[str, torch.Tensor], tuple[Any, .
         if value is not None and value is not cache and name != "attention_mask"
     }
     tensors = {name: value for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
-    others = tuple(
-        (name, value if value is None else repr(value)) for name, value in kwargs.items() if name not in tensors
-    )
+    others = tuple((name, repr(value)) for name, value in kwargs.items() if name not in tensors)
     rows = running.step.slots[1]
     tensors |= {"position_ids": running.step.positions.expand(len(rows), 1), "slots": rows}
     if cache.sliding_layers:
@@ -352,18 +350,20 @@ def _inputs(running: ForwardPass) -> tuple[dict[str, torch.Tensor], tuple[Any, .
 def _reshaped(slots: torch.Tensor, rows: int, count: int) -> torch.Tensor:
     """Return slots [rows, heads, count, size] in the memory of others, stored in the same order."""
     heads, size = slots.shape[1], slots.shape[3]
+    elements = rows * count * heads * size
     if slots.stride(1) < slots.stride(2):  # slots before heads
-        return (
-            slots.transpose(1, 2)
-            .reshape(-1)[: rows * count * heads * size]
-            .view(rows, count, heads, size)
-            .transpose(1, 2)
-        )
-    return slots.reshape(-1)[: rows * count * heads * size].view(rows, heads, count, size)
+        return slots.transpose(1, 2).reshape(-1)[:elements].view(rows, count, heads, size).transpose(1, 2)
+    return slots.reshape(-1)[:elements].view(rows, heads, count, size)
 
 
 def _tell(why: object) -> None:
     say_once(f"dynts: decode steps are not recorded but plain, and slower: {why}")
+
+
+def _rope_types(decoder: torch.nn.Module) -> set[str]:
+    """Return how a decoder's rotary positions are scaled; models with layers of several kinds have a table of them."""
+    found = [vars(part)["rope_type"] for part in decoder.modules() if "rope_type" in vars(part)]
+    return {kind for each in found for kind in (each.values() if isinstance(each, dict) else [each])}
 
 
 def _is_watched(decoder: torch.nn.Module) -> bool:
