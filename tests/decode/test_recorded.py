@@ -5,6 +5,7 @@ On CPUs nothing can be recorded, so a recording runs the same static step each t
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from decoding import TOLERANCE, converse, padded, predictor_for, random_tokens
 from dynts.cache.interface import CACHE
 from dynts.decode import checkpoint, recorded
 from dynts.models import lengths
-from dynts.models.attention import grouped_step, without_cudnn
+from dynts.models.attention import grouped_step
+from dynts.models.cudnn import without_cudnn
 from dynts.models.lengths import RowLengths, kernel_by_lengths
 from method_table import CASES, EVERY
 from reference import Turn
@@ -151,8 +153,12 @@ def test_the_kernel_is_chosen_by_device_and_dtype(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.quick
 def test_cudnn_stays_out_of_decode_steps_and_nothing_else(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = torch.backends.cuda.cudnn_sdp_enabled
-    with without_cudnn(torch.device("cuda:0")):
+    with ExitStack() as first, ExitStack() as second:  # as of two threads that do not leave in order
+        first.enter_context(without_cudnn(torch.device("cuda:0")))
+        second.enter_context(without_cudnn(torch.device("cuda:1")))
+        first.close()
         assert not allowed()
+        second.close()
     assert allowed()
     monkeypatch.setattr("dynts.decode.steps.without_cudnn", lambda device: without_cudnn(torch.device("cuda")))
     seen: list[tuple[int, bool]] = []

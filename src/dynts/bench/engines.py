@@ -19,7 +19,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.compress import Predictor, Session, compress
 from dynts.methods import Method, resolve_method
 from dynts.models import input_device
-from dynts.models.attention import without_cudnn
+from dynts.models.cudnn import without_cudnn
 from dynts.models.shape import head_size, kv_heads
 
 _OBSERVED = 32

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import cache_in
-from dynts.models.attention import without_cudnn
+from dynts.models.cudnn import without_cudnn
 
 _ON_CPU = {
     "freezing": True,

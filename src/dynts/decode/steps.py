@@ -10,7 +10,7 @@ from dynts.cache.method import Method
 from dynts.decode.compiled import compiled_steps
 from dynts.decode.forward import ForwardPass
 from dynts.decode.recorded import RecordedSteps, can_record
-from dynts.models.attention import without_cudnn
+from dynts.models.cudnn import without_cudnn
 
 
 @contextmanager
@@ -37,7 +37,12 @@ def decode_steps(
         return
     decoder = model.get_decoder()
     plain: Callable[..., Any] = decoder.forward
-    recorded = RecordedSteps(model, plain) if compile is None and can_record(model, method) else None
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        with without_cudnn(model.device):
+            return plain(*args, **kwargs)
+
+    recorded = RecordedSteps(model, step) if compile is None and can_record(model, method) else None
     if recorded is None and model.device.type != "cuda":
         yield None
         return
@@ -46,8 +51,7 @@ def decode_steps(
         running = running_in(kwargs)
         if running is None or running.step.kind != "generated":
             return plain(*args, **kwargs)
-        with without_cudnn(model.device):
-            return plain(*args, **kwargs) if recorded is None or not running.fixed else recorded.step(running)
+        return step(*args, **kwargs) if recorded is None or not running.fixed else recorded.step(running)
 
     before = vars(decoder).get("forward")
     decoder.forward = forward

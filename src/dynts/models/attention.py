@@ -10,11 +10,10 @@ import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from dynts.errors import UnsupportedError
@@ -162,17 +161,6 @@ def observed_attention(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(implementation)
-
-
-def without_cudnn(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context in which sdpa does not take cuDNN, which plans anew for every length of the keys.
-
-    Args:
-        device: of the model; elsewhere than on CUDA the context does nothing.
-    """
-    if device.type != "cuda":
-        return nullcontext()
-    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def grouped_step(
