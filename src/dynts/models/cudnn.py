@@ -1,7 +1,7 @@
 """cuDNN kept out of attention for a while: it plans on the host, anew for every number of keys that it has not seen.
 
-torch's own scope, `torch.nn.attention.sdpa_kernel`, chooses for the whole process, brings back kernels that the user has
-switched off, and leaves them switched off for good where scopes of two threads overlap (torch 2.13).
+torch's own scope, `torch.nn.attention.sdpa_kernel`, chooses for the whole process, brings back kernels that the user
+has switched off, and leaves them switched off for good where scopes of two threads overlap (torch 2.13).
 """
 
 import threading
