@@ -3,6 +3,7 @@
 On CPUs nothing can be recorded, so a recording runs the same static step each time: the same inputs in the same memory.
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -216,6 +217,67 @@ def test_recordings_and_their_memory_are_remembered(recorder: Recorder) -> None:
     assert len(recorded._MEMORIES[model]) == 1, "what was too small is gone"
     recorded.forget_steps(model)
     assert recordings(batch) == 1
+    model.double()
+    assert recordings(batch) == 1, "slots of another dtype are not in the way"
+    assert recordings(batch) == 0
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@torch.no_grad()
+def test_a_cache_that_goes_on_with_other_weights_is_recorded_anew(recorder: Recorder, turn: bool) -> None:
+    """In a new context, and within one at a new turn."""
+    model, ids = tiny_model("llama"), torch.tensor([[9]])
+    with dynts.compress(model, "window", CONFIG) as session:
+        cache = session.new_cache()
+        for _ in range(3):
+            model(input_ids=ids, **{CACHE: cache})
+        model.load_state_dict({name: weight * 1.1 for name, weight in model.state_dict().items()}, assign=True)
+        if turn:
+            model(input_ids=torch.tensor([[10, 11]]), **{CACHE: cache})
+            model(input_ids=ids, **{CACHE: cache})
+    for _ in range(2):
+        with dynts.compress(model, "window", CONFIG):
+            model(input_ids=ids, **{CACHE: cache})
+    assert recorder.times == 2
+
+
+@torch.no_grad()
+def test_an_interrupted_recording_is_made_again(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(run: Any, running: Any) -> Any:
+        raise KeyboardInterrupt
+
+    model, ids = tiny_model("llama"), torch.tensor([[9]])
+    with dynts.compress(model, "window", CONFIG) as session:
+        cache = session.new_cache()
+        model(input_ids=ids, **{CACHE: cache})
+        with monkeypatch.context() as patch:
+            patch.setitem(recorded.RECORDERS, "cpu", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                model(input_ids=ids, **{CACHE: cache})
+        model(input_ids=ids, **{CACHE: cache})
+    assert (recorder.times, recorder.replays) == (1, 2)
+
+
+def test_memory_that_was_taken_up_without_gradients_serves_with_them(recorder: Recorder) -> None:
+    model, ids = tiny_model("llama"), torch.tensor([[9]])
+    for _ in range(2):  # the second cache takes up the first one's memory
+        with dynts.compress(model, "window", CONFIG) as session:
+            cache = session.new_cache()
+            with torch.no_grad():
+                for _ in range(3):
+                    model(input_ids=ids, **{CACHE: cache})
+            model(input_ids=ids, **{CACHE: cache})
+        del cache
+    assert recorder.times == 1
+
+
+@torch.no_grad()
+def test_a_decoder_that_is_being_recorded_shows_its_own_parameters(recorder: Recorder) -> None:
+    """What its layers get is told by them."""
+    model = tiny_model("llama")
+    parameters = inspect.signature(model.get_decoder().forward)
+    with dynts.compress(model, "window", CONFIG):
+        assert inspect.signature(model.get_decoder().forward) == parameters
 
 
 def test_two_caches_at_a_time_have_memory_of_their_own(recorder: Recorder) -> None:

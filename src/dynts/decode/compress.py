@@ -260,6 +260,8 @@ class Session:
         self._running.passes.append(running)
         if not cache.occupancy.columns:
             self.prepare(cache, len(running.step.coming))
+        elif self._recorded is not None and running.step.kind == "turn":
+            self._recorded.renew(cache)
         # a recorded step makes its own arguments, where the recording reads them
         return (), running.kwargs if self._recorded is not None and running.fixed else running.arguments()
 

@@ -55,8 +55,10 @@ def _record_graph(run: _Run, running: ForwardPass) -> _Run:
         with torch.cuda.stream(side):  # what libraries set up at their first call must not be captured
             run(running)
         torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # on that stream: torch's own one is shared by all threads, and lies on the device that was current first
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             output = run(running)
+    output.hidden.fill_(torch.nan)  # so that the check sees a replay that does nothing
 
     def replay(_: ForwardPass) -> _Output:
         graph.replay()
@@ -153,6 +155,7 @@ class RecordedSteps:
     def __init__(self, model: PreTrainedModel, forward: Callable[..., Any]) -> None:
         self.model = model
         self.forward = forward
+        self._renewed: weakref.WeakSet[BudgetCache] = weakref.WeakSet()
 
     def lend(self, cache: BudgetCache, rows: int) -> None:
         """Offer memory to a cache before its first forward pass, so that steps recorded on it can be replayed.
@@ -173,15 +176,26 @@ class RecordedSteps:
         with _LOCK:
             memories = _MEMORIES.setdefault(self.model, [])
             free = [memory for memory in memories if memory.cache() is None or memory.cache() is cache]
-            fitting = [memory for memory in free if memory.shown(rows, capacity)]
+            # other weights may be of another dtype, or on another device
+            fitting = [memory for memory in free if memory.weights == weights and memory.shown(rows, capacity)]
             chosen = fitting[0] if fitting else _Memory(weights, weakref.ref(cache))
-            # what is too small goes before something larger is allocated
+            # what does not fit goes before something else is allocated
             memories[:] = [chosen, *(memory for memory in memories if memory not in free)]
             chosen.cache = weakref.ref(cache)
-            if chosen.weights != weights:
-                chosen.weights, chosen.recorded = weights, {}
         for layer, pair in zip(cache.budget_layers, chosen.shown(rows, capacity), strict=False):
-            layer.offered = pair[0].zero_(), pair[1].zero_()
+            # a view made without gradients could not be written with them
+            layer.offered = pair[0].zero_().detach(), pair[1].zero_().detach()
+
+    def renew(self, cache: BudgetCache) -> None:
+        """Forget the steps of a cache that goes on after the model's weights were replaced, or adapters switched.
+
+        Args:
+            cache: it.
+        """
+        memory, weights = self._memory(cache), _fingerprint(self.model)
+        if memory is not None and memory.weights != weights:
+            memory.weights, memory.recorded = weights, {}
+        self._renewed.add(cache)
 
     def step(self, running: ForwardPass) -> Any:
         """Run a generated token of each row through the decoder, and return its output.
@@ -189,6 +203,8 @@ class RecordedSteps:
         Args:
             running: the forward pass.
         """
+        if running.cache not in self._renewed:
+            self.renew(running.cache)
         memory = self._memory(running.cache)
         if memory is None or torch.is_grad_enabled() or torch.is_autocast_enabled(self.model.device.type):
             return self.forward(**running.arguments())
@@ -231,14 +247,15 @@ class RecordedSteps:
         self, memory: _Memory, key: tuple[Any, ...], running: ForwardPass, inputs: dict[str, torch.Tensor]
     ) -> "_Recorded | None":
         """Record a step and compare it with the plain one; None if that fails, and the user is told."""
-        memory.recorded[key] = None
+        if len(memory.recorded) >= _MOST:
+            _tell(f"{_MOST} forms of the step have been recorded, of other sizes or arguments, and each takes memory")
+            return None
         try:
-            if len(memory.recorded) > _MOST:
-                raise _Unfit(f"this would be the step's {len(memory.recorded)}th form, and each takes memory")
             recorded = _Recorded(self.forward, running, inputs)
             recorded.check(running, inputs)
         except (RuntimeError, _Unfit) as error:
             _tell(error)
+            memory.recorded[key] = None
             return None
         memory.recorded[key] = recorded
         return recorded

@@ -1,5 +1,6 @@
 """How the decode steps of a context run: plain, recorded or compiled."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,7 @@ def decode_steps(
         yield None
         return
 
+    @functools.wraps(plain)  # its parameters tell what its layers get
     def forward(*args: Any, **kwargs: Any) -> Any:
         running = running_in(kwargs)
         if running is None or running.step.kind != "generated":
