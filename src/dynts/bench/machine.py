@@ -118,6 +118,8 @@ class Machine:
         read: bytes a second when memory is only read.
         copy: bytes a second when memory is copied, read and written ones counted.
         flops: floating-point operations a second of a large matrix product.
+        torch: its version.
+        cudnn: version of cuDNN, None where there is none; what attention costs on CUDA depends on both.
     """
 
     device: str
@@ -126,6 +128,8 @@ class Machine:
     read: float
     copy: float
     flops: float
+    torch: str = torch.__version__
+    cudnn: int | None = None
 
     def describe(self) -> str:
         """Return one line that says what the device can do."""
@@ -172,4 +176,5 @@ def measure_machine(device: torch.device, dtype: torch.dtype) -> Machine:
         read=_BYTES / best(lambda: source.amax()),
         copy=2 * _BYTES / best(lambda: target.copy_(source)),
         flops=2 * side**3 / best(lambda: torch.mm(matrix, matrix, out=product)),
+        cudnn=torch.backends.cudnn.version() if device.type == "cuda" else None,
     )

@@ -29,7 +29,7 @@ PLAIN = "DYNTS_PLAIN_STEPS"
 
 _CAPTURING = "transformers.utils.output_capturing"
 _MISSING = object()
-_MOST = 16
+_MOST = 64
 """Recordings of one memory: more would be made by an argument that changes with every step."""
 _TOLERANCE = {torch.float32: 1e-4}
 """How far a replayed step may differ from the plain one, relative to its length; half precision: 2e-2."""
