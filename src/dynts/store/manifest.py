@@ -23,6 +23,7 @@ from dynts.store.jsonlines import read_object
 
 MANIFEST_FILE = "manifest.json"
 _PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
+_PACKAGES += ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # torch brings one of them; what attention costs depends on it
 
 log = logging.getLogger(__name__)
 
