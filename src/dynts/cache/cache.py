@@ -163,14 +163,14 @@ class BudgetCache(FixedRowsCache):
         with _bookkeeping():
             before = self.occupancy.length + step.tokens
             contents = self.occupancy.contents.after(step)
+            if seen:
+                self.method.remember_attention(seen)  # of the keys as attention saw them, not arranged yet
             if step.arrangement is not None:
                 assert step.live is not None
                 self.method.compact(step.arrangement[None, :, None], None, before, contents.live())
                 positions = positions.expand_as(tokens).masked_fill(~step.live[:, -step.tokens :], -1)
             self.history.append(tokens, positions)
             self.method.observe_hidden(hidden, generated=step.kind != "turn")
-            if seen:
-                self.method.remember_attention(seen)
             keep = {}
             if self.schedule is not None and contents.length >= self.schedule.budget:
                 keep = {
