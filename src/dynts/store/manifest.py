@@ -22,8 +22,8 @@ from dynts.store.files import sync, sync_folder, write_whole, writing_to
 from dynts.store.jsonlines import read_object
 
 MANIFEST_FILE = "manifest.json"
-_PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets")
-_PACKAGES += ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # torch brings one of them; what attention costs depends on it
+_CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # torch brings one of them; what attention costs depends on it
+_PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets", *_CUDNN)
 
 log = logging.getLogger(__name__)
 
