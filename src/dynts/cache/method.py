@@ -51,18 +51,33 @@ class Surroundings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Attending:
+    """How a layer's queries attend in a forward pass.
+
+    Attributes:
+        live: bool [batch, cached + new tokens], or None if all keys are tokens.
+        generated: False for tokens of a question or a user turn.
+        scaling: factor on the dot products.
+        softcap: Gemma 2's logit soft cap, or None.
+    """
+
+    live: torch.Tensor | None
+    generated: bool
+    scaling: float
+    softcap: float | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Observed:
     """What a method has seen of a layer's attention in a forward pass.
 
     Attributes:
         told: what `Method.observe_attention` has returned.
-        scaling: factor on the dot products.
-        softcap: Gemma 2's logit soft cap, or None.
+        how: what it was asked with.
     """
 
     told: torch.Tensor | None
-    scaling: float
-    softcap: float | None
+    how: Attending
 
 
 class Method(ABC):
@@ -145,15 +160,7 @@ class Method(ABC):
         """
 
     def observe_attention(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        *,
-        live: torch.Tensor | None,
-        generated: bool,
-        scaling: float,
-        softcap: float | None,
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, how: Attending
     ) -> torch.Tensor | None:
         """Return what a layer's queries and keys tell, for `remember_attention`; only if `observes_attention`.
 
@@ -165,12 +172,9 @@ class Method(ABC):
             layer: index into the full-attention layers.
             query: [batch, query heads, new tokens, head size].
             key: [batch, KV heads, cached + new tokens, head size].
-            live: bool [batch, cached + new tokens], or None if all keys are tokens.
-            generated: False for tokens of a question or a user turn.
-            scaling: for `dynts.models.attention.attention_logits`.
-            softcap: likewise.
+            how: they attend.
         """
-        raise NotImplementedError
+        return None
 
     def remember_attention(self, seen: Sequence[Observed]) -> None:
         """Take in what `observe_attention` has returned of each full-attention layer, when the pass has succeeded."""

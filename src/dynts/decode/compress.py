@@ -26,7 +26,7 @@ from dynts.decode.checkpoint import say_once
 from dynts.decode.forward import ForwardPass
 from dynts.decode.recorded import RecordedSteps
 from dynts.decode.refusals import check_compile, check_model, check_training, without_wrapper
-from dynts.decode.steps import decode_steps
+from dynts.decode.steps import decode_steps, set_attribute
 from dynts.errors import DyntsError
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.models import input_device, load_tokenizer
@@ -150,7 +150,7 @@ class Session:
         if isinstance(self.predictor, torch.nn.Module):
             self.predictor.to(input_device(model))
         with ExitStack() as undo:
-            undo.callback(_set_attribute, model, "generate", model.__dict__.get("generate"))
+            undo.callback(set_attribute, model, "generate", model.__dict__.get("generate"))
             self._generate = cast(Callable[..., Any], model.generate)
             if self.method.observes_attention or model.config._attn_implementation == "sdpa":
                 undo.enter_context(observed_attention(model))
@@ -173,7 +173,7 @@ class Session:
             undo.callback(decoder.register_forward_hook(self._after_forward, with_kwargs=True).remove)
             for part in {model, decoder}:
                 # hooks do: those of the user come after ours, and none is called when a user interrupts
-                undo.callback(_set_attribute, part, _CALL, part.__dict__.get(_CALL))
+                undo.callback(set_attribute, part, _CALL, part.__dict__.get(_CALL))
                 part.__dict__[_CALL] = functools.partial(self._whole_call, part._compiled_call_impl or part._call_impl)
             model.__dict__["generate"] = self._compressed_generate
             self._undo = undo.pop_all()
@@ -276,14 +276,6 @@ class Session:
         """Return the latest pass on the cache that the decoder is called with; None if that is not ours."""
         passes = getattr(self._running, "passes", ())
         return next((each for each in reversed(passes) if each.cache is cache_in(kwargs)), None)
-
-
-def _set_attribute(model: torch.nn.Module, name: str, value: Any) -> None:
-    """Put an attribute of the instance back as it was; None means that it had none."""
-    if value is None:
-        model.__dict__.pop(name, None)
-    else:
-        model.__dict__[name] = value
 
 
 def _tokenizer_beside(model: PreTrainedModel) -> PreTrainedTokenizerBase | None:

@@ -9,7 +9,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
-from dynts.cache.method import Observed
+from dynts.cache.method import Attending, Observed
 from dynts.cache.step import Step, Turn
 from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
@@ -92,16 +92,8 @@ class Observer:
             return
         self.shown.append((layer, key.shape))
         live = None if self.step.live is None else self.step.live.to(query.device)
-        told = self.method.observe_attention(
-            self.groups[layer],
-            query,
-            key,
-            live=live,
-            generated=self.step.kind != "turn",
-            scaling=scaling,
-            softcap=softcap,
-        )
-        self.seen[layer] = Observed(told, scaling, softcap)
+        how = Attending(live, self.step.kind != "turn", scaling, softcap)
+        self.seen[layer] = Observed(self.method.observe_attention(self.groups[layer], query, key, how), how)
 
 
 class ForwardPass:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from dynts.cache.method import Method
@@ -60,6 +61,18 @@ def decode_steps(
     try:
         yield recorded
     finally:
-        del decoder.forward
-        if before is not None:
-            decoder.forward = before
+        set_attribute(decoder, "forward", before)
+
+
+def set_attribute(module: torch.nn.Module, name: str, value: Any) -> None:
+    """Put an attribute of the instance back as it was.
+
+    Args:
+        module: the instance.
+        name: of the attribute.
+        value: what it was; None if the instance had none.
+    """
+    if value is None:
+        module.__dict__.pop(name, None)
+    else:
+        module.__dict__[name] = value

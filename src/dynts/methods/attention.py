@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from dynts.cache.method import Granularity, Method, Observed, Surroundings, check_granularity
+from dynts.cache.method import Attending, Granularity, Method, Observed, Surroundings, check_granularity
 from dynts.cache.selection import live_slots, right_align
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
@@ -94,15 +94,7 @@ class ObservationWindowMethod(AttentionMethod):
         self.how: list[dict[str, Any]] = [{} for _ in surroundings.layers]
 
     def observe_attention(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        *,
-        live: torch.Tensor | None,
-        generated: bool,
-        scaling: float,
-        softcap: float | None,
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, how: Attending
     ) -> torch.Tensor | None:
         """Return the queries to remember, [batch, query heads, n, head size]; of a question a copy of the last few.
 
@@ -110,18 +102,18 @@ class ObservationWindowMethod(AttentionMethod):
         """
         if query.shape[2] == 1:
             return query
-        if live is None:
+        if how.live is None:
             return query[:, :, -self.used_window :].clone()
         # padding asks nothing: each row remembers its own last queries, as it would alone
         kept = self.queries[layer]
-        asking = torch.nn.functional.pad(live[:, -query.shape[2] :], (len(kept), 0), value=True)
+        asking = torch.nn.functional.pad(how.live[:, -query.shape[2] :], (len(kept), 0), value=True)
         everything = torch.cat([*kept, query], dim=2)
         index = right_align(asking, min(self.used_window, everything.shape[2]))
         return everything.gather(2, index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
 
     def remember_attention(self, seen: Sequence[Observed]) -> None:
         """Remember the last queries. Argument as in `Method`."""
-        self.how = [{"scaling": observed.scaling, "softcap": observed.softcap} for observed in seen]
+        self.how = [{"scaling": observed.how.scaling, "softcap": observed.how.softcap} for observed in seen]
         self.queries = [
             kept if observed.told is None else (*kept, *observed.told.split(1, dim=2))[-self.used_window :]
             for kept, observed in zip(self.queries, seen, strict=True)

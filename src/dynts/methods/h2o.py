@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from dynts.cache.method import Observed, Surroundings
+from dynts.cache.method import Attending, Observed, Surroundings
 from dynts.cache.selection import live_slots
 from dynts.cache.slots import Slots
 from dynts.methods.attention import AttentionMethod
@@ -31,32 +31,24 @@ class H2O(AttentionMethod):
         self.sums: list[torch.Tensor | None] = [None] * len(surroundings.layers)
 
     def observe_attention(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        *,
-        live: torch.Tensor | None,
-        generated: bool,
-        scaling: float,
-        softcap: float | None,
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, how: Attending
     ) -> torch.Tensor | None:
         """Return the attention that the keys receive, [batch, KV heads, slots], None of a question.
 
         Arguments as in `Method`.
         """
-        if not generated:
+        if not how.generated:
             return None
         batch, _, slots, _ = key.shape
         first = slots - query.shape[2]
         at_once = max(1, ENTRIES_AT_ONCE // (batch * query.shape[1] * slots))
         total = None
         for rows in query.split(at_once, dim=2):
-            visible = None if live is None else live[:, None, None, None]
+            visible = None if how.live is None else how.live[:, None, None, None]
             if query.shape[2] > 1:
                 seen = live_slots(first + 1 + torch.arange(rows.shape[2], device=key.device), slots)
                 visible = seen if visible is None else seen & visible
-            received = attention_weights(rows, key, scaling, softcap, visible).mean(dim=2).sum(dim=2)
+            received = attention_weights(rows, key, how.scaling, how.softcap, visible).mean(dim=2).sum(dim=2)
             total = received if total is None else total + received
             first += rows.shape[2]
         return total

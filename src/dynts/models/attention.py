@@ -6,6 +6,7 @@ then calls the function that the model would have called, so attention weights o
 forcing eager attention, and the model's own output does not change.
 """
 
+import functools
 import inspect
 import sys
 from collections import Counter
@@ -34,14 +35,16 @@ def implementation_of(model: PreTrainedModel) -> str:
 
 def kernel_of(model: PreTrainedModel) -> ByLengths | None:
     """Return the kernel by which decode steps of a model in `observed_attention` attend by lengths; None for none."""
-    config = model.config
-    if config._attn_implementation != f"{_PREFIX}sdpa":
+    if model.config._attn_implementation != f"{_PREFIX}sdpa" or not _hands_on(type(model.get_decoder()).forward):
         return None
-    # a decoder that hands nothing on cannot tell its layers
-    parameters = inspect.signature(model.get_decoder().forward).parameters.values()
-    if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return kernel_by_lengths(model.device, model.dtype, head_size(config))
+    return kernel_by_lengths(model.device, model.dtype, head_size(model.config))
+
+
+@functools.cache
+def _hands_on(forward: Callable[..., Any]) -> bool:
+    """Return whether a decoder's function takes arguments for its layers: another cannot tell them how to attend."""
+    parameters = inspect.signature(forward).parameters.values()
+    return any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 
 
 class AttentionObserver(Protocol):
