@@ -5,9 +5,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -88,6 +88,55 @@ def test_an_engine_that_does_not_start_is_no_reason_to_try_again(sums: Path, tmp
         run(sums, tmp_path / "out", generate)  # type: ignore[arg-type]
 
 
+class Row(NamedTuple):
+    """A piece of work, which an actor does as its id says."""
+
+    id: str
+
+
+def rows(*names: str) -> list[Row]:
+    return [Row(name) for name in names]
+
+
+def test_actors_are_given_items_while_they_work(tmp_path: Path) -> None:
+    """A slow item holds no other back; actors may die, read ahead or fail meanwhile."""
+    died = tmp_path / "died"
+
+    def prepare() -> Work:
+        def work(items: Iterator[Row]) -> Iterator[tuple[str, str]]:
+            slow = []
+            for item in items:
+                if item.id == "ahead":
+                    slow.extend(items)
+                if item.id == "deadly" and not died.exists():
+                    died.touch()
+                    os._exit(1)
+                if item.id == "fails":
+                    raise ZeroDivisionError(item.id)
+                if item.id == "slow":
+                    slow.append(item)
+                else:
+                    yield item.id, item.id
+            yield from ((item.id, item.id) for item in slow)
+
+        return work
+
+    numbers = [str(number) for number in range(20)]
+    said: list[str] = []
+    with ActorPool(Cluster(actors=1), prepare, said.append) as pool:
+        assert list(pool.work(rows("slow", *numbers), 2)) == [*numbers, "slow"], "one stream, without waves"
+        found = list(pool.work(rows("ahead", *numbers), 2))
+        assert sorted(found) == sorted(["ahead", *numbers]), "an engine that takes all it can get waits for no more"
+        found = list(pool.work(rows("slow", *numbers[:10], "deadly", *numbers[10:]), 2))
+        assert sorted(found) == sorted(["slow", "deadly", *numbers]), "nothing is lost, nothing comes twice"
+        assert found[:10] == numbers[:10]
+        assert found[-1] == "slow"
+        assert said == ["an actor died with 2 traces under way: replaced, and they are handed out again"]
+        assert not list(pool.work([], 2))
+        with pytest.raises(ZeroDivisionError, match="fails"):
+            list(pool.work(rows(*numbers, "fails"), 2))
+
+
 class Ask:
     """A piece of work for an actor."""
 
@@ -98,8 +147,9 @@ def test_actors_without_gpus_share_the_cores() -> None:
     """Ray lets an actor compute with as many threads as it has CPUs."""
 
     def prepare() -> Work:
-        def work(items: Sequence[Item]) -> Iterator[tuple[str, Any]]:
-            yield items[0].id, ray.get_runtime_context().get_assigned_resources()["CPU"]
+        def work(items: Iterator[Item]) -> Iterator[tuple[str, Any]]:
+            for item in items:
+                yield item.id, ray.get_runtime_context().get_assigned_resources()["CPU"]
 
         return work
 

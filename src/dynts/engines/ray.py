@@ -2,8 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -13,6 +15,8 @@ from dynts.options import option
 
 LOCAL = "local"
 _ATTEMPTS = 3
+_GIVE = "give"
+"""The group of calls that an actor takes while it works."""
 
 
 class Item(Protocol):
@@ -93,15 +97,15 @@ class Cluster:
         return actors, math.floor(share) if share > 1 else share, 0
 
 
-Work = Callable[[Sequence[Any]], Iterable[tuple[str, Any]]]
-"""What an actor does with some items: pairs of an item's id and its result, each as it comes."""
+Work = Callable[[Iterator[Any]], Iterable[tuple[str, Any]]]
+"""What an actor does with items, which it takes as it has room: pairs of an item's id and its result, as each comes."""
 
 
 class ActorPool:
     """Actors that each hold an engine, between `with` and the end of the block.
 
-    `ray.util.ActorPool` waits for one result of a call and replaces no actor; here results stream, dead actors are
-    replaced and their work is handed out again.
+    `ray.util.ActorPool` waits for one result of a call and replaces no actor; here an actor is given items while it
+    works, results stream, dead actors are replaced and their work is handed out again.
 
     Args:
         cluster: where they run.
@@ -119,11 +123,10 @@ class ActorPool:
 
         self.cluster.connect()
         actors, cpus, gpus = self.cluster.shares()
-        self._remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Actor)
-        self._idle: list[Any] = []
-        self._busy: dict[Any, tuple[Any, dict[str, Item]]] = {}
-        for _ in range(actors):
-            self._idle.append(self._remote.remote(self.prepare))
+        # calls of a group run in the order in which they were sent, also while another method runs
+        remote: Any = ray.remote  # its types lack groups
+        self._remote = remote(num_cpus=cpus, num_gpus=gpus, concurrency_groups={_GIVE: 1})(_Actor)
+        self._members = [self._member() for _ in range(actors)]
         return self
 
     def __exit__(
@@ -131,15 +134,15 @@ class ActorPool:
     ) -> None:
         import ray
 
-        for actor in [*self._idle, *(actor for actor, _ in self._busy.values())]:
-            ray.kill(actor)
+        for member in self._members:
+            ray.kill(member.actor)
 
-    def work(self, items: Iterable[Item], chunk: int) -> Iterator[Any]:
-        """Spread items over the actors.
+    def work(self, items: Iterable[Item], batch: int) -> Iterator[Any]:
+        """Spread items over the actors, each of which has a batch in hand beyond the one that it works on.
 
         Args:
-            items: the work, taken as actors become free.
-            chunk: items that an actor gets at a time.
+            items: the work, taken as actors have room.
+            batch: items that an actor works on at a time.
 
         Yields:
             Results in the order they come.
@@ -154,57 +157,120 @@ class ActorPool:
         coming = iter(items)
         again: list[Item] = []
         attempts: Counter[str] = Counter()
-        while True:
-            while self._idle and (taken := _take(again, coming, chunk)):
-                actor = self._idle.pop()
-                begun = actor.work.options(num_returns="streaming").remote(taken)
-                self._busy[begun] = (actor, {item.id: item for item in taken})
-            if not self._busy:
-                return
-            ready, _ = ray.wait(list(self._busy), num_returns=1)
-            stream: Any = ready[0]
-            actor, left = self._busy[stream]
+        self._hand_out(again, coming, 2 * batch)
+        while running := {member.results: member for member in self._members if member.results is not None}:
+            [ready], _ = ray.wait(list(running), num_returns=1)
+            member = running[ready]
+            # of several that are ready `wait` takes the first
+            self._members.remove(member)
+            self._members.append(member)
+            found = []
             try:
-                identity, result = ray.get(next(stream))
+                identity, result = ray.get(next(member.results))
             except StopIteration:
-                del self._busy[stream]
-                self._idle.append(actor)
+                member.results, member.ended = None, False
             except RayTaskError as error:
                 raise error.cause from error
             except RayActorError as error:
-                del self._busy[stream]
-                self._idle.append(self._remote.remote(self.prepare))
+                self._members[-1] = self._member()
                 if error.actor_init_failed:
                     # the message ends with the actor's own traceback
                     reason = str(error).strip().splitlines()[-1]
                     raise DyntsError(f"an actor could not start its engine: {reason}") from error
-                attempts.update(left.keys())
-                if exhausted := [name for name in left if attempts[name] >= _ATTEMPTS]:
+                # what it had in hand beyond them has killed nobody
+                begun = list(islice(member.left, batch))
+                attempts.update(begun)
+                if exhausted := [name for name in begun if attempts[name] >= _ATTEMPTS]:
                     raise DyntsError(
                         f"actors that worked on {', '.join(exhausted[:3])} died {_ATTEMPTS} times ({error}): "
                         "look for a lack of memory, then run the same command again to continue"
                     ) from error
-                self.say(f"an actor died with {len(left)} traces under way: replaced, and they are handed out again")
-                again.extend(left.values())
+                self.say(f"an actor died with {len(begun)} traces under way: replaced, and they are handed out again")
+                again.extend(member.left.values())
             else:
-                del left[identity]
-                yield result
+                del member.left[identity]
+                found.append(result)
+            self._hand_out(again, coming, 2 * batch)
+            yield from found
+
+    def _member(self) -> "_Member":
+        return _Member(self._remote.remote(self.prepare))
+
+    def _hand_out(self, again: list[Item], coming: Iterator[Item], most: int) -> None:
+        """Give each item to the actor that has the fewest, up to `most`; where none is left, end their streams."""
+        while members := [member for member in self._members if not member.ended]:
+            member = min(members, key=lambda member: len(member.left))
+            if len(member.left) >= most:
+                return
+            item = again.pop(0) if again else next(coming, None)
+            if item is None:
+                for member in members:
+                    member.end()
+                return
+            member.give(item, most)
 
 
-def _take(again: list[Item], coming: Iterator[Item], chunk: int) -> list[Item]:
-    taken = again[:chunk]
-    del again[:chunk]
-    while len(taken) < chunk and (item := next(coming, None)) is not None:
-        taken.append(item)
-    return taken
+class _Member:
+    """An actor, the stream of its results, and the items that it has not finished, in the order in which it got them.
+
+    Args:
+        actor: the handle of an `_Actor`.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+        self.results: Any = None
+        self.left: dict[str, Item] = {}
+        self.ended = False
+
+    def give(self, item: Item, most: int) -> None:
+        """Let it work on an item, after those that it has; `most` is how many it ever has."""
+        if self.results is None:
+            self.results = self.actor.work.options(num_returns="streaming").remote(most)
+        self._send(item)
+        self.left[item.id] = item
+
+    def end(self) -> None:
+        """Let its stream end after the items that it has."""
+        if self.results is not None:
+            self._send(None)
+            self.ended = True
+
+    def _send(self, item: Item | None) -> None:
+        self.actor.give.options(num_returns=0, concurrency_group=_GIVE).remote(item)
 
 
 class _Actor:
-    """Holds an engine."""
+    """Holds an engine, and the items that it was given and has not taken yet."""
 
     def __init__(self, prepare: Callable[[], Work]) -> None:
         self._work = prepare()
+        self._given: SimpleQueue[Item | None] = SimpleQueue()
 
-    def work(self, items: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-        """Yield results, streamed."""
-        yield from self._work(items)
+    def give(self, item: Item | None) -> None:
+        """Add an item; None ends the stream."""
+        self._given.put(item)
+
+    def work(self, most: int) -> Iterator[tuple[str, Any]]:
+        """Yield results, streamed.
+
+        An engine that reads ahead of its rows might wait for items that come only after its own results. One that has
+        taken all that are ever given at a time, `most`, gets them as a whole, and starts again with the next.
+        """
+        taken = done = 0
+        ended = False
+
+        def items() -> Iterator[Item]:
+            nonlocal taken, ended
+            while taken - done < most:
+                item = self._given.get()
+                if item is None:
+                    ended = True
+                    return
+                taken += 1
+                yield item
+
+        while not ended:
+            for result in self._work(items()):
+                done += 1
+                yield result

@@ -109,7 +109,7 @@ def label_on_cluster(
     def prepare() -> Work:
         labeller = spec.start()
 
-        def work(tasks: Sequence[LabelTask | _Question]) -> Iterator[tuple[str, Any]]:
+        def work(tasks: Iterator[LabelTask | _Question]) -> Iterator[tuple[str, Any]]:
             for task in tasks:
                 yield (
                     task.id,
