@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from dynts.config import Sampling
-from dynts.decode.sampling import RowMinLength, RowSampling
+from dynts.decode.sampling import RowSampling, draws_of
 
 pytestmark = pytest.mark.quick
 
@@ -61,12 +61,12 @@ def distribution(scores: Tensor, sampling: Sampling, more: tuple[LogitsProcessor
 )
 def test_tokens_are_those_of_an_inverse_cdf(kind: str, sampling: Sampling, more: tuple[LogitsProcessor, ...]) -> None:
     samplings = [Sampling(STEPS, sampling.temperature, sampling.top_p, sampling.top_k, seed) for seed in range(ROWS)]
-    processor = RowSampling(samplings, CPU, more)
+    processor, given = RowSampling(samplings, CPU, more), [draws_of(sampling) for sampling in samplings]
     draws = [torch.rand(STEPS, generator=torch.Generator().manual_seed(seed)).double() for seed in range(ROWS)]
     checked = 0
     for step, scores in enumerate(logits(kind)):
         mass = distribution(scores, sampling, more).cumsum(dim=-1)
-        chosen = processor(IDS, scores.clone()).argmax(dim=-1)  # type: ignore[arg-type]
+        chosen = processor(scores, [drawn[step] for drawn in given])
         for row, token in enumerate(chosen.tolist()):
             point = draws[row][step]
             if (mass[row] - point).abs().min() > 1e-5:  # else float32 decides
@@ -80,15 +80,8 @@ def test_greedy_rows_and_rows_with_other_settings_share_a_batch() -> None:
     samplings = [some[row % 3] for row in range(ROWS)]
     together = RowSampling(samplings, CPU)
     apart = [RowSampling([sampling], CPU) for sampling in samplings]
-    for scores in logits("float32")[:9]:
-        out = together(IDS, scores.clone())  # type: ignore[arg-type]
-        chosen = out.argmax(dim=-1).tolist()
-        assert chosen == [int(one(IDS, scores[row : row + 1].clone()).argmax()) for row, one in enumerate(apart)]  # type: ignore[arg-type]
+    for step, scores in enumerate(logits("float32")[:9]):
+        draws = [draws_of(sampling)[step] for sampling in samplings]
+        chosen = together(scores, draws).tolist()
+        assert chosen == [int(one(scores[row : row + 1], draws[row : row + 1])) for row, one in enumerate(apart)]
         assert chosen[::3] == scores[::3].argmax(dim=-1).tolist()
-
-
-def test_rows_that_are_too_short_do_not_end() -> None:
-    scores = torch.zeros(2, 4)
-    processor = RowMinLength(6, torch.tensor([[0], [2]]), {3, 1})
-    out = processor(torch.zeros(2, 7, dtype=torch.long), scores)  # type: ignore[arg-type]
-    assert out.tolist() == [[0.0] * 4, [0.0, -torch.inf, 0.0, -torch.inf]]

@@ -18,7 +18,7 @@ from dynts.cache.lengths import cache_lengths
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.decode.arm import Arm
-from dynts.decode.sampling import RowSampling
+from dynts.decode.sampling import RowSampling, draws_of
 from dynts.engines.engine import FULL_CACHE, Request
 from dynts.engines.transformers import TransformersEngine
 from dynts.engines.vllm.offline import VllmEngine, VllmSpec
@@ -62,7 +62,8 @@ def test_rows_are_drawn_from_the_distribution_that_transformers_draws_from() -> 
     sampling = Sampling(max_new_tokens=1, temperature=0.7, top_p=0.9, top_k=4)
     rows = 20_000
     samplings = [replace(sampling, seed=seed) for seed in range(rows)]
-    drawn = RowSampling(samplings, torch.device("cpu"))(None, scores.repeat(rows, 1)).argmax(dim=-1)
+    draws = [draws_of(sampling)[0] for sampling in samplings]
+    drawn = RowSampling(samplings, torch.device("cpu"))(scores.repeat(rows, 1), draws)
     expected = (scores[0] / 0.7).softmax(0)
     expected[[3, 5]] = 0  # top-k keeps 0, 1, 4, 2; of these top-p 0.9 needs the first three
     expected[2] = 0

@@ -58,7 +58,9 @@ def slots_of(tokens: list[int], question: int, dead: int = 0, markers: ThinkMark
     """One row that has evicted nothing; its first `dead` columns are padding."""
     history = History(markers and ThinkScanner.of_ids(markers))
     count = len(tokens)
-    history.append(torch.tensor([tokens]), (torch.arange(count) - dead).clamp(min=0)[None])
+    ids, positions = torch.tensor([tokens]), (torch.arange(count) - dead).clamp(min=0)[None]
+    history.append(ids[:, :question], positions[:, :question], asked=True)
+    history.append(ids[:, question:], positions[:, question:], asked=False)
     turns = (Turn(0, question, (question,)),)
     return Slots(torch.arange(count).view(1, 1, 1, -1), torch.arange(count)[None] >= dead, history, turns, [])
 

@@ -22,7 +22,7 @@ from dynts.chat.streaming import StopStrings, undecided
 from dynts.chat.thinking import ReasoningSplit
 from dynts.config import CompressionConfig, Sampling
 from dynts.decode.compress import Session, compress
-from dynts.decode.sampling import FiniteRows, RowSampling
+from dynts.decode.sampling import FiniteRows, RowSampling, draws_of
 from dynts.serve.batching import Batcher
 from dynts.serve.metrics import Metrics
 from dynts.serve.protocol import ApiError
@@ -134,8 +134,11 @@ def test_rows_have_sampling_of_their_own() -> None:
     ]
 
     def draw(samplings: list[Sampling], count: int) -> list[list[int]]:
-        processor = RowSampling(samplings, torch.device("cpu"))
-        drawn = [processor(torch.empty(0), scores.repeat(len(samplings), 1)).argmax(-1) for scores in steps[:count]]  # type: ignore[arg-type]
+        processor, draws = RowSampling(samplings, torch.device("cpu")), [draws_of(sampling) for sampling in samplings]
+        drawn = [
+            processor(scores.repeat(len(samplings), 1), [own[step] for own in draws])
+            for step, scores in enumerate(steps[:count])
+        ]
         return torch.stack(drawn, dim=1).tolist()
 
     together = draw(some, 9)

@@ -169,7 +169,9 @@ class BudgetCache(FixedRowsCache):
                 assert step.live is not None
                 self.method.compact(step.arrangement[None, :, None], None, before, contents.live())
                 positions = positions.expand_as(tokens).masked_fill(~step.live[:, -step.tokens :], -1)
-            self.history.append(tokens, positions)
+            elif not all(step.coming):
+                positions = positions.expand_as(tokens).masked_fill(~self.occupancy.contents.occupied[:, None], -1)
+            self.history.append(tokens, positions, asked=step.kind == "turn")
             self.method.observe_hidden(hidden, generated=step.kind != "turn")
             keep = {}
             if self.schedule is not None and contents.length >= self.schedule.budget:
@@ -216,7 +218,8 @@ class BudgetCache(FixedRowsCache):
         )
         assert bool((slots.positions >= 0).eq(slots.live[:, None]).all()), "live slots hold tokens, and no padding"
         if self.method.protect_question:
-            asked = sum(((positions[:, turn.start : turn.end] >= 0).sum(dim=1) for turn in held.turns), torch.tensor(0))
+            asked = (self.history.asked() & (positions >= 0)).sum(dim=1)
+            assert asked.tolist() == list(held.questions), "questions are known by their columns"
             assert bool((slots.question.sum(dim=-1) == asked[:, None]).all()), "protected questions are whole"
         for layer in self.budget_layers:
             assert layer.keys.shape[:3] == layer.values.shape[:3], "keys and values share their slots"
@@ -246,7 +249,8 @@ class BudgetCache(FixedRowsCache):
             live = live_slots(held.next_slots + 1, width)
         if positions is None:
             positions = held.counts[1].unsqueeze(1)
-        return Step("generated", 1, (1,) * rows, held.length + 1, positions, live=live, slots=slots)
+        coming = tuple(int(length > 0) for length in held.lengths)
+        return Step("generated", 1, coming, held.length + 1, positions, live=live, slots=slots)
 
     def _plan_several(
         self, kind: Kind, rows: int, tokens: int, mask: torch.Tensor | None, given: torch.Tensor | None

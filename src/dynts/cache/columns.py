@@ -1,4 +1,4 @@
-"""Tables that grow by a column a step, in memory allocated ahead, and small numbers on their way to a device."""
+"""Tables that grow by a column a step, in memory allocated ahead; rows of several tables; numbers on their way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,16 +47,51 @@ class Columns:
         return type(self)(self.memory, min(count, self.count))
 
 
-def upload(values: Sequence[Any], device: torch.device) -> torch.Tensor:
+def rows_of(
+    tables: Sequence[tuple[torch.Tensor, int] | None],
+    width: int,
+    *,
+    dim: int = 1,
+    at_end: bool = True,
+    fill: float = 0,
+) -> torch.Tensor:
+    """Return a table of rows of others, which may have other widths.
+
+    Args:
+        tables: of each row the table that it is in, [batch, ...], and its number there; None for an empty row. At
+            least one is none.
+        width: of the result.
+        dim: which dimension that is.
+        at_end: whether rows end together (columns), or begin together (slots). What is too much is cut off at the
+            other end, and what is missing there is filled.
+        fill: the filling, and what an empty row holds.
+    """
+    first = next(table for table, _ in filter(None, tables))
+    shape = [len(tables), *first.shape[1:]]
+    shape[dim] = width
+    found = first.new_full(shape, fill)
+    row = 0
+    while row < len(tables):
+        source, end = tables[row], row + 1
+        if source is not None:
+            table, at = source
+            while end < len(tables) and (there := tables[end]) and there[0] is table and there[1] == at + end - row:
+                end += 1
+            taken = min(width, table.shape[dim])
+            place, origin = (width - taken, table.shape[dim] - taken) if at_end else (0, 0)
+            found[row:end].narrow(dim, place, taken).copy_(table[at : at + end - row].narrow(dim, origin, taken))
+        row = end
+    return found
+
+
+def upload(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.int64) -> torch.Tensor:
     """Return numbers of the host on a device; the host does not wait for them to arrive.
 
     Args:
-        values: integers, nested as they are to be shaped.
+        values: nested as they are to be shaped.
         device: where they go.
-
-    Returns:
-        int64.
+        dtype: of the result.
     """
     if device.type != "cuda":
-        return torch.tensor(values, device=device, dtype=torch.int64)
-    return torch.tensor(values, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
+        return torch.tensor(values, device=device, dtype=dtype)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)

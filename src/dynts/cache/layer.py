@@ -1,11 +1,13 @@
 """The layers of a cache: slots that are written and compacted in place, and windows that slide."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers.cache_utils import CacheLayerMixin, DynamicSlidingWindowLayer
 
+from dynts.cache.columns import rows_of
 from dynts.cache.step import Contents, Step
 
 
@@ -43,13 +45,15 @@ class BudgetLayer(CacheLayerMixin):
     """A full-attention layer's slots, of which `occupancy.length` are used.
 
     Attributes:
-        keys: [batch, KV heads, allocated slots, head size]. On CPUs they are stored as they are shown, elsewhere slots
-            before heads, as kernels that take the rows' lengths want them.
+        memory: keys and values, allocated for as many rows as there may be.
+        keys: [batch, KV heads, allocated slots, head size], the first rows of the memory. On CPUs they are stored as
+            they are shown, elsewhere slots before heads, as kernels that take the rows' lengths want them.
         values: likewise.
-        offered: keys and values that somebody else has allocated, zeros, to be taken where they are of the right size.
+        offered: memory that somebody else has allocated, zeros, to be taken where it is of the right size.
     """
 
     is_sliding = False
+    memory: tuple[torch.Tensor, torch.Tensor]
     keys: torch.Tensor
     values: torch.Tensor
 
@@ -60,9 +64,10 @@ class BudgetLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, dtype and device from the first states; no slot is allocated yet. Arguments as in `update`."""
-        self.keys, self.values = _no_slots(key_states), _no_slots(value_states)
-        if self.offered is not None and all(map(_alike, self.offered, (self.keys, self.values))):
-            self.keys, self.values = self.offered
+        self.memory = _no_slots(key_states), _no_slots(value_states)
+        if self.offered is not None and all(map(_alike, self.offered, self.memory)):
+            self.memory = self.offered
+        self._show(len(key_states))
         self.is_initialized = True
 
     def update(
@@ -110,12 +115,32 @@ class BudgetLayer(CacheLayerMixin):
             else:
                 target.index_copy_(0, rows, moved)
 
+    def take_rows(self, rows: "Sequence[tuple[BudgetLayer, int, int] | None]", most: int) -> None:
+        """Make the rows of these slots those of others.
+
+        Args:
+            rows: of each row whose slots it takes over, of which row, and how many; None for an empty row. A row of
+                this layer stays or moves to a lower number.
+            most: rows that there may ever be.
+        """
+        if not self.is_initialized:
+            source = next(layer for layer, *_ in filter(None, rows))
+            self.lazy_initialization(*(slots[:1].expand(most, -1, -1, -1) for slots in source.memory))
+        self._reserve(max(length for _, _, length in filter(None, rows)))
+        self.occupancy.torn = True
+        for place, row in enumerate(rows):
+            source, at, length = row or (self, place, 0)
+            if row is not None and source is self and at == place:
+                continue
+            for own, other in zip(self.memory, source.memory, strict=True):
+                own[place, :, :length] = other[at, :, :length]
+                own[place, :, length:] = 0  # what a sequence that failed has left may be no number
+        self._show(len(rows))
+
     @property
     def allocated_bytes(self) -> int:
         """Bytes of the allocated slots, used or not."""
-        if not self.is_initialized:
-            return 0
-        return self.keys.nbytes + self.values.nbytes
+        return sum(slots.nbytes for slots in self.memory) if self.is_initialized else 0
 
     def get_seq_length(self) -> int:
         """Return the tokens fed so far, evicted ones included, so that positions stay logical."""
@@ -158,6 +183,10 @@ class BudgetLayer(CacheLayerMixin):
         self.values[:, :, :width] = _take(values, index)
         return keys, values
 
+    def _show(self, rows: int) -> None:
+        """Let the first rows of the memory be those of the batch."""
+        self.keys, self.values = (slots if rows == len(slots) else slots[:rows] for slots in self.memory)
+
     def _reserve(self, slots: int) -> None:
         allocated = self.keys.shape[2]
         if slots <= allocated:
@@ -165,18 +194,21 @@ class BudgetLayer(CacheLayerMixin):
         grown, capacity = with_room(slots), self.occupancy.capacity
         if capacity is not None:
             grown = capacity if self.occupancy.fixed_shape else min(grown, capacity)
-        used = self.occupancy.length
-        for name in ("keys", "values"):
-            old = getattr(self, name)
+        rows, used = self.occupancy.contents.batch, self.occupancy.length
+        grown_memory = []
+        for old in self.memory:
             # attention gives a dead slot no weight, but no weight times NaN is NaN
             # and slots that inference mode has made could not be written outside it
             with torch.inference_mode(False):
                 new = _zeros(old, grown)
-            new[:, :, :used] = old[:, :, :used]
+            new[:rows, :, :used] = old[:rows, :, :used]
             # a CUDA graph writes to this very memory; on CPUs static means that the contents never change
             if self.occupancy.fixed_shape and new.device.type != "cpu":
                 torch._dynamo.mark_static_address(new)
-            setattr(self, name, new)
+            grown_memory.append(new)
+        shown = len(self.keys)
+        self.memory = grown_memory[0], grown_memory[1]
+        self._show(shown)
 
 
 class SlidingLayer(DynamicSlidingWindowLayer):
@@ -218,13 +250,10 @@ class SlidingLayer(DynamicSlidingWindowLayer):
             self.keys.index_copy_(2, slot, key_states)
             self.values.index_copy_(2, slot, value_states)
             return self.keys, self.values
-        fed = self.occupancy.columns
-        self._leave_ring()
-        end = self.keys.shape[2] - (self.cumulative_length - fed)
-        window = slice(max(0, end - self.sliding_window + 1), end)
-        keys = torch.cat([self.keys[:, :, window], key_states], dim=2)
-        values = torch.cat([self.values[:, :, window], value_states], dim=2)
-        self.keys, self.values, self.cumulative_length = keys, values, fed + key_states.shape[2]
+        held_keys, held_values = self._window()
+        keys, values = torch.cat([held_keys, key_states], dim=2), torch.cat([held_values, value_states], dim=2)
+        self.keys, self.values = keys, values
+        self.cumulative_length = self.occupancy.columns + key_states.shape[2]
         return keys, values
 
     def enter_ring(self, memory: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
@@ -250,6 +279,32 @@ class SlidingLayer(DynamicSlidingWindowLayer):
             ring.zero_().index_copy_(2, place, tensor[:, :, source])
         self.keys, self.values = memory
         self.in_ring = True
+
+    def take_rows(self, rows: "Sequence[tuple[SlidingLayer, int] | None]", columns: int) -> None:
+        """Make the rows of this layer those of others.
+
+        Args:
+            rows: of each row whose it is, and its number there; None for an empty row.
+            columns: fed to the fullest of them, which end together.
+        """
+        windows = {id(row[0]): row[0]._window() for row in rows if row is not None}
+        keys, values = (
+            rows_of(
+                [row and (windows[id(row[0])][which], row[1]) for row in rows],
+                min(columns, self.sliding_window - 1),
+                dim=2,
+            )
+            for which in (0, 1)
+        )
+        self.lazy_initialization(keys, values)
+        self.keys, self.values, self.cumulative_length = keys, values, columns
+
+    def _window(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return keys and values of the latest columns, one fewer than a window has."""
+        self._leave_ring()
+        end = self.keys.shape[2] - (self.cumulative_length - self.occupancy.columns)
+        window = slice(max(0, end - self.sliding_window + 1), end)
+        return self.keys[:, :, window], self.values[:, :, window]
 
     def _leave_ring(self) -> None:
         """Put the window's tokens in the order of their columns."""

@@ -176,6 +176,15 @@ class Method(ABC):
         """
         return None
 
+    def take_rows(self, rows: "Sequence[tuple[Method, int] | None]", columns: int) -> None:
+        """Take over what others remember of rows that become those of this method's cache.
+
+        Args:
+            rows: of each row whose it is, this method's own or another's of the same settings, and its number there;
+                None for an empty row.
+            columns: how many of the last columns there are from now on.
+        """
+
     def remember_attention(self, seen: Sequence[Observed]) -> None:
         """Take in what `observe_attention` has returned of each full-attention layer, when the pass has succeeded."""
 

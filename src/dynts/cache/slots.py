@@ -1,12 +1,12 @@
 """What a method may look at when it scores the cached tokens: slots, and what is remembered of every token fed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from dynts.cache.columns import Columns
+from dynts.cache.columns import Columns, rows_of
 from dynts.cache.step import Turn
 from dynts.chat.scanner import ThinkScanner
 
@@ -20,21 +20,44 @@ class History:
 
     def __init__(self, scanner: ThinkScanner | None) -> None:
         self.scanner = scanner
-        self._tokens, self._positions = Columns(), Columns()
+        self._tokens, self._positions, self._asked = Columns(), Columns(), Columns()
 
-    def append(self, tokens: torch.Tensor, positions: torch.Tensor) -> None:
+    def append(self, tokens: torch.Tensor, positions: torch.Tensor, asked: bool) -> None:
         """Add columns.
 
         Args:
             tokens: int64 [batch, columns], -1 where the token is unknown (input embeddings).
             positions: int64 [batch or 1, columns], the tokens' rotary positions, -1 for padding.
+            asked: whether they are of a question or a user turn.
         """
         self._tokens = self._tokens.appended(tokens)
         self._positions = self._positions.appended(positions.expand_as(tokens))
+        self._asked = self._asked.appended(tokens.new_full((), asked, dtype=torch.bool).expand_as(tokens))
 
     def truncate(self, columns: int) -> None:
         """Forget all columns but the first ones: a pass that failed had added some."""
         self._tokens, self._positions = self._tokens.first(columns), self._positions.first(columns)
+        self._asked = self._asked.first(columns)
+
+    def take_rows(self, rows: "Sequence[tuple[History, int] | None]", columns: int) -> None:
+        """Make the rows of these tables those of others.
+
+        Args:
+            rows: of each row whose it is, and its number there; None for an empty row.
+            columns: how many of the last ones to take over.
+        """
+
+        def taken(table: Callable[[History], torch.Tensor], fill: int) -> Columns:
+            sources = {id(row[0]): table(row[0]) for row in rows if row is not None}
+            return Columns().appended(
+                rows_of([row and (sources[id(row[0])], row[1]) for row in rows], columns, fill=fill)
+            )
+
+        self._tokens, self._positions, self._asked = (
+            taken(History.tokens, -1),
+            taken(History.positions, -1),
+            taken(History.asked, 0),
+        )
 
     def hide(self, shown: torch.Tensor) -> None:
         """Take tokens for padding from now on. shown: bool [batch, columns so far], False for those."""
@@ -48,13 +71,18 @@ class History:
         """Return the logical positions of all columns: int64 [batch, columns], -1 for padding."""
         return self._positions.values
 
-    def answer(self, turns: Sequence[Turn]) -> torch.Tensor:
-        """Return which tokens come after the marker that ended the thinking of their turn: bool [batch, columns].
+    def asked(self) -> torch.Tensor:
+        """Return which columns are of a question or a user turn: bool [batch, columns]."""
+        return self._asked.values
+
+    def answer(self, turns: Sequence[Turn], rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Return which tokens come after the marker that ended the thinking of their turn: bool [rows, columns].
 
         Args:
             turns: all so far.
+            rows: int64 [rows], those that are asked for; None for all.
         """
-        tokens = self.tokens()
+        tokens = self.tokens() if rows is None else self.tokens()[rows]
         answer = torch.zeros_like(tokens, dtype=torch.bool)
         if self.scanner is None:
             return answer
@@ -99,9 +127,7 @@ class Slots:
 
     def lookup(self, table: torch.Tensor) -> torch.Tensor:
         """Return values of a table over columns, [all rows, columns], for each slot: [groups, batch, heads, slots]."""
-        groups, batch, heads, _ = self.columns.shape
-        spread = self.of_rows(table)[None, :, None].expand(groups, batch, heads, table.shape[-1])
-        return spread.gather(-1, self.columns)
+        return self._gathered(self.of_rows(table))
 
     def lookup_native(self, table: torch.Tensor) -> torch.Tensor:
         """Return the same of a table that differs between groups and heads, [groups, all rows, heads, columns]."""
@@ -121,12 +147,14 @@ class Slots:
     @cached_property
     def question(self) -> torch.Tensor:
         """bool [groups, batch, heads, slots]: tokens of the question and of later user turns."""
-        inside = torch.zeros_like(self.columns, dtype=torch.bool)
-        for turn in self.turns:
-            inside |= (self.columns >= turn.start) & (self.columns < turn.end)
-        return inside & self.live[:, None]
+        return self.lookup(self.history.asked()) & self.live[:, None]
 
     @cached_property
     def answer(self) -> torch.Tensor:
         """bool [groups, batch, heads, slots]: tokens after the end of their turn's thinking."""
-        return self.lookup(self.history.answer(self.turns)) & self.live[:, None]
+        return self._gathered(self.history.answer(self.turns, self.rows)) & self.live[:, None]
+
+    def _gathered(self, table: torch.Tensor) -> torch.Tensor:
+        """Return values of a table over columns, [batch, columns], for each slot: [groups, batch, heads, slots]."""
+        groups, batch, heads, _ = self.columns.shape
+        return table[None, :, None].expand(groups, batch, heads, table.shape[-1]).gather(-1, self.columns)

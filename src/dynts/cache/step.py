@@ -154,7 +154,7 @@ class Contents:
             next_positions=added(held.next_positions, step.coming),
             columns=held.columns + step.tokens,
             turns=turns,
-            counted=held.known_counts + 1 if step.kind == "generated" and held.known_counts is not None else None,
+            counted=held.counts_after(step),
         )
         if step.arrangement is None:
             return left
@@ -174,6 +174,18 @@ class Contents:
     def known_counts(self) -> torch.Tensor | None:
         """`counts`, if somebody has needed them since they last changed by more than a token a row."""
         return self.counted if self.counted is not None else vars(self).get("counts")
+
+    def counts_after(self, step: "Step") -> torch.Tensor | None:
+        """Return `counts` after a pass if they can be known without asking the host; None otherwise."""
+        counts = self.known_counts
+        if counts is None or step.kind != "generated":
+            return None
+        return counts + 1 if all(step.coming) else counts + self.occupied.long()
+
+    @property
+    def occupied(self) -> torch.Tensor:
+        """bool [batch]: which rows hold a sequence. An empty row has no token, and gets none with generated ones."""
+        return self.next_slots > 0
 
     @cached_property
     def counts(self) -> torch.Tensor:

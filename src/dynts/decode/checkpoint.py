@@ -8,10 +8,11 @@ return.
 import copy
 import functools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import torch
 from transformers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -40,6 +41,7 @@ _SEARCH: dict[str, Any] = {
     "force_words_ids": None,
     "token_healing": False,
     "top_h": None,
+    "max_time": None,
 }
 """Settings that commands override, and what they override them with."""
 _OUTPUT = dict.fromkeys(
@@ -156,6 +158,33 @@ def more_warpers(model: PreTrainedModel) -> LogitsProcessorList:
     if config.eta_cutoff:
         warpers.append(EtaLogitsWarper(config.eta_cutoff, device=str(input_device(model))))
     return warpers
+
+
+def row_processors(model: PreTrainedModel, prompt: Sequence[int], max_new_tokens: int) -> LogitsProcessorList:
+    """Return what generate() would do to the logits of a sequence alone: penalties, suppressed tokens, lengths.
+
+    Args:
+        model: with the checkpoint's generation config.
+        prompt: token ids.
+        max_new_tokens: the most that may be generated.
+    """
+    device = input_device(model)
+    with plain_search(model):
+        config = copy.deepcopy(_generation_config(model))
+    for name in ("temperature", "top_p", "top_k", "stop_strings"):
+        setattr(config, name, None)
+    config.do_sample, config.max_length = False, len(prompt) + max_new_tokens
+    if config.min_new_tokens:
+        config.min_length = len(prompt) + config.min_new_tokens
+    generator: Any = model
+    generator._prepare_special_tokens(config, True, device=device)
+    ids = torch.tensor([prompt], device=device)
+    return cast(
+        LogitsProcessorList,
+        generator._get_logits_processor(
+            config, ids.shape[1], ids, logits_processor=LogitsProcessorList(), device=device
+        ),
+    )
 
 
 @functools.cache

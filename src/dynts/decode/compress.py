@@ -184,16 +184,20 @@ class Session:
     ) -> None:
         self._undo.close()
 
-    def new_cache(self) -> BudgetCache:
+    def new_cache(self, *, decodes: bool = True) -> BudgetCache:
         """Return an empty cache for one conversation (batch), which generate() makes itself where none is passed.
 
         Pass it to the model as `cache`, before transformers 5.24 as `past_key_values`.
+
+        Args:
+            decodes: whether it is made for decode steps. One that only reads a prompt, for another cache to take its
+                rows over, takes up no memory for later tokens.
         """
         method = self._started.start(self._surroundings)
         schedule = self.config if method.evicts else None
         history, device = History(self.scanner), input_device(self.model)
         record = self.kept_positions.append if self.record else None
-        fixed = bool(self.compile) or self._recorded is not None
+        fixed = decodes and (bool(self.compile) or self._recorded is not None)
         return BudgetCache(self.model.config, method, schedule, history, device, record, fixed)
 
     def prepare(self, cache: BudgetCache, rows: int) -> None:
@@ -203,7 +207,7 @@ class Session:
             cache: of this session.
             rows: of the batch.
         """
-        if self._recorded is not None:
+        if self._recorded is not None and cache.occupancy.fixed_shape:
             self._recorded.lend(cache, rows)
 
     def _compressed_generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -236,10 +236,10 @@ class RecordedSteps:
         if memory is None:
             return None
         if not memory.slots:
-            memory.slots = [(layer.keys, layer.values) for layer in cache.budget_layers]
+            memory.slots = [layer.memory for layer in cache.budget_layers]
             for layer, pair in zip(cache.budget_layers, memory.slots, strict=True):
                 layer.offered = pair
-        if any(layer.offered is None or layer.keys is not layer.offered[0] for layer in cache.budget_layers):
+        if any(layer.offered is None or layer.memory[0] is not layer.offered[0] for layer in cache.budget_layers):
             return None
         return memory
 

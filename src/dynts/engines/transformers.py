@@ -30,7 +30,8 @@ from dynts.config import ModelSource, Sampling
 from dynts.decode.arm import Arm
 from dynts.decode.checkpoint import check_checkpoint, stop_criteria
 from dynts.decode.compress import Session, compress
-from dynts.decode.sampling import NOT_FINITE, FiniteRows, generate_rows
+from dynts.decode.sampling import NOT_FINITE, FiniteRows
+from dynts.decode.static_rows import generate_rows
 from dynts.engines.engine import FULL_CACHE, Completion, Request
 from dynts.models import end_tokens, input_device, load_model
 from dynts.predictor.model import ImportancePredictor

@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 
+from dynts.cache.columns import rows_of
 from dynts.cache.method import Attending, Granularity, Method, Observed, Surroundings, check_granularity
 from dynts.cache.selection import live_slots, right_align
 from dynts.cache.slots import Slots
@@ -118,6 +119,19 @@ class ObservationWindowMethod(AttentionMethod):
             kept if observed.told is None else (*kept, *observed.told.split(1, dim=2))[-self.used_window :]
             for kept, observed in zip(self.queries, seen, strict=True)
         ]
+
+    def take_rows(self, rows: Sequence[tuple[Method, int] | None], columns: int) -> None:
+        """Take over the queries, the last ones of each row. Arguments as in `Method`."""
+        methods = [None if row is None else (cast(ObservationWindowMethod, row[0]), row[1]) for row in rows]
+        sources = [method for method, _ in filter(None, methods)]
+        self.how = sources[0].how
+        queries: list[tuple[torch.Tensor, ...]] = []
+        for layer in range(len(self.layers)):
+            known = {id(method): torch.cat(method.queries[layer], dim=2) for method in sources}
+            width = max(table.shape[2] for table in known.values())
+            own = rows_of([method and (known[id(method[0])], method[1]) for method in methods], width, dim=2)
+            queries.append(own.split(1, dim=2))
+        self.queries = queries
 
     def score(self, slots: Slots) -> torch.Tensor:
         """Score the keys before the observation window; the window's own tokens rank above all."""

@@ -1,12 +1,12 @@
 """DynTS: keep the thinking tokens that the importance predictor scores highest (arXiv 2601.18383); its ablations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from dynts.cache.columns import Columns
+from dynts.cache.columns import Columns, rows_of
 from dynts.cache.method import Granularity, Method, Surroundings, check_granularity
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
@@ -76,7 +76,7 @@ class DynTS(Method):
                 "answer-native` and `dynts train --label answer-native`, or use granularity 'shared'"
             )
         self.predictor: Callable[..., torch.Tensor] = predictor
-        self.scores: list[torch.Tensor] = []
+        self.scores = Columns()
         self.unscored = Columns()
 
     def observe_hidden(self, hidden: torch.Tensor, generated: bool) -> None:
@@ -86,16 +86,26 @@ class DynTS(Method):
         else:
             self._score_buffer()
             own = (len(self.layers), self.kv_heads) if self.granularity == "native" else ()
-            self.scores.append(hidden.new_zeros(*hidden.shape[:2], *own, dtype=torch.float32))
+            self.scores = self.scores.appended(hidden.new_zeros(*hidden.shape[:2], *own, dtype=torch.float32))
+
+    def take_rows(self, rows: Sequence[tuple[Method, int] | None], columns: int) -> None:
+        """Take over scores. Arguments as in `Method`."""
+        tables = {}
+        for method, _ in filter(None, rows):
+            assert isinstance(method, DynTS)
+            method._score_buffer()
+            tables[id(method)] = method.scores.values
+        self.scores = Columns().appended(rows_of([row and (tables[id(row[0])], row[1]) for row in rows], columns))
+        self.unscored = Columns()
 
     def score(self, slots: Slots) -> torch.Tensor:
         """Return the predictor's scores."""
         self._score_buffer()
         # layers, and so hidden states, may lie on another device than the bookkeeping
-        self.scores = [torch.cat([scores.to(slots.columns.device) for scores in self.scores], dim=1)]
+        scores = self.scores.values.to(slots.columns.device)
         if self.granularity == "native":
-            return slots.lookup_native(self.scores[0].permute(2, 0, 3, 1))
-        return slots.lookup(self.scores[0])
+            return slots.lookup_native(scores.permute(2, 0, 3, 1))
+        return slots.lookup(scores)
 
     def _score_buffer(self) -> None:
         if self.unscored.count:
@@ -104,9 +114,10 @@ class DynTS(Method):
 
     def _score(self, hidden: torch.Tensor) -> None:
         if self.granularity == "native":
-            self.scores.append(predicted_scores(self.predictor, hidden, native=True)[..., self.own_heads])
+            scores = predicted_scores(self.predictor, hidden, native=True)[..., self.own_heads]
         else:
-            self.scores.append(predicted_scores(self.predictor, hidden))
+            scores = predicted_scores(self.predictor, hidden)
+        self.scores = self.scores.appended(scores)
 
 
 @dataclass

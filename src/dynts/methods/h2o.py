@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 
-from dynts.cache.method import Attending, Observed, Surroundings
+from dynts.cache.columns import rows_of
+from dynts.cache.method import Attending, Method, Observed, Surroundings
 from dynts.cache.selection import live_slots
 from dynts.cache.slots import Slots
 from dynts.methods.attention import AttentionMethod
@@ -59,6 +60,16 @@ class H2O(AttentionMethod):
             if received is not None:
                 before = self.sums[layer]
                 self.sums[layer] = received if before is None else received + _fitted(before, received.shape[-1])
+
+    def take_rows(self, rows: Sequence[tuple[Method, int] | None], columns: int) -> None:
+        """Take over the sums. Arguments as in `Method`."""
+        sums: list[torch.Tensor | None] = []
+        for layer in range(len(self.layers)):
+            known = [None if row is None else (cast(H2O, row[0]).sums[layer], row[1]) for row in rows]
+            own = [None if row is None or row[0] is None else (row[0], row[1]) for row in known]
+            width = max((table.shape[-1] for table, _ in filter(None, own)), default=0)
+            sums.append(rows_of(own, width, dim=2, at_end=False) if width else None)
+        self.sums = sums
 
     def score(self, slots: Slots) -> torch.Tensor:
         """Return the sums."""

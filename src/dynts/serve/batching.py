@@ -11,7 +11,8 @@ from dynts.cache.interface import CACHE
 from dynts.chat.markers import ThinkFormat
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
-from dynts.decode.sampling import FiniteRows, generate_rows
+from dynts.decode.sampling import FiniteRows
+from dynts.decode.static_rows import generate_rows
 from dynts.models import end_tokens, input_device
 from dynts.serve.metrics import Metrics
 from dynts.serve.protocol import ApiError
