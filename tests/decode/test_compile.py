@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import AttentionInterface
 
 import dynts
@@ -18,6 +19,7 @@ from dynts.errors import UnsupportedError
 from dynts.methods import DynTS
 from dynts.models.attention import grouped_step, observed_attention
 from dynts.models.lengths import RowLengths
+from joined_rows import check_joined, run_joining, some_stream
 from tiny import tiny_model
 
 CONFIG = dynts.CompressionConfig(budget=40, local_window=8, retention_ratio=0.4)
@@ -209,3 +211,15 @@ def test_grouped_attention_equals_expanded_heads(
     assert weights is None
     assert ours.shape == (batch, 1, heads, size)
     assert (ours.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@needs_compiler
+def test_rows_that_join_and_leave_share_one_compiled_shape() -> None:
+    model, stream = tiny_model("llama"), some_stream()
+    counters.clear()
+    batch = run_joining(model, "dynts", stream, rows=3, prefill_tokens=8, compile=True)
+    assert set(batch.seen) == {3}
+    assert set(batch.empty) == {0, 1, 2}
+    assert counters["stats"]["unique_graphs"] == 2, "one of the decoder, one of the head"
+    for each in stream:
+        check_joined(model, "dynts", each)

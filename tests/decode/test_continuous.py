@@ -1,33 +1,158 @@
 """Rows that join and leave: every sequence is what it is alone, by an independent reference."""
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from decoding import random_tokens
-from joined_rows import Joining, check_joined, run_joining
-from method_table import EVERY
+from against_reference import CONFIG
+from decoding import predictor_for, random_tokens
+from dynts.cache.cache import BudgetCache
+from dynts.config import Sampling
+from dynts.decode.compress import compress
+from dynts.decode.continuous import RowTask
+from joined_rows import Joining, Watched, check_joined, run_joining, some_stream
+from method_table import CASES, EVERY
 from tiny import tiny_model
-
-STREAM = [
-    Joining(random_tokens(5, 1), 0, 40),
-    Joining(random_tokens(9, 2), 0, 3),
-    Joining(random_tokens(7, 3), 1, 60),
-    Joining(random_tokens(12, 4), 4, 1),
-    Joining(random_tokens(3, 5), 9, 35, leaves=20),
-    Joining(random_tokens(14, 6), 9, 45),
-]
-"""More than there are rows; some evict several times, one ends at its first token, for one nobody waits."""
-
-
-def fresh(stream: list[Joining]) -> list[Joining]:
-    return [Joining(each.prompt, each.arrives, each.length, each.leaves) for each in stream]
 
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
 def test_every_sequence_is_what_it_is_alone(architecture: str, name: str) -> None:
-    model, stream = tiny_model(architecture), fresh(STREAM)
+    model, stream = tiny_model(architecture), some_stream()
     batch = run_joining(model, name, stream, rows=3, prefill_tokens=8)
     for each in stream:
         check_joined(model, name, each)
     assert max(batch.seen) == 3
     assert batch.cache is None, "nobody holds slots when nobody generates"
+
+
+ARRIVALS = st.lists(
+    st.builds(
+        lambda prompt, seed, arrives, length, leaves: Joining(random_tokens(prompt, seed), arrives, length, leaves),
+        st.integers(1, 17),
+        st.integers(0, 1000),
+        st.integers(0, 60),
+        st.integers(1, 70),
+        st.none() | st.integers(1, 70),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(
+    name=st.sampled_from(EVERY),
+    architecture=st.sampled_from(["llama", "gemma2"]),
+    stream=ARRIVALS,
+    rows=st.integers(1, 4),
+    prefill_tokens=st.sampled_from([1, 5, 64]),
+)
+@settings(max_examples=25, deadline=None)
+def test_whatever_comes_when(
+    name: str, architecture: str, stream: list[Joining], rows: int, prefill_tokens: int
+) -> None:
+    model = tiny_model(architecture)
+    run_joining(model, name, stream, rows, prefill_tokens)
+    for each in stream:
+        check_joined(model, name, each)
+
+
+def drive(batch: Watched, *tasks: RowTask, steps: int = 10_000) -> None:
+    for task in tasks:
+        batch.add(task)
+    while steps and not batch.idle:
+        batch.step()
+        steps -= 1
+
+
+class Broken(RuntimeError):
+    """What a model may raise."""
+
+
+def test_a_pass_that_fails_fails_the_rows_that_it_was_for() -> None:
+    model, stream = tiny_model("llama"), some_stream()
+    with compress(model, "window", CONFIG, record=True) as session:
+        batch = Watched(session, 3, 8, stream)
+        forward, broken = batch._forward, {"width": 14}
+
+        def fails(cache: BudgetCache, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+            if ids.shape[1] in broken.values():
+                raise Broken
+            return forward(cache, ids, mask)
+
+        batch._forward = fails  # type: ignore[method-assign]
+        long = Joining([5] * 22, 0, 30)
+        batch.prefill_tokens, batch.joining = 14, [*stream, long]
+        drive(batch, stream[0].task(), long.task())
+        assert [type(error) for error in long.failed] == [Broken]
+        check_joined(model, "window", stream[0])
+        # a decode step takes all rows with it, and none that comes later
+        broken["width"] = 1
+        drive(batch, stream[1].task(), stream[2].task())
+        assert [len(each.failed) for each in stream[1:3]] == [1, 1]
+        assert [len(each.tokens) for each in stream[1:3]] == [1, 1]
+        assert batch.free == 3
+        broken.clear()
+        drive(batch, stream[5].task())
+        check_joined(model, "window", stream[5])
+
+
+def test_a_prompt_that_the_budget_has_no_room_for_fails_alone() -> None:
+    model, stream = tiny_model("llama"), some_stream()
+    with compress(model, "question-window", CONFIG, record=True) as session:
+        batch, long = Watched(session, 3, 64, stream), Joining([5] * 30, 0, 3)
+        batch.joining = [*stream, long]
+        drive(batch, stream[0].task(), long.task())
+    assert "budget" in str(long.failed[0])
+    check_joined(model, "question-window", stream[0])
+
+
+@pytest.mark.parametrize("name", ["window", "h2o", "dynts-all"])
+def test_what_a_row_without_numbers_leaves_harms_nobody(name: str) -> None:
+    model, stream = tiny_model("llama"), some_stream()
+    with compress(model, CASES[name].method, CONFIG, predictor_for(name), record=True) as session:
+        batch = Watched(session, 2, 64, stream)
+        drive(batch, stream[0].task(), stream[4].task(), steps=4)
+        assert batch.cache is not None
+        for layer in batch.cache.budget_layers:
+            layer.keys[1] = layer.values[1] = torch.nan
+        batch.step()
+        assert stream[4].numbers == [True] * 5 + [False]
+        drive(batch, stream[5].task())
+    for each in (stream[0], stream[5]):
+        check_joined(model, name, each)
+
+
+def test_each_row_has_settings_of_its_own() -> None:
+    model = tiny_model("qwen3")
+    some = [Sampling(9, 0.0, seed=1), Sampling(25, 1.0, 0.9, 50, seed=2), Sampling(40, 2.0, 1.0, 5, seed=3)]
+    prompts = [random_tokens(length, length) for length in (4, 9, 6)]
+
+    def tokens(rows: int) -> list[list[int]]:
+        streams = [
+            Joining(prompt, 2 * number, 99, sampling=sampling)
+            for number, (prompt, sampling) in enumerate(zip(prompts, some, strict=True))
+        ]
+        run_joining(model, "window", streams, rows, 64)
+        return [each.tokens for each in streams]
+
+    assert tokens(3) == tokens(1)
+    assert list(map(len, tokens(3))) == [9, 25, 40], "nobody gets more than it may"
+
+
+def test_a_row_that_nobody_waits_for_is_given_up_before_the_next_step() -> None:
+    model, stream = tiny_model("llama"), some_stream()
+    with compress(model, "window", CONFIG, record=True) as session:
+        batch = Watched(session, 2, 4, stream)
+        first, second = stream[0].task(), stream[2].task()
+        drive(batch, first, second, steps=3)
+        assert (batch.free, batch.seen[-1]) == (0, 1), "the second is still being read"
+        second.cancelled = True
+        assert batch.free == 1
+        drive(batch, steps=2)
+        first.cancelled = True
+        assert batch.idle
+        batch.step()
+        assert batch.cache is None
+    assert (len(stream[0].tokens), len(stream[2].tokens)) == (4, 0)

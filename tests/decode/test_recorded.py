@@ -24,6 +24,7 @@ from dynts.models import lengths
 from dynts.models.attention import grouped_step
 from dynts.models.cudnn import without_cudnn
 from dynts.models.lengths import RowLengths, kernel_by_lengths
+from joined_rows import check_joined, run_joining, some_stream
 from method_table import CASES, EVERY
 from reference import Turn
 from tiny import tiny_model
@@ -79,6 +80,18 @@ def test_recorded_steps_are_those_of_the_reference(
     check_conversation(tiny_model(architecture, attn_implementation=attention), name)
     assert recorder.times == (0 if name == "full" else 1)
     assert name == "full" or recorder.replays == 25 + 24
+
+
+@pytest.mark.parametrize("name", ["dynts", "dynts-all, native", "h2o, native", "snapkv", "rkv"])
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3"])
+def test_rows_that_join_and_leave(recorder: Recorder, architecture: str, name: str) -> None:
+    model, stream = tiny_model(architecture), some_stream()
+    batch = run_joining(model, name, stream, rows=6, prefill_tokens=8)
+    for each in stream:
+        check_joined(model, name, each)
+    assert set(batch.seen) == {1, 2, 4}, "rows are few numbers"
+    assert set(batch.empty) == {0, 1}, "some hold nothing"
+    assert recorder.times == 3, "each number is recorded once"
 
 
 def by_formula(query: Tensor, key: Tensor, value: Tensor, rows: RowLengths, scaling: float | None) -> Tensor:

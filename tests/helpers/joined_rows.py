@@ -1,6 +1,6 @@
 """Drive a continuous batch and keep, of each sequence, what dynts and the reference are compared by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from against_reference import CONFIG, reference_of
-from decoding import TOLERANCE, predictor_for
+from decoding import TOLERANCE, predictor_for, random_tokens
 from dynts.cache.cache import BudgetCache
 from dynts.config import Sampling
 from dynts.decode.compress import Session, compress
@@ -36,7 +36,7 @@ class Joining:
     logits: list[Tensor] = field(default_factory=list)
     kept: list[Tensor] = field(default_factory=list)
     failed: list[Exception] = field(default_factory=list)
-    fed: list[tuple[int, int]] = field(default_factory=list)
+    numbers: list[bool] = field(default_factory=list)
 
     def task(self) -> RowTask:
         """What the batch is given."""
@@ -44,13 +44,25 @@ class Joining:
         def tell(token: RowToken) -> bool:
             assert not task.cancelled, "nobody is told who has left"
             self.tokens.append(token.token)
-            self.fed.append((token.cached, token.fed))
+            self.numbers.append(not token.failed)
             task.cancelled = len(self.tokens) == self.leaves
             return len(self.tokens) == self.length
 
         task = RowTask(self.prompt, self.sampling, tell, self.failed.append)
         self.known = task
         return task
+
+
+def some_stream() -> list[Joining]:
+    """More sequences than there are rows; some evict several times, one ends at its first token, one is given up."""
+    return [
+        Joining(random_tokens(5, 1), 0, 40),
+        Joining(random_tokens(9, 2), 0, 3),
+        Joining(random_tokens(7, 3), 1, 60),
+        Joining(random_tokens(12, 4), 4, 1),
+        Joining(random_tokens(3, 5), 9, 35, leaves=20),
+        Joining(random_tokens(14, 6), 9, 45),
+    ]
 
 
 class Watched(ContinuousBatch):
@@ -60,6 +72,7 @@ class Watched(ContinuousBatch):
         super().__init__(session, rows, prefill_tokens)
         self.joining = joining
         self.seen: list[int] = []
+        self.empty: list[int] = []
 
     def of(self, row: _Row) -> Joining:
         return next(each for each in self.joining if getattr(each, "known", None) is row.task)
@@ -72,6 +85,7 @@ class Watched(ContinuousBatch):
 
     def _decode(self, cache: BudgetCache) -> None:
         self.seen.append(cache.batch)
+        self.empty.append(cache.lengths.count(0))
         self.lengths = cache.lengths
         super()._decode(cache)
         cache.check_integrity()
@@ -116,6 +130,3 @@ def check_joined(model: PreTrainedModel, name: str, each: Joining, tolerance: fl
     difference = (logits.log_softmax(-1) - run.logits[0].float().log_softmax(-1)).abs().max().item()
     assert difference < tolerance, f"log-probabilities differ by {difference}"
     assert [kept.tolist() for kept in each.kept] == [kept.tolist() for kept in run.kept_positions]
-
-
-Check = Callable[[PreTrainedModel, str, Joining], None]

@@ -45,10 +45,14 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
     own = [_of_its_own(plain), _of_its_own(plain_head)]
     step, step_head = (_quiet(torch.compile(function, dynamic=False, mode=mode)) for function in own)
 
+    stepped = False
+
     def forward(*args: Any, **kwargs: Any) -> Any:
+        nonlocal stepped
         cache = cache_in(kwargs)
         running = cache.occupancy.step if isinstance(cache, BudgetCache) else None
-        if running is None or running.slots is None or not cache.occupancy.fixed_shape:
+        stepped = running is not None and running.slots is not None and cache.occupancy.fixed_shape
+        if not stepped:
             return plain(*args, **kwargs)
         torch.compiler.cudagraph_mark_step_begin()
         with without_cudnn(model.device):
@@ -58,8 +62,8 @@ def compiled_steps(model: PreTrainedModel) -> Iterator[None]:
         return output
 
     def forward_head(hidden: torch.Tensor) -> torch.Tensor:
-        # the last token of a prompt is a view, with strides of its own
-        return step_head(hidden.contiguous()) if hidden.shape[1] == 1 else plain_head(hidden)
+        # not for the last tokens of prompts, which may be of any number of rows
+        return step_head(hidden.contiguous()) if stepped else plain_head(hidden)
 
     loaded = len(PyCodeCache.modules)
     decoder.forward, head.forward = forward, forward_head

@@ -2,7 +2,7 @@
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,14 +134,12 @@ class ContinuousBatch:
     @property
     def free(self) -> int:
         """Rows that are not taken."""
-        return (
-            self.most - sum(not row.gone for row in self._rows) - sum(len(reading.rows) for reading in self._arriving)
-        )
+        return self.most - sum(not row.gone for row in self._under_way())
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._arriving and all(row.gone for row in self._rows)
+        return all(row.gone for row in self._under_way())
 
     def add(self, task: RowTask) -> None:
         """Let a sequence join. There has to be a free row."""
@@ -161,6 +159,12 @@ class ContinuousBatch:
             self._decode(self.cache)
         if self.idle:
             self._rows, self.cache = [], None
+            self._arriving.clear()
+
+    def _under_way(self) -> Iterator[_Row]:
+        yield from self._rows
+        for reading in self._arriving:
+            yield from reading.rows
 
     def _read(self) -> list[tuple[CacheRow, _Row]]:
         """Read a piece of a prompt, or several short ones together, and return the rows that have come to an end."""
