@@ -9,8 +9,10 @@ from against_reference import CONFIG
 from decoding import predictor_for, random_tokens
 from dynts.cache.cache import BudgetCache
 from dynts.config import Sampling
+from dynts.decode import prefixes
 from dynts.decode.compress import compress
 from dynts.decode.continuous import RowTask
+from dynts.errors import DyntsError
 from joined_rows import Joining, Watched, check_joined, run_joining, some_stream
 from method_table import CASES, EVERY
 from tiny import tiny_model
@@ -98,13 +100,13 @@ def test_a_pass_that_fails_fails_the_rows_that_it_was_for() -> None:
         check_joined(model, "window", stream[5])
 
 
-def test_a_prompt_that_the_budget_has_no_room_for_fails_alone() -> None:
+def test_a_prompt_that_the_budget_has_no_room_for_is_refused() -> None:
     model, stream = tiny_model("llama"), some_stream()
     with compress(model, "question-window", CONFIG, record=True) as session:
         batch, long = Watched(session, 3, 64, stream), Joining([5] * 30, 0, 3)
-        batch.joining = [*stream, long]
-        drive(batch, stream[0].task(), long.task())
-    assert "budget" in str(long.failed[0])
+        with pytest.raises(DyntsError, match="budget"):
+            batch.add(long.task())
+        drive(batch, stream[0].task())
     check_joined(model, "question-window", stream[0])
 
 
@@ -156,3 +158,25 @@ def test_a_row_that_nobody_waits_for_is_given_up_before_the_next_step() -> None:
         batch.step()
         assert batch.cache is None
     assert (len(stream[0].tokens), len(stream[2].tokens)) == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["full", "dynts, native", "dynts-all", "h2o", "snapkv", "rkv, native"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_what_prompts_begin_with_alike_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, name: str
+) -> None:
+    monkeypatch.setattr(prefixes, "LEAST", 4)
+    model, system = tiny_model(architecture), random_tokens(11, 3)
+    ends = [
+        random_tokens(5, 1),
+        random_tokens(2, 2),
+        [*random_tokens(2, 2), 9],
+        random_tokens(1, 5),
+        random_tokens(5, 1),
+    ]
+    stream = [Joining([*system, *end], 4 * number, 40) for number, end in enumerate(ends)]
+    batch = run_joining(model, name, stream, rows=3, prefill_tokens=6)
+    read = [sum(sizes) for sizes in batch.read.values()]
+    assert read == [16, 13, 3, 1, 5], "the second prompt finds out what is shared, all others copy it"
+    for each in stream:
+        check_joined(model, name, each)

@@ -73,6 +73,8 @@ class Watched(ContinuousBatch):
         self.joining = joining
         self.seen: list[int] = []
         self.empty: list[int] = []
+        self.caches: list[BudgetCache] = []
+        self.read: dict[int, list[int]] = {}
 
     def of(self, row: _Row) -> Joining:
         return next(each for each in self.joining if getattr(each, "known", None) is row.task)
@@ -89,6 +91,12 @@ class Watched(ContinuousBatch):
         self.lengths = cache.lengths
         super()._decode(cache)
         cache.check_integrity()
+
+    def _forward(self, cache: BudgetCache, ids: Tensor, mask: Tensor | None) -> Tensor:
+        if cache is not self.cache:
+            self.caches.append(cache)  # so that no other has its id
+            self.read.setdefault(id(cache), []).append(ids.shape[1])
+        return super()._forward(cache, ids, mask)
 
     def _note(self, rows: list[_Row]) -> None:
         """Give the positions that the latest compaction kept to the rows that it evicted from."""

@@ -17,6 +17,7 @@ from dynts.cache.step import Turn
 from dynts.config import Sampling
 from dynts.decode.checkpoint import more_warpers, row_processors
 from dynts.decode.compress import Session
+from dynts.decode.prefixes import SharedPrefixes
 from dynts.decode.sampling import RowSampling, draws_of
 from dynts.models import input_device
 
@@ -90,10 +91,12 @@ class _Reading:
 
     Attributes:
         cache: of their own; None before the first piece.
+        cut: tokens after which a copy of the cache is kept for other prompts; None if none is.
     """
 
     rows: list[_Row]
     cache: BudgetCache | None = None
+    cut: int | None = None
 
     @property
     def width(self) -> int:
@@ -105,7 +108,8 @@ class ContinuousBatch:
     """Generates for rows that join as they come and leave when they end, at most so many at a time.
 
     A sequence gets the tokens that it would get alone. Its prompt is read in a cache of its own, in pieces between
-    decode steps; then its row is taken over into the batch's cache. The rows of that cache are those in use, always the
+    decode steps, and what it begins with like others is copied; then its row is taken over into the batch's cache. The
+    rows of that cache are those in use, always the
     first ones: where a row leaves, a new one or the last one takes its place. Where decode steps have a fixed shape,
     recorded or compiled, there may be empty rows behind them.
 
@@ -126,6 +130,7 @@ class ContinuousBatch:
         self.cache: BudgetCache | None = None
         self._rows: list[_Row] = []
         self._arriving: deque[_Reading] = deque()
+        self.prefixes = SharedPrefixes()
         self._sampling: tuple[list[_Row], RowSampling] | None = None
         self._processed = len(row_processors(session.model, [0], 1)) > 0
         takes_last = "logits_to_keep" in inspect.signature(type(session.model).forward).parameters
@@ -142,8 +147,14 @@ class ContinuousBatch:
         return all(row.gone for row in self._under_way())
 
     def add(self, task: RowTask) -> None:
-        """Let a sequence join. There has to be a free row."""
+        """Let a sequence join. There has to be a free row.
+
+        Raises:
+            DyntsError: the budget has no room for its prompt.
+        """
         assert self.free > 0
+        if self.session.method.evicts:
+            self.session.config.check_question(len(task.prompt))
         processors = None
         if self._processed:
             processors = row_processors(self.session.model, task.prompt, task.sampling.max_new_tokens)
@@ -169,14 +180,13 @@ class ContinuousBatch:
     def _read(self) -> list[tuple[CacheRow, _Row]]:
         """Read a piece of a prompt, or several short ones together, and return the rows that have come to an end."""
         reading = self._arriving.popleft()
-        if reading.cache is None:
-            self._join_others(reading)
-            reading.cache = self.session.new_cache(decodes=False)
-        cache, rows, width = reading.cache, reading.rows, reading.width
+        cache, rows, width = reading.cache or self._begin(reading), reading.rows, reading.width
         try:
             lengths = [len(row.task.prompt) for row in rows]
             start = cache.occupancy.columns
             end = min(width, start + max(1, self.prefill_tokens // len(rows)))
+            if reading.cut is not None and start < reading.cut:
+                end = min(end, reading.cut)
             cache.announced = Turn(0, width, tuple(lengths))
             # what pads is masked
             ids = [[row.task.prompt[0]] * (width - len(row.task.prompt)) + list(row.task.prompt) for row in rows]
@@ -185,6 +195,8 @@ class ContinuousBatch:
                 mask = upload([[0] * (width - length) + [1] * length for length in lengths], self.device)
             logits = self._forward(cache, upload([row[start:end] for row in ids], self.device), mask)
             cache.announced = None
+            if end == reading.cut:
+                self.prefixes.keep(rows[0].task.prompt[:end], self._copy(cache))
         except Exception as error:
             self._fail(rows, error)
             return []
@@ -193,6 +205,22 @@ class ContinuousBatch:
             return []
         self._choose(rows, logits, cache)
         return [((cache, number), row) for number, row in enumerate(rows) if not row.gone]
+
+    def _begin(self, reading: _Reading) -> BudgetCache:
+        """Return the cache that prompts are read in, which may hold their beginning."""
+        prompt = reading.rows[0].task.prompt
+        known = self.prefixes.find(prompt)
+        reading.cut = self.prefixes.cut(prompt)
+        if known is None and reading.cut is None:
+            self._join_others(reading)
+        reading.cache = self.session.new_cache(decodes=False) if known is None else self._copy(known)
+        return reading.cache
+
+    def _copy(self, cache: BudgetCache) -> BudgetCache:
+        """Return a cache of one row that goes on like another of one row."""
+        copy = self.session.new_cache(decodes=False)
+        take_rows(copy, [(cache, 0)], most=1)
+        return copy
 
     def _join_others(self, reading: _Reading) -> None:
         """Let other prompts that nobody has begun to read join one, as far as a piece holds them all, with padding."""
