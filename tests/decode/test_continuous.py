@@ -84,7 +84,7 @@ def test_a_pass_that_fails_fails_the_rows_that_it_was_for() -> None:
             return forward(cache, ids, mask)
 
         batch._forward = fails  # type: ignore[method-assign]
-        long = Joining([5] * 20, 0, 30)
+        long = Joining([5] * 16, 0, 30)
         batch.prefill_tokens, batch.joining = 14, [*stream, long]
         drive(batch, stream[0].task(), long.task())
         assert [type(error) for error in long.failed] == [Broken]
