@@ -11,7 +11,7 @@ from dynts.cache.cache import BudgetCache
 from dynts.config import Sampling
 from dynts.decode import prefixes
 from dynts.decode.compress import compress
-from dynts.decode.continuous import RowTask
+from dynts.decode.tasks import RowTask
 from dynts.errors import DyntsError
 from joined_rows import Joining, Watched, check_joined, run_joining, some_stream
 from method_table import CASES, EVERY
@@ -85,7 +85,7 @@ def test_a_pass_that_fails_fails_the_rows_that_it_was_for() -> None:
 
         batch._forward = fails  # type: ignore[method-assign]
         long = Joining([5] * 16, 0, 30)
-        batch.prefill_tokens, batch.joining = 14, [*stream, long]
+        batch.reader.at_once, batch.joining = 14, [*stream, long]
         drive(batch, stream[0].task(), long.task())
         assert [type(error) for error in long.failed] == [Broken]
         check_joined(model, "window", stream[0])

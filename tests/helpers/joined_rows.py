@@ -12,7 +12,8 @@ from decoding import TOLERANCE, predictor_for, random_tokens
 from dynts.cache.cache import BudgetCache
 from dynts.config import Sampling
 from dynts.decode.compress import Session, compress
-from dynts.decode.continuous import ContinuousBatch, RowTask, RowToken, _Row
+from dynts.decode.continuous import ContinuousBatch
+from dynts.decode.tasks import LiveRow, RowTask, RowToken
 from method_table import CASES
 from reference import Turn
 
@@ -76,21 +77,22 @@ class Watched(ContinuousBatch):
         self.caches: list[BudgetCache] = []
         self.read: dict[int, list[int]] = {}
 
-    def of(self, row: _Row) -> Joining:
+    def of(self, row: LiveRow) -> Joining:
         return next(each for each in self.joining if getattr(each, "known", None) is row.task)
 
-    def _choose(self, rows: list[_Row], logits: Tensor, cache: BudgetCache) -> None:
+    def _choose(self, rows: list[LiveRow], logits: Tensor, cache: BudgetCache) -> None:
         for number, row in enumerate(rows):
             self.of(row).logits.append(logits[number].clone())
         self._note(rows)
         super()._choose(rows, logits, cache)
 
-    def _decode(self, cache: BudgetCache) -> None:
+    def _decode(self, cache: BudgetCache) -> Tensor:
         self.seen.append(cache.batch)
         self.empty.append(cache.lengths.count(0))
         self.lengths = cache.lengths
-        super()._decode(cache)
+        logits = super()._decode(cache)
         cache.check_integrity()
+        return logits
 
     def _forward(self, cache: BudgetCache, ids: Tensor, mask: Tensor | None) -> Tensor:
         if cache is not self.cache:
@@ -98,7 +100,7 @@ class Watched(ContinuousBatch):
             self.read.setdefault(id(cache), []).append(ids.shape[1])
         return super()._forward(cache, ids, mask)
 
-    def _note(self, rows: list[_Row]) -> None:
+    def _note(self, rows: list[LiveRow]) -> None:
         """Give the positions that the latest compaction kept to the rows that it evicted from."""
         for positions in self.session.kept_positions:
             for number, row in enumerate(rows):
