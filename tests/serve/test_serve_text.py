@@ -1,5 +1,6 @@
 """What tokens write, a token at a time: whole characters, spaces, and bytes that are no text."""
 
+import json
 import random
 
 import pytest
@@ -8,6 +9,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from dynts.serve.replies import _sent
 from dynts.serve.running import RowText, Spelling
 
 pytestmark = pytest.mark.quick
@@ -85,3 +87,11 @@ def test_a_text_that_continues_its_prompt_keeps_the_space_between_them() -> None
 def test_an_id_without_a_token_and_an_end_token_write_nothing() -> None:
     tokenizer = byte_level()
     assert write(tokenizer, [10**6, tokenizer.eos_token_id]) == ["", "", ""]
+
+
+@pytest.mark.parametrize("text", ["\u2028", "\u2029", "\x85", "日本 é"])
+def test_a_streamed_reply_is_one_line_to_every_client(text: str) -> None:
+    """Those of huggingface_hub and aiosseclient end lines where `str.splitlines` does."""
+    line, empty = _sent({"content": text}).splitlines()
+    assert json.loads(line.removeprefix("data: ")) == {"content": text}
+    assert not empty

@@ -241,4 +241,5 @@ def _choice(index: int, fields: Fields, reason: FinishReason | None = None) -> d
 
 
 def _sent(reply: dict[str, Any]) -> str:
-    return f"data: {json.dumps(reply, ensure_ascii=False)}\n\n"
+    # in ASCII, since to some clients a line ends at U+0085 and U+2028 too
+    return f"data: {json.dumps(reply)}\n\n"
