@@ -2,7 +2,7 @@
 
 import torch
 
-from dynts.cache.columns import Columns, upload
+from dynts.cache.columns import Columns, rows_of, upload
 
 
 def test_a_table_goes_back_to_what_it_was() -> None:
@@ -29,3 +29,12 @@ def test_numbers_arrive_as_integers() -> None:
     there = upload(((1, 2), (3, 4)), torch.device("cpu"))
     assert there.dtype == torch.int64
     assert there.tolist() == [[1, 2], [3, 4]]
+
+
+def test_rows_of_tables_of_other_widths() -> None:
+    one, other = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7], [8], [9]])
+    rows = [(one, 1), None, (other, 1), (other, 2), (one, 0)]
+    assert rows_of(rows, 2).tolist() == [[5, 6], [0, 0], [0, 8], [0, 9], [2, 3]]
+    assert rows_of(rows, 2, at_end=False, fill=-1).tolist() == [[4, 5], [-1, -1], [8, -1], [9, -1], [1, 2]]
+    assert rows_of([(one.unsqueeze(1), 0)], 4, dim=2).tolist() == [[[0, 1, 2, 3]]]
+    assert rows_of([None, (one, 0)], 3).tolist() == [[0, 0, 0], [1, 2, 3]]

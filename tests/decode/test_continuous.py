@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from against_reference import CONFIG
 from decoding import predictor_for, random_tokens
 from dynts.cache.cache import BudgetCache
+from dynts.cache.interface import CACHE
+from dynts.cache.joining import take_rows
 from dynts.config import Sampling
 from dynts.decode import prefixes
 from dynts.decode.compress import compress
 from dynts.decode.tasks import RowTask
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, UnsupportedError
 from joined_rows import Joining, Watched, check_joined, run_joining, some_stream
 from method_table import CASES, EVERY
 from tiny import tiny_model
@@ -180,3 +182,13 @@ def test_what_prompts_begin_with_alike_is_read_once(
     assert read == [16, 13, 3, 1, 5], "the second prompt finds out what is shared, all others copy it"
     for each in stream:
         check_joined(model, name, each)
+
+
+def test_a_conversation_of_several_turns_is_not_taken_over() -> None:
+    model = tiny_model("llama")
+    with compress(model, "window", CONFIG) as session:
+        out = model.generate(torch.tensor([[9, 8, 7]]), max_new_tokens=4, return_dict_in_generate=True)
+        more = torch.cat([out.sequences, torch.tensor([[5, 6]])], dim=1)
+        out = model.generate(more, max_new_tokens=4, return_dict_in_generate=True, **{CACHE: out[CACHE]})
+        with pytest.raises(UnsupportedError, match="several turns"):
+            take_rows(session.new_cache(), [(out[CACHE], 0)], most=1)
