@@ -165,6 +165,9 @@ CALLED = {
     },
     "decode/answers.py": {"transformers.set_seed": "seed"},
     "decode/checkpoint.py": {
+        "transformers.GenerationMixin._get_logits_processor": "generation_config input_ids_seq_length "
+        "encoder_input_ids logits_processor device",
+        "transformers.GenerationMixin._prepare_special_tokens": "generation_config kwargs_has_attention_mask device",
         "transformers.StopStringCriteria": "tokenizer stop_strings",
         "transformers.MinPLogitsWarper": "min_p",
         "transformers.TypicalLogitsWarper": "mass",

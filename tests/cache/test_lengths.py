@@ -1,5 +1,6 @@
 """Cached tokens of each sample: what is computed from lengths is what a cache really does, row by row."""
 
+from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +14,9 @@ from dynts.cache.lengths import CacheLengths, cache_lengths
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import CompressionConfig, Sampling
 from dynts.decode.arm import Arm
+from dynts.decode.tasks import RowToken
 from dynts.engines.engine import Completion, Request
-from dynts.engines.transformers import TransformersEngine
+from dynts.engines.transformers import TransformersEngine, _Sample
 from dynts.errors import DyntsError
 from dynts.methods import H2O, Full, Method, StreamingLLM, Window
 from dynts.tiny import load_tiny_model
@@ -61,25 +63,31 @@ def test_the_full_cache_holds_all_but_the_last_token() -> None:
 
 
 class Recorder:
-    """Writes down, after every forward pass, what a real cache holds."""
+    """Writes down, at every token of a sample, how many tokens and bytes its row of a real cache holds."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lengths: list[list[int]] = []
-        self.bytes: list[int] = []
-        commit = BudgetCache.commit
+        self.lengths: defaultdict[str, list[int]] = defaultdict(list)
+        self.bytes: dict[str, int] = {}
+        commit, tell = BudgetCache.commit, _Sample.tell
 
         def recorded(cache: BudgetCache, *args: Any) -> None:
             commit(cache, *args)
             # as many slots hold a token as the lengths say
             assert cache.live().sum(dim=1).tolist() == list(cache.lengths)
-            self.lengths.append(list(cache.lengths))
-            self.bytes.append(sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.budget_layers))
+            slots = [slots for layer in cache.budget_layers for slots in (layer.keys, layer.values)]
+            self.bytes_per_row = sum(each.nbytes // len(each) for each in slots)
+
+        def told(sample: _Sample, token: RowToken) -> bool:
+            self.lengths[sample.request.id].append(token.cached)
+            self.bytes[sample.request.id] = self.bytes_per_row
+            return tell(sample, token)
 
         monkeypatch.setattr(BudgetCache, "commit", recorded)
+        monkeypatch.setattr(_Sample, "tell", told)
 
-    def expect(self, row: int, generated: int) -> CacheLengths:
-        """What the row did before its last token."""
-        seen = [lengths[row] for lengths in self.lengths[:generated]]
+    def expect(self, name: str) -> CacheLengths:
+        """What the sample's row did before its last token."""
+        seen = self.lengths[name]
         compactions, attended = [], []
         for step, (before, after) in enumerate(pairwise(seen), start=1):
             attended.append(before + 1)
@@ -105,8 +113,8 @@ def model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: list[int], arm: Arm, seed: int
 ) -> list[Completion]:
-    """Complete one batch of prompts with so many words each."""
-    engine = TransformersEngine(model, tokenizer, Sampling(60, 1.0, 1.0, 50), (arm,), batch=len(words))
+    """Complete prompts with so many words each, at most three at a time."""
+    engine = TransformersEngine(model, tokenizer, Sampling(60, 1.0, 1.0, 50), (arm,), batch=3)
     problems = [Problem(str(row), " ".join(["so"] * count), "1") for row, count in enumerate(words)]
     return list(engine.generate(Request(problem, 0, seed, arm) for problem in problems))
 
@@ -115,13 +123,13 @@ METHODS = (Full(), Window(), StreamingLLM(protect_question=True), H2O(granularit
 
 
 @given(
-    words=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+    words=st.lists(st.integers(1, 12), min_size=1, max_size=5),
     schedule=schedules(),
     method=st.sampled_from(METHODS),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=25, **SETTINGS)
-def test_every_row_of_a_batch_is_measured_by_itself(
+def test_every_sample_is_measured_by_itself(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     words: list[int],
@@ -136,13 +144,10 @@ def test_every_row_of_a_batch_is_measured_by_itself(
         done = generate(model, tokenizer, words, Arm(method, schedule), seed)
     assert len(done) == len(words)
     assert len({item.batch for item in done}) == 1
-    # the engine puts the rows in the order of their lengths
-    order = sorted(range(len(words)), key=lambda index: questions[index])
     for item in done:
-        row = order.index(int(item.request.problem.id))
-        assert item.prompt_tokens == questions[order[row]]
-        assert item.lengths == recorder.expect(row, item.generated_tokens)
-        assert item.peak_bytes == max(recorder.bytes[: item.generated_tokens]) // len(words)
+        assert item.prompt_tokens == questions[int(item.request.problem.id)]
+        assert item.lengths == recorder.expect(item.request.id)
+        assert item.peak_bytes == recorder.bytes[item.request.id]
 
 
 def test_rows_really_end_and_compact_at_different_times(
@@ -152,4 +157,8 @@ def test_rows_really_end_and_compact_at_different_times(
     assert len({item.generated_tokens for item in done}) >= 3
     assert len({len(item.lengths.compactions) for item in done if item.lengths is not None}) >= 2
     assert len({item.batch for item in done + generate(model, tokenizer, [2], Arm(), 3)}) == 2
-    assert [item.seconds for item in done] == sorted(item.seconds for item in done)
+    assert [item.run_seconds for item in done] == sorted(item.run_seconds or 0 for item in done)
+    # the fourth begins when one of the others has ended
+    last = next(item for item in done if item.request.problem.id == "3")
+    assert last.run_seconds is not None
+    assert last.run_seconds - last.seconds > min(item.seconds for item in done)

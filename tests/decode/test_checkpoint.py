@@ -65,10 +65,10 @@ def change(model: PreTrainedModel, **settings: Any) -> None:
 
 
 def collected(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sampling: Sampling = GREEDY
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, sampling: Sampling = GREEDY, batch: int = 20
 ) -> list[Completion]:
-    """Of one batch, in which rows are padded."""
-    engine = TransformersEngine(model, tokenizer, sampling)
+    """Of all questions, whose prompts are read together, with padding."""
+    engine = TransformersEngine(model, tokenizer, sampling, batch=batch)
     found = engine.generate([Request(Problem(text, text, "1"), 0, 0) for text in QUESTIONS])
     return sorted(found, key=lambda done: QUESTIONS.index(done.request.problem.id))
 
@@ -91,6 +91,7 @@ def plain(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, question: 
         {"min_new_tokens": 9},
         {"suppress_tokens": ENDS[::2]},
         {"bad_words_ids": [[token] for token in range(120, 190)]},
+        {"stop_strings": ["@]", "G/"]},
     ],
     ids=lambda settings: next(iter(settings)),
 )
@@ -162,7 +163,7 @@ def test_stop_strings_end_rows_in_every_command(model: PreTrainedModel, tokenize
     assert isinstance(event, Ended)
     assert event.finish_reason == "stop"
     with writes(model, *scripts):
-        found = collected(model, tokenizer)
+        found = collected(model, tokenizer, batch=1)
     assert [done.text for done in found] == ends
     assert all(done.finished for done in found)
 

@@ -46,11 +46,11 @@ def tiny() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 @contextmanager
 def failing(model: PreTrainedModel, row: int, value: float = float("nan")) -> Iterator[None]:
-    """One logit of a row is no number from its eighth token on."""
+    """One logit of a row is no number at its eighth token."""
     calls = iter(range(10**6))
 
     def spoil(module: Any, args: Any, logits: torch.Tensor) -> torch.Tensor:
-        if next(calls) >= FAILS_AT:
+        if next(calls) == FAILS_AT:
             logits[row, -1, 3] = value
         return logits
 

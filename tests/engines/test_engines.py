@@ -20,7 +20,7 @@ from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.decode.arm import Arm
 from dynts.decode.sampling import RowSampling, draws_of
 from dynts.engines.engine import FULL_CACHE, Request
-from dynts.engines.transformers import TransformersEngine
+from dynts.engines.transformers import TransformersEngine, _Handover
 from dynts.engines.vllm.offline import VllmEngine, VllmSpec
 from dynts.engines.vllm.settings import PluginSettings, read_settings
 from dynts.errors import DyntsError
@@ -78,7 +78,9 @@ def test_a_trace_does_not_depend_on_the_batch_that_it_is_in(
 ) -> None:
     wanted = requests(6)
     together = texts(TransformersEngine(*tiny, SAMPLING, batch=6), wanted)
+    joining = texts(TransformersEngine(*tiny, SAMPLING, batch=2), wanted[::-1])
     apart = texts(TransformersEngine(*tiny, SAMPLING, batch=1), wanted[4:] + wanted[:2])
+    assert joining == together
     assert {name: together[name] for name in apart} == apart
 
 
@@ -95,20 +97,22 @@ def test_completions_come_as_rows_end_and_say_how_they_ended(
     tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], grader: Grader
 ) -> None:
     model, tokenizer = tiny
-    problems = [make_problem(0, steps=range(steps, steps + 1)) for steps in (4, 8, 4)]
+    problems = [make_problem(0, steps=range(steps, steps + 1)) for steps in (12, 4, 4)]
     wanted = [Request(Problem(f"p{i}", p.question, p.answer), 0, 0) for i, p in enumerate(problems)]
-    done = list(TransformersEngine(model, tokenizer, SAMPLING, batch=3).generate(wanted))
-    assert done[2].request.id == "p1#0"
-    assert done[0].generated_tokens <= done[1].generated_tokens < done[2].generated_tokens
-    assert [completion.finished for completion in done] == [True, True, False]
-    assert done[2].generated_tokens == SAMPLING.max_new_tokens
-    assert done[0].seconds < done[2].seconds
+    done = list(TransformersEngine(model, tokenizer, Sampling(600), batch=2).generate(wanted))
+    # the third joins when the second has ended, and ends before the first, which began with it
+    second, third, first = done
+    assert [item.request.id for item in done] == ["p1#0", "p2#0", "p0#0"]
+    assert second.generated_tokens + third.generated_tokens < first.generated_tokens == 600
+    assert [item.finished for item in done] == [True, True, False]
+    assert third.run_seconds is not None
+    assert second.run_seconds is not None
+    assert third.run_seconds - third.seconds >= second.run_seconds
     for completion in done:
         problem = completion.request.problem
         assert completion.prompt_tokens == len(encode_prompt(tokenizer, chat_prompt(tokenizer, problem.question)))
-        assert judge(completion.text, problem.answer, grader) == (
-            (None, True) if completion.finished else ("unfinished", False)
-        )
+        reason, correct = judge(completion.text, problem.answer, grader)
+        assert (reason is None) == correct == completion.finished
         again = tokenizer(completion.text, add_special_tokens=False)["input_ids"]
         assert len(again) + completion.finished == completion.generated_tokens
 
@@ -117,22 +121,12 @@ def test_completions_come_as_rows_end_and_say_how_they_ended(
 def test_collecting_under_compression(
     tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], method: str, grader: Grader
 ) -> None:
-    peaks: list[int] = []
-
-    class Watched(list):  # type: ignore[type-arg]
-        def clear(self) -> None:
-            peaks.extend(stats.peak_tokens for stats in self)
-            super().clear()
-
     config = CompressionConfig(budget=170, local_window=50, retention_ratio=0.66)
     arm = Arm(METHODS[method](), config, "answer" if METHODS[method].needs_predictor else None)
     engine = TransformersEngine(*tiny, SAMPLING, (arm,), {"answer": load_tiny_predictor()}, batch=4)
-    [(_, session)] = engine.sessions
-    session.stats = Watched()
     done = list(engine.generate(requests(6, arm)))
     assert len(done) == 6
-    assert peaks == [170, 170], "every batch under the budget, and its statistics must not pile up"
-    assert session.stats == []
+    assert {item.lengths.peak for item in done if item.lengths is not None} == {170}
     right = sum(judge(item.text, item.request.problem.answer, grader)[1] for item in done)
     if method == "dynts":
         assert right >= 4
@@ -164,6 +158,42 @@ def test_stopping_early_ends_the_thread_and_an_error_arrives(
     with pytest.raises(ZeroDivisionError):
         list(TransformersEngine(model, tokenizer, SAMPLING).generate(requests(1)))
     handle.remove()
+
+    def unreadable() -> Iterator[Request]:
+        yield from requests(1)
+        raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        list(TransformersEngine(model, tokenizer, SAMPLING).generate(unreadable()))
+    assert threading.active_count() == before
+
+
+def test_requests_are_pulled_when_there_is_a_row_and_arms_follow_one_another(
+    tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = Arm(METHODS["window"](), CompressionConfig(90, 20, 0.5))
+    ended: list[object] = []
+    ended_at_pull: list[int] = []
+    put = _Handover.put
+    monkeypatch.setattr(_Handover, "put", lambda handover, found: (ended.append(found), put(handover, found)))
+
+    def pulled() -> Iterator[Request]:
+        for request in [*requests(5), *requests(3, window)]:
+            ended_at_pull.append(len(ended))
+            yield request
+
+    engine = TransformersEngine(*tiny, Sampling(60), (FULL_CACHE, window), batch=2)
+    running = engine.generate(pulled())
+    done = [next(running)]
+    before = len(ended_at_pull)
+    done += running
+    assert before <= 5, "two that run, two that have ended and nobody has taken, and the place of the one taken"
+    assert all(number - ended < 2 for number, ended in enumerate(ended_at_pull[:5]))
+    # the first of the next arm is seen when one looks for more, and begins when all before it have ended
+    assert ended_at_pull[6] >= 5
+    assert [item.request.arm for item in done] == [FULL_CACHE] * 5 + [window] * 3
+    assert len({item.batch for item in done[:5]}) == len({item.batch for item in done[5:]}) == 1
+    assert done[0].batch != done[-1].batch
 
 
 class FakeVllm:
@@ -354,12 +384,13 @@ def test_each_budget_has_an_engine_of_vllm_of_its_own(
     assert vllm.events[3:] == [("ended", 120)]
 
 
-def test_seconds_count_from_the_start_of_the_run(vllm: FakeVllm) -> None:
-    """So that tokens over the seconds of the last is the throughput, however many follow one another."""
+def test_each_has_its_own_seconds_and_those_of_the_run(vllm: FakeVllm) -> None:
+    """So that tokens over those of the last is the throughput, however many follow one another."""
     engine = VllmSpec(SOURCE, SAMPLING, (FULL_CACHE,), 1).start()
-    seconds = [item.seconds for item in engine.generate(requests(4))]
-    assert seconds == sorted(seconds)
-    assert len(set(seconds)) == 4
+    done = list(engine.generate(requests(4)))
+    begun = [(item.run_seconds or 0) - item.seconds for item in done]
+    for earlier, start in zip(done[:-1], begun[1:], strict=True):
+        assert start >= (earlier.run_seconds or 0) > 0, "it begins when there is room, and only then does its time run"
 
 
 def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:

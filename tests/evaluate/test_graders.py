@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from command_line import run
+from dynts.evaluate.metrics import tokens_per_second
 from dynts.evaluate.results import read_results
 from dynts.grading.grader import Grader
 from dynts.report.arm_tables import graded_by
@@ -52,6 +53,16 @@ def test_either_grader_can_be_chosen(results: Path) -> None:
     for arm in (own, stock):
         assert [sample.graders_differ for sample in arm.samples] == [False, False, True, True, False]
     assert graded_by([stock]) == "graded by math-verify; dynts and Math-Verify alone differ in 2 of 5 verdicts"
+
+
+def test_seconds_of_earlier_versions_count_from_the_start_of_their_batch(results: Path) -> None:
+    traces = TraceFolder.open(results)
+    writer = traces.writer()
+    writer.append(replace(row(0), id="new", seconds=0.5, batch="1", run_seconds=3.0))
+    writer.close()
+    [arm] = read_results(results)
+    assert [sample.run_seconds for sample in arm.samples] == [1.0] * 5 + [3.0]
+    assert tokens_per_second(arm.samples) == pytest.approx(6 * 9 / (1.0 + 3.0))
 
 
 def test_a_verdict_that_is_stored_is_not_computed_again() -> None:

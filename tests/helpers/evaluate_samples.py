@@ -14,6 +14,7 @@ def sample(number: int = 0, **values: object) -> Sample:
         "prompt_tokens": 5,
         "generated_tokens": 10,
         "batch": "0",
+        "run_seconds": 1.0,
         "seconds": 1.0,
         "compactions": 0,
         "peak_tokens": 14,

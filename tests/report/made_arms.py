@@ -32,6 +32,7 @@ def make_sample(problem: str, number: int, generated: int, config: CompressionCo
         "generated_tokens": generated,
         "batch": "0",
         "seconds": generated / 50,
+        "run_seconds": generated / 50,
         "compactions": len(corners),
         "peak_tokens": max([PROMPT, *lengths]),
         "mean_tokens": sum(lengths) / max(1, len(lengths)),

@@ -65,6 +65,7 @@ def test_measurements_survive_journal_and_shard_and_old_shards_have_none(tmp_pat
         generated_ids=(7, 151_645),
         seconds=0.5,
         batch="x",
+        run_seconds=1.5,
         compactions=2,
         peak_tokens=9,
         mean_tokens=7.25,
@@ -85,7 +86,8 @@ def test_measurements_survive_journal_and_shard_and_old_shards_have_none(tmp_pat
     old = [
         name
         for name in whole.column_names
-        if name not in ("batch", "cache_lengths", "mean_tokens", "compactions", "prompt_ids", "generated_ids")
+        if name
+        not in ("batch", "run_seconds", "cache_lengths", "mean_tokens", "compactions", "prompt_ids", "generated_ids")
     ]
     pyarrow.parquet.write_table(whole.select(old), tmp_path / "old.parquet")
     assert next(read_shard(tmp_path / "old.parquet")) == plain

@@ -47,6 +47,7 @@ class ContinuousBatch:
         self.reader = PromptReader(session, prefill_tokens, lambda *given: self._forward(*given))
         self._device = input_device(session.model)
         self._rows: list[LiveRow] = []
+        self._told: tuple[BudgetCache, int] | None = None
         self._sampling: tuple[list[LiveRow], RowSampling] | None = None
         takes_last = "logits_to_keep" in inspect.signature(type(session.model).forward).parameters
         self._last = {"logits_to_keep": 1} if takes_last else {}
@@ -65,6 +66,14 @@ class ContinuousBatch:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return self.free == self.most
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of keys and values allocated for a row: each row's share of the cache that is being told of."""
+        if self._told is None:
+            return 0
+        cache, rows = self._told
+        return cache.allocated_bytes // rows
 
     def add(self, task: RowTask) -> None:
         """Let a sequence join. There has to be a free row.
@@ -94,7 +103,7 @@ class ContinuousBatch:
         if cache is not None and logits is not None:
             self._choose(self._rows, logits, cache)
         if not self.live:
-            self._rows, self.cache = [], None
+            self._rows, self.cache, self._told = [], None, None
 
     def _read(self) -> list[_Place]:
         """Read a piece of a prompt, or of several, and return the rows that can join, their first tokens told."""
@@ -182,6 +191,7 @@ class ContinuousBatch:
             self._sampling = rows, RowSampling([row.task.sampling for row in rows], self._device, warpers)
         chosen = self._sampling[1](scores, [row.draws[row.drawn] for row in rows])
         told = torch.stack([chosen, failed.long()]).tolist()
+        self._told = cache, self.most if cache is self.cache else len(rows)
         counts = zip(contents.lengths, contents.next_positions, strict=True)
         for row, token, bad, (cached, fed) in zip(rows, *told, counts, strict=False):  # empty rows come last
             if not row.task.cancelled:

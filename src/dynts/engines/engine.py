@@ -61,10 +61,12 @@ class Completion:
         finished: whether it ended its turn before the limit of new tokens.
         prompt_ids: what it read.
         generated_ids: what it wrote, the token that ends its turn included.
-        seconds: from the start of its batch to its end, scoring and eviction included.
-        batch: tells the batch that it was in from all others.
+        seconds: from when it got a place among those under way to its end, scoring and eviction included.
+        batch: tells the run of the engine that it was in from all others. A run never stands still between its first
+            request and its last.
+        run_seconds: from the start of that run to its end.
         lengths: its cached tokens at each step.
-        peak_bytes: of keys and values, allocated for its batch up to its end, divided by the rows.
+        peak_bytes: of keys and values, allocated for each row by its end.
         format: how the model writes its think markers.
         thinks: see `dynts.chat.prompts.ChatPrompt`.
     """
@@ -76,6 +78,7 @@ class Completion:
     generated_ids: Sequence[int]
     seconds: float
     batch: str | None = None
+    run_seconds: float | None = None
     lengths: CacheLengths | None = None
     peak_bytes: int | None = None
     format: ThinkFormat = field(default_factory=ThinkFormat)
@@ -100,6 +103,7 @@ class Completion:
             "generated_tokens": self.generated_tokens,
             "seconds": round(self.seconds, 3),
             "batch": self.batch,
+            "run_seconds": None if self.run_seconds is None else round(self.run_seconds, 3),
             "peak_bytes": self.peak_bytes,
         }
         if self.lengths is not None:

@@ -1,45 +1,34 @@
-"""Collect with transformers, in batches, with any dynts method."""
+"""Collect with transformers, with any dynts method: rows join and leave, so that none waits for another's end."""
 
 import logging
-import queue
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple
+from queue import SimpleQueue
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    StopStringCriteria,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts.cache.cache import BudgetCache
-from dynts.cache.interface import CACHE
 from dynts.cache.lengths import cache_lengths
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
 from dynts.config import ModelSource, Sampling
 from dynts.decode.arm import Arm
-from dynts.decode.checkpoint import check_checkpoint, stop_criteria
-from dynts.decode.compress import Session, compress
-from dynts.decode.sampling import NOT_FINITE, FiniteRows
-from dynts.decode.static_rows import generate_rows
+from dynts.decode.checkpoint import check_checkpoint, stop_criteria, stop_strings
+from dynts.decode.compress import compress
+from dynts.decode.continuous import ContinuousBatch
+from dynts.decode.sampling import NOT_FINITE
+from dynts.decode.tasks import RowTask, RowToken
 from dynts.engines.engine import FULL_CACHE, Completion, Request
-from dynts.models import end_tokens, input_device, load_model
+from dynts.models import end_tokens, load_model
 from dynts.predictor.model import ImportancePredictor
 
 log = logging.getLogger(__name__)
-
-_WINDOW = 16
-"""Batches that are sorted by prompt length together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +69,10 @@ class TransformersSpec:
 
 
 class TransformersEngine:
-    """`model.generate` in batches, each in a `dynts.compress` context.
+    """Generates for a fixed number of rows; one whose sample has ended takes the next request.
 
-    A batch runs until its longest row ends. A thread generates, so that whoever takes the completions, grades and
-    stores them meanwhile.
+    A thread generates, so that whoever takes the completions, grades and stores them meanwhile. It pulls a request when
+    there is a row for it, and while at most two samples for each row are under way or wait to be taken.
 
     Args:
         model: a causal language model.
@@ -134,137 +123,179 @@ class TransformersEngine:
         ]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Work through requests, `batch` of the same arm at a time; see `Engine`."""
-        for arm, group in groupby(requests, key=attrgetter("arm")):
-            with next(session for item, session in self.sessions if item == arm) as session:
-                while window := list(islice(group, self.batch * _WINDOW)):
-                    yield from self._work(session, window)
-
-    def _work(self, session: Session, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Several batches, each of prompts of similar length."""
-        prompts = [encode_question(self.tokenizer, item.problem.question, self.chat) for item in requests]
-        order = sorted(range(len(requests)), key=lambda index: len(prompts[index].ids))
-        for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
-            yield from self._run(session, [requests[index] for index in chosen], [prompts[index] for index in chosen])
-
-    def _run(self, session: Session, requests: Sequence[Request], prompts: Sequence[Prompt]) -> Iterator[Completion]:
-        """One batch, through a queue that a thread fills."""
-        cache = session.new_cache()
-        ends, stop = end_tokens(self.model), stop_criteria(self.model, self.tokenizer)
-        finite = FiniteRows(len(requests), input_device(self.model))
-        rows = _Rows(finite, self.sampling.max_new_tokens, ends, stop, cache)
-        batch = uuid.uuid4().hex
-        thread = threading.Thread(
-            target=self._generate, args=(requests, [prompt.ids for prompt in prompts], rows, cache), daemon=True
-        )
+        """Work through requests in their order, consecutive ones of the same arm in one run; see `Engine`."""
+        handover = _Handover(2 * self.batch)
+        thread = threading.Thread(target=self._work, args=(requests, handover), daemon=True)
         thread.start()
         try:
-            for _ in requests:
-                ended = rows.ended.get()
-                if isinstance(ended, BaseException):
-                    raise ended
-                prompt = prompts[ended.row]
-                if ended.failed:
-                    name = requests[ended.row].id
-                    log.error("%s: %s after %d tokens; it counts as unfinished", name, NOT_FINITE, len(ended.ids))
-                yield Completion(
-                    requests[ended.row],
-                    decode_text(self.tokenizer, ended.ids, ends, self.format),
-                    ended.finished,
-                    prompt.ids,
-                    ended.ids,
-                    ended.seconds,
-                    batch,
-                    cache_lengths(len(prompt.ids), len(ended.ids), cache.schedule),
-                    ended.peak_bytes // len(requests),
-                    self.format,
-                    prompt.thinks,
-                )
+            while (sample := handover.take()) is not None:
+                yield self._completion(sample)
         finally:
-            rows.stopped = True
+            handover.stop()
             thread.join()
-            session.stats.clear()
 
-    def _generate(
-        self, requests: Sequence[Request], prompts: Sequence[list[int]], rows: "_Rows", cache: BudgetCache
-    ) -> None:
-        samplings = [replace(self.sampling, seed=request.sampling_seed) for request in requests]
+    def _work(self, requests: Iterable[Request], handover: "_Handover") -> None:
         try:
-            criteria = StoppingCriteriaList([rows])
-            generate_rows(
-                self.model,
-                self.tokenizer,
-                prompts,
-                samplings,
-                rows.finite,
-                stopping_criteria=criteria,
-                **{CACHE: cache},
-            )
-            rows.end()
-        except BaseException as error:  # it belongs to the thread that waits for rows
-            rows.ended.put(error)
+            for arm, group in groupby(requests, key=attrgetter("arm")):
+                with next(session for item, session in self.sessions if item == arm) as session:
+                    run = _Run(ContinuousBatch(session, self.batch), self.tokenizer, self.sampling, handover)
+                    run.work((item, self._prompt(item)) for item in group)
+                if handover.stopped:
+                    return
+            handover.put(None)
+        except BaseException as error:  # it belongs to the thread that waits for samples
+            handover.put(error)
+
+    def _prompt(self, request: Request) -> Prompt:
+        return encode_question(self.tokenizer, request.problem.question, self.chat)
+
+    def _completion(self, sample: "_Sample") -> Completion:
+        run, prompt = sample.run, sample.prompt
+        if sample.failed:
+            name = sample.request.id
+            log.error("%s: %s after %d tokens; it counts as unfinished", name, NOT_FINITE, len(sample.ids))
+        return Completion(
+            sample.request,
+            decode_text(self.tokenizer, sample.ids, run.end_tokens, self.format),
+            sample.finished,
+            prompt.ids,
+            sample.ids,
+            sample.ended - sample.joined,
+            run.name,
+            sample.ended - run.started,
+            cache_lengths(len(prompt.ids), len(sample.ids), sample.request.arm.schedule),
+            sample.peak_bytes,
+            self.format,
+            prompt.thinks,
+        )
 
 
-class _Ended(NamedTuple):
-    """A row of a batch at its end.
+class _Run:
+    """One run of the loop: it never stands still between its first request and its last.
 
-    Its number, its tokens, whether it ended its turn, whether its logits failed instead, and what the batch had cost by
-    then.
+    Args:
+        batch: new, within its session's context.
+        tokenizer: the model's.
+        sampling: see `TransformersEngine`.
+        handover: takes the samples that end.
     """
 
-    row: int
-    ids: list[int]
-    finished: bool
-    failed: bool
-    seconds: float
-    peak_bytes: int
-
-
-class _Rows(StoppingCriteria):
-    """Puts each row of a batch into a queue when it ends."""
-
     def __init__(
-        self,
-        finite: FiniteRows,
-        max_new_tokens: int,
-        end_tokens: frozenset[int],
-        stop: StopStringCriteria | None,
-        cache: BudgetCache,
+        self, batch: ContinuousBatch, tokenizer: PreTrainedTokenizerBase, sampling: Sampling, handover: "_Handover"
     ) -> None:
-        self.finite = finite
-        self.max_new_tokens = max_new_tokens
-        self.end_tokens = end_tokens
-        self.stop = stop
-        self.cache = cache
-        self.tokens: dict[int, list[int]] = {row: [] for row in range(len(finite.failed))}
-        self.ended: queue.SimpleQueue[_Ended | BaseException] = queue.SimpleQueue()
-        self.started = time.perf_counter()
+        self.batch = batch
+        self.sampling = sampling
+        self.handover = handover
+        self.end_tokens = end_tokens(batch.session.model)
+        self.stop = stop_criteria(batch.session.model, tokenizer)
+        # a token that belongs to a stop string has one of its bytes at least
+        self.window = max((len(text.encode()) for text in stop_strings(batch.session.model)), default=0)
+        self.name, self.started = uuid.uuid4().hex, time.perf_counter()
+
+    def work(self, requests: Iterator[tuple[Request, Prompt]]) -> None:
+        """Pull requests as rows become free, until there are none and all samples have ended, or nobody waits."""
+        exhausted = False
+        while not self.handover.stopped:
+            while not exhausted and self.batch.free and self.handover.place(wait=self.batch.idle):
+                coming = next(requests, None)
+                if coming is None:
+                    exhausted = True
+                else:
+                    self._add(*coming)
+            if self.batch.idle:
+                return
+            self.batch.step()
+
+    def _add(self, request: Request, prompt: Prompt) -> None:
+        sample = _Sample(self, request, prompt, time.perf_counter())
+        sampling = replace(self.sampling, seed=request.sampling_seed)
+        self.batch.add(RowTask(prompt.ids, sampling, sample.tell, _raise))
+
+    def stops(self, sample: "_Sample") -> bool:
+        """Return whether a sample ends with one of the checkpoint's stop strings, the prompt's text included."""
+        if self.stop is None:
+            return False
+        latest = [*sample.prompt.ids[-self.window :], *sample.ids[-self.window :]][-self.window :]
+        return bool(self.stop(torch.tensor([latest]), None))
+
+
+@dataclass(eq=False, slots=True)
+class _Sample:
+    """A request under way, and how it ended.
+
+    Attributes:
+        joined: when it got its row, by `time.perf_counter`.
+        ids: of the tokens that it got.
+        finished: whether it ended its turn.
+        failed: whether its logits failed instead.
+        ended: when.
+        peak_bytes: allocated for its row by then.
+    """
+
+    run: _Run
+    request: Request
+    prompt: Prompt
+    joined: float
+    ids: list[int] = field(default_factory=list)
+    finished: bool = False
+    failed: bool = False
+    ended: float = 0.0
+    peak_bytes: int = 0
+
+    def tell(self, token: RowToken) -> bool:
+        """Take the next token; whether the sample has ended."""
+        self.failed = token.failed
+        if not token.failed:
+            self.ids.append(token.token)
+            self.finished = token.token in self.run.end_tokens or self.run.stops(self)
+        ended = self.failed or self.finished or len(self.ids) == self.run.sampling.max_new_tokens
+        if ended:
+            self.ended, self.peak_bytes = time.perf_counter(), self.run.batch.bytes_per_row
+            self.run.handover.put(self)
+        return ended
+
+
+class _Handover:
+    """Where the thread that generates leaves the samples that have ended for whoever takes them.
+
+    Args:
+        most: samples that are under way or have ended and are not taken yet.
+
+    Attributes:
+        stopped: whether nobody takes any more.
+    """
+
+    def __init__(self, most: int) -> None:
         self.stopped = False
+        self._ended: SimpleQueue[_Sample | BaseException | None] = SimpleQueue()
+        self._places = threading.Semaphore(most)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Which rows have ended. input_ids: int64 [rows, columns], the new token last."""
-        if self.stopped:
-            raise KeyboardInterrupt
-        latest, failed = self.finite.latest(input_ids)
-        stopped = [False] * len(latest) if self.stop is None else self.stop(input_ids, scores).tolist()
-        for row in list(self.tokens):
-            if failed[row]:
-                self._end(row, failed=True)
-                continue
-            self.tokens[row].append(latest[row])
-            if latest[row] in self.end_tokens or stopped[row]:
-                self._end(row, finished=True)
-            elif len(self.tokens[row]) >= self.max_new_tokens:
-                self._end(row)
-        ended = [row not in self.tokens for row in range(len(latest))]
-        return torch.tensor(ended, device=input_ids.device)  # type: ignore[return-value]
+    def place(self, wait: bool) -> bool:
+        """Take a place for a sample that begins; whether there was one."""
+        return self._places.acquire(blocking=wait) and not self.stopped
 
-    def end(self) -> None:
-        """Whatever else ended the batch (the checkpoint's `max_time`) ended the rows that are left."""
-        for row in list(self.tokens):
-            self._end(row)
+    def put(self, found: _Sample | BaseException | None) -> None:
+        """Leave a sample that has ended; an error, or None, where none will come any more."""
+        self._ended.put(found)
 
-    def _end(self, row: int, *, finished: bool = False, failed: bool = False) -> None:
-        seconds = time.perf_counter() - self.started
-        self.ended.put(_Ended(row, self.tokens.pop(row), finished, failed, seconds, self.cache.peak_bytes))
+    def take(self) -> _Sample | None:
+        """Wait for the next sample; None if none will come.
+
+        Raises:
+            BaseException: that of the thread.
+        """
+        found = self._ended.get()
+        if isinstance(found, BaseException):
+            raise found
+        self._places.release()
+        return found
+
+    def stop(self) -> None:
+        """Let nothing more begin, and wake up who waits for a place."""
+        self.stopped = True
+        self._places.release()
+
+
+def _raise(error: Exception) -> None:
+    """End the run."""
+    raise error

@@ -33,8 +33,8 @@ class ArmMetrics:
         mean_tokens: cached tokens of a sequence, mean over the steps, then over the samples.
         peak_bytes: most bytes of keys and values of a sequence.
         mean_peak_bytes: the same, mean over the samples.
-        latency: seconds of a sample, mean.
-        tokens_per_second: generated tokens over the seconds of the batches.
+        latency: seconds of a sample, mean; see `Sample`.
+        tokens_per_second: generated tokens over the seconds of the engine's runs.
         flops: of the decode steps of a sample, mean; None where the model's shape is not known.
         flops_per_step: mean over all decode steps.
     """
@@ -123,10 +123,10 @@ def pass_at(samples: int, correct: int, k: int) -> float:
 
 
 def tokens_per_second(samples: Sequence[Sample]) -> float:
-    """Generated tokens over the seconds of the batches, each as long as its last sample. At least one sample."""
+    """Generated tokens over the seconds of the runs, each as long as to its last sample's end. At least one sample."""
     lasted: dict[str, float] = {}
     for sample in samples:
-        lasted[sample.batch] = max(sample.seconds, lasted.get(sample.batch, 0.0))
+        lasted[sample.batch] = max(sample.run_seconds, lasted.get(sample.batch, 0.0))
     return sum(sample.generated_tokens for sample in samples) / sum(lasted.values())
 
 

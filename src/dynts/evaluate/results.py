@@ -37,12 +37,14 @@ class Sample:
         closed: whether it closed its thinking; None if it was not asked to think.
         prompt_tokens: of question, instruction and chat template.
         generated_tokens: what it wrote, the token that ends its turn included.
-        batch: tells the batches of a run apart.
-        seconds: from the start of its batch to its own end, scoring and eviction included.
+        batch: tells runs of an engine apart.
+        run_seconds: from the start of that run to its end.
+        seconds: from when it got a place among those under way to its end, scoring and eviction included; in folders of
+            earlier versions from the start of its batch.
         compactions: of this sequence.
         peak_tokens: most cached tokens.
         mean_tokens: cached tokens, mean over the decode steps.
-        peak_bytes: most bytes allocated for its keys and values.
+        peak_bytes: allocated for the keys and values of each row by its end.
         cache_lengths: (step, cached tokens before, cached tokens after) of each compaction; the corners of the
             sawtooth.
         graders_differ: whether dynts and Math-Verify alone judge the answer differently.
@@ -57,6 +59,7 @@ class Sample:
     prompt_tokens: int
     generated_tokens: int
     batch: str
+    run_seconds: float
     seconds: float
     compactions: int
     peak_tokens: int
@@ -173,6 +176,8 @@ def _sample(row: TraceRow, thinking: bool, folder: Path, grading: Grader, grader
     values |= {"correct": other if grader == MATH_VERIFY else row.correct, "graders_differ": row.correct != other}
     values["closed"] = closes_thinking(row.response) if thinking else None
     values["answer"] = given_answer(row.response, thinking)
+    if row.run_seconds is None:  # of an earlier version
+        values["run_seconds"] = row.seconds
     for name, value in values.items():
         if value is None and name not in ("answer", "closed"):
             raise DyntsError(f"{folder}: trace {row.id} has no {name}: evaluate with an engine that measures it")

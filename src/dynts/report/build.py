@@ -177,7 +177,7 @@ def _pictures(group: Group, look: Mapping[str, Look]) -> Iterator[tuple[Picture,
         caption = (
             f"First sample of problem {problem}. The schedule is the same for all methods. Throughput by generated "
             "length is "
-            "not drawn: a sample's seconds depend on what else is in its batch (`dynts bench` measures it)."
+            "not drawn: a sample's seconds depend on what is generated beside it (`dynts bench` measures it)."
         )
         yield Picture(f"{group.slug}-steps", "Memory and computation step by step", caption), figure
 

@@ -116,6 +116,7 @@ def _schema(columns: list[dict[str, object]]) -> "pyarrow.Schema":
         "prompt_tokens": pyarrow.int64(),
         "generated_tokens": pyarrow.int64(),
         "seconds": pyarrow.float64(),
+        "run_seconds": pyarrow.float64(),
         "compactions": pyarrow.int64(),
         "peak_tokens": pyarrow.int64(),
         "mean_tokens": pyarrow.float64(),

@@ -22,12 +22,15 @@ class TraceRow:
         generated_ids: token ids as the model wrote them, the one that ends its turn included; None if unknown.
         prompt_tokens: of question, instruction and chat template; None if unknown.
         generated_tokens: None if unknown.
-        seconds: from the start of its batch to its end, None if unknown.
-        batch: tells the batches of a run apart, None if unknown; so are all of the following.
+        seconds: from when it got a place among those under way to its end, in folders of earlier versions from the
+            start of its batch; None if unknown.
+        batch: tells runs of an engine apart, None if unknown; so are all of the following.
+        run_seconds: from the start of that run to its end; None in folders of earlier versions, whose `seconds` count
+            from there.
         compactions: of this sequence.
         peak_tokens: most cached tokens.
         mean_tokens: cached tokens, mean over the decode steps.
-        peak_bytes: most bytes of keys and values, its share of those allocated for its batch.
+        peak_bytes: of keys and values, allocated for each row by its end.
         cache_lengths: (step, cached tokens before, cached tokens after) of each compaction.
         math_verify: whether Math-Verify alone calls the answer right; None in folders of earlier versions.
         extra: further columns, such as the problem's subject.
@@ -48,6 +51,7 @@ class TraceRow:
     generated_tokens: int | None = None
     seconds: float | None = None
     batch: str | None = None
+    run_seconds: float | None = None
     compactions: int | None = None
     peak_tokens: int | None = None
     mean_tokens: float | None = None

@@ -152,8 +152,8 @@ class VllmEngine:
         self.bytes_per_token = _bytes_per_token(self.engine.vllm_config)
 
     def _work(self, requests: Iterator[Request]) -> Iterator[Completion]:
-        """One run of the engine, which never stands still between its first request and its last: a batch."""
-        running: dict[str, tuple[Request, Prompt]] = {}
+        """One run of the engine, which never stands still between its first request and its last."""
+        running: dict[str, tuple[Request, Prompt, float]] = {}
         exhausted = False
         batch, started = uuid.uuid4().hex, time.perf_counter()
         try:
@@ -163,14 +163,15 @@ class VllmEngine:
                     if request is None:
                         exhausted = True
                     else:
-                        running[request.id] = (request, self._add(request))
+                        running[request.id] = (request, self._add(request), time.perf_counter())
                 if not running:
                     return
                 outputs = [output for output in self.engine.step() if output.finished]
-                seconds = time.perf_counter() - started
+                now = time.perf_counter()
                 for output in outputs:
-                    request, prompt = running.pop(output.request_id)
-                    yield self._completion(request, prompt, output.outputs[0], seconds, batch)
+                    request, prompt, joined = running.pop(output.request_id)
+                    written = output.outputs[0]
+                    yield self._completion(request, prompt, written, now - joined, batch, now - started)
         finally:
             if running:
                 self.engine.abort_request(list(running))
@@ -198,7 +199,9 @@ class VllmEngine:
         self.engine.add_request(request.id, {"prompt_token_ids": ids}, parameters)
         return prompt
 
-    def _completion(self, request: Request, prompt: Prompt, written: Any, seconds: float, batch: str) -> Completion:
+    def _completion(
+        self, request: Request, prompt: Prompt, written: Any, seconds: float, batch: str, run_seconds: float
+    ) -> Completion:
         ids, finished = list(written.token_ids), written.finish_reason == "stop"
         format = self.spec.source.chat.format(self.tokenizer)
         lengths = cache_lengths(len(prompt.ids), len(ids), self.arm.schedule)
@@ -215,6 +218,7 @@ class VllmEngine:
             ids,
             seconds,
             batch,
+            run_seconds,
             lengths,
             None if self.bytes_per_token is None else self.bytes_per_token * lengths.peak,
             format,
