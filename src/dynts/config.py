@@ -14,6 +14,8 @@ from dynts.store.files import write_text_whole
 
 MAX_TOKENS = 16_384
 """The longest trace that is learned from, question and answer included."""
+PREFILL_TOKENS = 512
+"""Tokens of prompts, padding included, that are read between two decode steps: so long running rows wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ def test_bad_options_are_refused_before_anything_is_loaded(
     assert "unknown method 'magic'" in refusal("--method", "magic")
     assert "API key is empty" in refusal(*SETTINGS, "--api-key", " ")
     assert "max_batch must be a whole number of at least 1, got 0" in refusal(*SETTINGS, "--max-batch", 0)
+    assert "prefill_tokens must be a whole number of at least 1, got 0" in refusal(*SETTINGS, "--prefill-tokens", 0)
     assert "drain_seconds must not be negative" in refusal(*SETTINGS, "--drain-seconds", -1)
     assert "top_p must lie above 0" in refusal(*SETTINGS, "--top-p", 0)
     assert "options after -- are for --engine vllm" in refusal(*SETTINGS, "--", "--max-model-len", 9)

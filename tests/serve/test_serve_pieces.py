@@ -5,7 +5,6 @@ import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +21,12 @@ from dynts.chat.streaming import StopStrings, undecided
 from dynts.chat.thinking import ReasoningSplit
 from dynts.config import CompressionConfig, Sampling
 from dynts.decode.compress import Session, compress
-from dynts.decode.sampling import FiniteRows, RowSampling, draws_of
+from dynts.decode.sampling import RowSampling, draws_of
+from dynts.decode.tasks import RowToken
 from dynts.serve.batching import Batcher
 from dynts.serve.metrics import Metrics
 from dynts.serve.protocol import ApiError
-from dynts.serve.running import CacheUse, Ended, Piece, Row, RunningBatch, Spelling
+from dynts.serve.running import CacheUse, Ended, Piece, Row, RunningRow, Spelling
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import HELD_OUT, make_problem
 
@@ -156,18 +156,12 @@ def test_tokens_that_are_parts_of_characters_and_markers() -> None:
     texts = ("<think>é 🙂</think> ja 日本", "stop här, bitte 🙂")
     ids = [tokenizer.encode(text) for text in texts]
     told: list[list[Any]] = [[], []]
-    rows = [
-        Row(index, [1], Sampling(100), stops, told[index].append) for index, stops in enumerate([("zz",), ("är, b",)])
-    ]
-    cache = SimpleNamespace(lengths=[5, 6], next_positions=[5, 8])
-    metrics = Metrics()
     spelling = Spelling(tokenizer, frozenset([tokenizer.eos_token_id]))
-    batch = RunningBatch(rows, cache, spelling, FiniteRows(2, torch.device("cpu")), metrics)  # type: ignore[arg-type]
-    ended = torch.zeros(2, dtype=torch.bool)
-    for step in range(max(map(len, ids)) + 1):
-        column = [row[step] if step < len(row) else tokenizer.eos_token_id for row in ids]
-        ended = batch(torch.tensor(column)[:, None], None)
-    assert ended.all()
+    for index, stop in enumerate(("zz", "är, b")):
+        row = RunningRow(Row(index, [1], Sampling(100), (stop,), told[index].append), spelling, Metrics())
+        tokens = iter([*ids[index], tokenizer.eos_token_id])
+        while not row.take(RowToken(next(tokens), failed=False, cached=6, fed=6 + 2 * index)):
+            pass
     assert ["".join(piece.text for piece in events[:-1]) for events in told] == [texts[0], "stop h"]
     assert [events[-1].finish_reason for events in told] == ["stop", "stop"]
     assert told[0][-1].generated_tokens == len(ids[0]) + 1

@@ -6,11 +6,11 @@ from typing import Literal
 
 from dynts.cli.checks import check_chat, load_session, resolve
 from dynts.cli.console import say, show
-from dynts.config import MethodOptions, ModelSource, Sampling
+from dynts.config import PREFILL_TOKENS, MethodOptions, ModelSource, Sampling
 from dynts.options import flag_of, option, part
 
 _TRANSFORMERS_ONLY = (
-    *("max_batch", "max_waiting", "max_new_tokens", "max_body_bytes", "drain_seconds"),
+    *("max_batch", "max_waiting", "prefill_tokens", "max_new_tokens", "max_body_bytes", "drain_seconds"),
     *("temperature", "top_p", "top_k", "open_thinking", "gguf_file", "device", "attention"),
 )
 
@@ -35,6 +35,9 @@ class ServeCommand:
     served_model_name: str | None = option(None, help="What clients call the model (default: MODEL).")
     max_batch: int = option(16, help="Completions generated at a time.")
     max_waiting: int = option(256, help="Completions that may wait; more get status 429.")
+    prefill_tokens: int = option(
+        PREFILL_TOKENS, help="Prompt tokens read between two steps: the longest that running completions wait."
+    )
     max_body_bytes: int = option(2**20, help="Largest request; a larger one gets status 413.")
     drain_seconds: float = option(30.0, help="Time for running requests after SIGTERM.")
     sampling: Sampling = part(max_new_tokens="Most tokens of a completion, and the default.", seed=None)
@@ -59,7 +62,7 @@ def serve(given: ServeCommand, explicit: Collection[str]) -> None:
         raise DyntsError(f"options after -- are for --engine vllm, got {' '.join(given.vllm_options)}: drop them")
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         need(package, "serve", "dynts serve")
-    for name in ("max_batch", "max_waiting", "max_body_bytes"):
+    for name in ("max_batch", "max_waiting", "prefill_tokens", "max_body_bytes"):
         check_count(name, getattr(given, name), least=1)
     if given.drain_seconds < 0:
         raise DyntsError(f"drain_seconds must not be negative, got {given.drain_seconds}")
@@ -81,6 +84,7 @@ def serve(given: ServeCommand, explicit: Collection[str]) -> None:
             api_key=given.api_key,
             max_batch=given.max_batch,
             max_waiting=given.max_waiting,
+            prefill_tokens=given.prefill_tokens,
             max_body_bytes=given.max_body_bytes,
             drain_seconds=given.drain_seconds,
             announce=show,

@@ -10,9 +10,10 @@ from dynts.cache.cache import BudgetCache
 from dynts.cache.columns import upload
 from dynts.cache.interface import CACHE
 from dynts.cache.joining import CacheRow, take_rows
+from dynts.config import PREFILL_TOKENS
 from dynts.decode.checkpoint import more_warpers
 from dynts.decode.compress import Session
-from dynts.decode.reading import PREFILL_TOKENS, PromptReader
+from dynts.decode.reading import PromptReader
 from dynts.decode.sampling import RowSampling
 from dynts.decode.tasks import LiveRow, RowTask, RowToken
 from dynts.models import input_device

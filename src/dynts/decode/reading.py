@@ -16,9 +16,6 @@ from dynts.decode.prefixes import SharedPrefixes
 from dynts.decode.tasks import LiveRow
 from dynts.models import input_device
 
-PREFILL_TOKENS = 512
-"""Tokens of prompts, padding included, that are read between two decode steps: so long running rows wait."""
-
 Forward = Callable[[BudgetCache, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Feeds a cache with token ids [rows, tokens] and a mask; returns the logits of the last ones [rows, vocabulary]."""
 

@@ -40,15 +40,6 @@ class FiniteRows(LogitsProcessor):
         self.failed |= ~scores.amax(dim=-1).isfinite()  # NaN if there is one
         return scores.masked_fill_(self.failed[:, None], 0.0)  # type: ignore[return-value]
 
-    def latest(self, input_ids: torch.Tensor) -> tuple[list[int], list[bool]]:
-        """Return each row's latest token and whether the row has failed, fetched from the device at once.
-
-        Args:
-            input_ids: int64 [rows, columns].
-        """
-        tokens, failed = torch.stack([input_ids[:, -1], self.failed.long()]).tolist()
-        return tokens, list(map(bool, failed))
-
 
 class FailedRowsEnd(StoppingCriteria):
     """Ends the rows that `FiniteRows` has noted."""

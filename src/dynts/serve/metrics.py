@@ -1,10 +1,18 @@
 """What a server counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+_WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """Counters and gauges of one server; `live_kv_tokens` counts the rows that are still generating."""
+    """Counters, gauges and histograms of one server.
+
+    What the gauges show, whoever knows it says by their `set_function`, so that it is right whenever it is asked for.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -18,7 +26,14 @@ class Metrics:
         self.generated_tokens = self._counter("dynts_generated_tokens", "Generated tokens")
         self.live_kv_tokens = self._gauge("dynts_live_kv_tokens", "Cached tokens of completions under way")
         self.running = self._gauge("dynts_running", "Completions under way")
-        self.waiting = self._gauge("dynts_waiting", "Completions waiting for a batch")
+        self.waiting = self._gauge("dynts_waiting", "Completions waiting for a free row")
+        self.queue_time = self._seconds("dynts_queue_seconds", "Time from request to a free row", _WAIT_SECONDS)
+        self.time_to_first_token = self._seconds(
+            "dynts_time_to_first_token_seconds", "Time from request to a completion's first token", _WAIT_SECONDS
+        )
+        self.time_per_token = self._seconds(
+            "dynts_time_per_token_seconds", "Time from a completion's token to its next", _TOKEN_SECONDS
+        )
 
     def text(self) -> bytes:
         """Return all values in Prometheus' text format."""
@@ -29,3 +44,6 @@ class Metrics:
 
     def _gauge(self, name: str, meaning: str) -> Gauge:
         return Gauge(name, meaning, registry=self.registry)
+
+    def _seconds(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, meaning, registry=self.registry, buckets=buckets)

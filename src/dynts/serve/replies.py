@@ -68,7 +68,7 @@ class ChatForm(TextForm):
     """
 
     identity, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
-    # says who speaks, at once: a batch may have to be waited for
+    # says who speaks, at once: a free row may have to be waited for
     opening: ClassVar[Fields | None] = {"delta": {"role": "assistant", "content": ""}}
 
     def __init__(self, thinks: bool | None, format: ThinkFormat, watch: ClosingWatch) -> None:

@@ -1,21 +1,20 @@
-"""Completions under way: what is asked of each, what its tokens write, what it tells; and the batch they run in."""
+"""Completions under way: what is asked of each, what its tokens write, and what it tells."""
 
 import codecs
 import logging
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
-import torch
-from transformers import PreTrainedTokenizerBase, StoppingCriteria
+from transformers import PreTrainedTokenizerBase
 
-from dynts.cache.cache import BudgetCache
 from dynts.chat.markers import ThinkFormat
 from dynts.chat.scanner import spellings
 from dynts.chat.streaming import StopStrings
 from dynts.chat.written import hidden_tokens
 from dynts.config import Sampling
-from dynts.decode.sampling import NOT_FINITE, FiniteRows
+from dynts.decode.sampling import NOT_FINITE
+from dynts.decode.tasks import RowTask, RowToken
 from dynts.serve.metrics import Metrics
 from dynts.serve.protocol import ApiError, FinishReason
 
@@ -66,7 +65,7 @@ class CacheUse:
         self.evicted_tokens, self.cached_tokens = evicted, cached
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """A completion that is asked for.
 
@@ -77,7 +76,9 @@ class Row:
         stop: strings that end it.
         tell: takes its events, from any thread.
         continues: whether its text goes on with the prompt's, or is a message of its own.
-        cancelled: nobody waits for it any more.
+
+    Attributes:
+        asked: when it was asked for, by `time.perf_counter`.
     """
 
     index: int
@@ -86,7 +87,7 @@ class Row:
     stop: tuple[str, ...]
     tell: Callable[[Event], None]
     continues: bool = False
-    cancelled: bool = field(default=False, init=False)
+    asked: float = field(default_factory=time.perf_counter, init=False)
 
 
 class Spelling:
@@ -150,99 +151,94 @@ class RowText:
         return self._decoder.decode(b"", final=True)
 
 
-@dataclass(slots=True)
-class _Writing:
-    """A row's text so far, as far as it matters for what comes."""
+class RunningRow:
+    """A completion under way: makes text of its tokens and hands it out as it comes.
 
-    row: Row
-    stop: StopStrings
-    text: RowText
-    generated_tokens: int = 0
-    cache: CacheUse = field(default_factory=CacheUse)
-
-
-class RunningBatch(StoppingCriteria):
-    """Hands out each row's text as it comes, and tells `generate` which rows have ended.
-
-    A row that fails gets an error of its own and ends; the others go on.
+    What fails in its text fails for it alone: it tells of the error, and ends.
 
     Args:
-        rows: of the batch.
-        cache: that of the batch.
+        row: what is asked for.
         spelling: of the model's tokens.
-        finite: tells the rows whose logits are no numbers.
         metrics: what to count in.
         stop_strings: strings that end any row, beside its own.
+
+    Attributes:
+        task: what the decode loop is given.
+        cache: what its cache did so far.
+        error: that of a forward pass or a step which ended it; None without one.
     """
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        cache: BudgetCache,
-        spelling: Spelling,
-        finite: FiniteRows,
-        metrics: Metrics,
-        stop_strings: tuple[str, ...] = (),
-    ) -> None:
-        self.live = {
-            number: _Writing(row, StopStrings((*row.stop, *stop_strings)), RowText(spelling, row.continues))
-            for number, row in enumerate(rows)
-        }
-        self.cache = cache
-        self.end_tokens = spelling.end_tokens
-        self.finite = finite
-        self.metrics = metrics
-        self.ended = [False] * len(rows)
+    def __init__(self, row: Row, spelling: Spelling, metrics: Metrics, stop_strings: tuple[str, ...] = ()) -> None:
+        self.row = row
+        self.task = RowTask(row.prompt, row.sampling, self.take, self.fail)
+        self.cache = CacheUse()
+        self.error: Exception | None = None
+        self._end_tokens = spelling.end_tokens
+        self._metrics = metrics
+        self._stop = StopStrings((*row.stop, *stop_strings))
+        self._text = RowText(spelling, row.continues)
+        self._generated_tokens = 0
+        self._latest = row.asked
+        self._ended = False
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        """Return which rows have ended. input_ids: int64 [rows, columns], the new token last."""
-        tokens, failed = self.finite.latest(input_ids)
-        for number, writing in list(self.live.items()):
-            if self._step(number, writing, tokens[number], failed[number]):
-                del self.live[number]
-                self.ended[number] = True
-        self.metrics.running.set(len(self.live))
-        self.metrics.live_kv_tokens.set(sum(writing.cache.cached_tokens for writing in self.live.values()))
-        return torch.tensor(self.ended, device=input_ids.device)  # type: ignore[return-value]
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended, or nobody waits for it any more."""
+        return self._ended or self.task.cancelled
 
-    def _step(self, number: int, writing: _Writing, token: int, failed: bool) -> bool:
-        """Take a row's token; whether the row has ended."""
-        row = writing.row
-        if row.cancelled:
-            return True
+    def take(self, token: RowToken) -> bool:
+        """Take the next token, and return whether the completion has ended with it."""
         try:
-            self._observe(number, writing)
-            if not failed:
-                return self._write(writing, token)
-            message = f"{NOT_FINITE} after {writing.generated_tokens} tokens of this completion"
-            log.error("row %d of a batch: %s", number, message)
+            self._observe(token)
+            if not token.failed:
+                self._ended = self._write(token.token)
+                return self._ended
+            message = f"{NOT_FINITE} after {self._generated_tokens} tokens of this completion"
+            log.error("a completion failed: %s", message)
         except Exception:
-            log.exception("row %d of a batch failed", number)
+            log.exception("a completion failed")
             message = "this completion failed; the server's log says why"
-        self.metrics.failed.inc()
-        row.tell(ApiError(500, message, code="failed"))
+        self.end(message)
         return True
 
-    def _observe(self, number: int, writing: _Writing) -> None:
-        compactions, evicted = writing.cache.compactions, writing.cache.evicted_tokens
-        writing.cache.observe(self.cache.lengths[number], self.cache.next_positions[number])
-        self.metrics.compactions.inc(writing.cache.compactions - compactions)
-        self.metrics.evicted_tokens.inc(writing.cache.evicted_tokens - evicted)
+    def fail(self, error: Exception) -> None:
+        """End by an error that is not its own, such as that of a forward pass; who logs it calls `end` too."""
+        self.error, self._ended = error, True
 
-    def _write(self, writing: _Writing, token: int) -> bool:
-        """Hand out what a token adds; whether the row has ended."""
-        row, stop = writing.row, writing.stop
-        writing.generated_tokens += 1
-        self.metrics.generated_tokens.inc()
-        turn_ended = token in self.end_tokens
-        text = stop.feed(writing.text.feed(token))
+    def end(self, message: str) -> None:
+        """End by an error, and tell of it."""
+        self._ended = True
+        self._metrics.failed.inc()
+        self.row.tell(ApiError(500, message, code="failed"))
+
+    def _observe(self, token: RowToken) -> None:
+        compactions, evicted = self.cache.compactions, self.cache.evicted_tokens
+        self.cache.observe(token.cached, token.fed)
+        self._metrics.compactions.inc(self.cache.compactions - compactions)
+        self._metrics.evicted_tokens.inc(self.cache.evicted_tokens - evicted)
+
+    def _write(self, token: int) -> bool:
+        """Hand out what a token adds; whether the completion has ended."""
+        row, stop = self.row, self._stop
+        self._count()
+        turn_ended = token in self._end_tokens
+        text = stop.feed(self._text.feed(token))
         finished = turn_ended or stop.found
-        ended = finished or writing.generated_tokens >= row.sampling.max_new_tokens
+        ended = finished or self._generated_tokens >= row.sampling.max_new_tokens
         if ended and not stop.found:
-            text += stop.feed(writing.text.flush()) + stop.flush()
+            text += stop.feed(self._text.flush()) + stop.flush()
         if text:
             row.tell(Piece(row.index, text))
         if ended:
-            reason = "stop" if finished else "length"
-            row.tell(Ended(row.index, reason, writing.generated_tokens, writing.cache))  # type: ignore[arg-type]
+            reason: FinishReason = "stop" if finished else "length"
+            row.tell(Ended(row.index, reason, self._generated_tokens, self.cache))
         return ended
+
+    def _count(self) -> None:
+        """Count a token, and how long it took."""
+        now = time.perf_counter()
+        seconds = self._metrics.time_per_token if self._generated_tokens else self._metrics.time_to_first_token
+        seconds.observe(now - self._latest)
+        self._latest = now
+        self._generated_tokens += 1
+        self._metrics.generated_tokens.inc()

@@ -61,6 +61,7 @@ def serve_session(
     api_key: str | None,
     max_batch: int,
     max_waiting: int,
+    prefill_tokens: int,
     max_body_bytes: int,
     drain_seconds: float,
     announce: Callable[[str], object],
@@ -77,6 +78,7 @@ def serve_session(
         api_key: what clients must send; None lets everyone in.
         max_batch: completions at a time.
         max_waiting: completions that may wait; the smaller of the two is the limit of one request.
+        prefill_tokens: of prompts to read between two decode steps.
         max_body_bytes: of a request.
         drain_seconds: for requests under way at the end; then they get an error.
         announce: told of the address when it can be used.
@@ -101,7 +103,7 @@ def serve_session(
         watch=ClosingWatch(log.warning, "give the markers that the model writes by --think-start and --think-end"),
     )
     metrics = Metrics()
-    batcher = Batcher(session, tokenizer, max_batch, max_waiting, metrics, chat.format(tokenizer))
+    batcher = Batcher(session, tokenizer, max_batch, max_waiting, metrics, chat.format(tokenizer), prefill_tokens)
     app = create_app(admission, batcher, metrics, api_key, max_body_bytes)
     # uvicorn sends the signal that ended it to whoever handled it before: an end in good order is no failure
     for number in (signal.SIGTERM, signal.SIGINT):
