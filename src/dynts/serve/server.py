@@ -19,6 +19,7 @@ from dynts.config import Sampling
 from dynts.decode.checkpoint import check_checkpoint
 from dynts.decode.compress import Session
 from dynts.errors import DyntsError
+from dynts.models.shape import ModelShape
 from dynts.serve.admission import Admission
 from dynts.serve.app import create_app
 from dynts.serve.batching import Batcher
@@ -48,6 +49,19 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise DyntsError(f"cannot listen at {host}:{port} ({error}): choose another --host or --port") from error
     return bound
+
+
+def cache_bytes(session: Session, rows: int) -> int:
+    """Return the most bytes that the keys and values of so many rows take, which the budget bounds.
+
+    Prompts that are being read, and beginnings that are kept for other prompts, come on top.
+
+    Args:
+        session: of a method that evicts.
+        rows: at a time.
+    """
+    weight = cast(Any, session.model.get_input_embeddings()).weight
+    return rows * ModelShape.of(session.model.config).kv_bytes(session.config.budget, weight.element_size())
 
 
 def serve_session(
@@ -81,7 +95,7 @@ def serve_session(
         prefill_tokens: of prompts to read between two decode steps.
         max_body_bytes: of a request.
         drain_seconds: for requests under way at the end; then they get an error.
-        announce: told of the address when it can be used.
+        announce: told of the address when it can be used, and of what the cache will take at most.
 
     Raises:
         DyntsError: the tokenizer cannot decode piece by piece, or the checkpoint asks for what cannot be done.
@@ -108,7 +122,15 @@ def serve_session(
     # uvicorn sends the signal that ended it to whoever handled it before: an end in good order is no failure
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    _Server(app, name, batcher, drain_seconds, announce).run([bound])
+    room = ""
+    if session.method.evicts:
+        most = f"{max_batch} completions x {session.config.budget:,} tokens"
+        room = f"\nkeys and values take at most {most} = {cache_bytes(session, max_batch) / 2**20:,.1f} MiB"
+
+    def ready(address: str) -> None:
+        announce(f"serving {name} at {address}{room}")
+
+    _Server(app, batcher, drain_seconds, ready).run([bound])
     if not batcher.stop(_LAST_WORDS):
         # a thread inside a forward pass would abort the interpreter's own way out
         sys.stdout.flush()
@@ -117,23 +139,20 @@ def serve_session(
 
 
 class _Server(uvicorn.Server):
-    def __init__(
-        self, app: FastAPI, name: str, batcher: Batcher, drain_seconds: float, announce: Callable[[str], object]
-    ) -> None:
+    def __init__(self, app: FastAPI, batcher: Batcher, drain_seconds: float, ready: Callable[[str], object]) -> None:
         grace = int(drain_seconds + _LAST_WORDS)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=grace)
         super().__init__(config)
-        self.name = name
         self.batcher = batcher
         self.drain_seconds = drain_seconds
-        self.announce = announce
+        self.ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or []:
             host, port = listening.getsockname()[:2]
             where = f"[{host}]" if ":" in host else host
-            self.announce(f"serving {self.name} at http://{where}:{port}/v1")
+            self.ready(f"http://{where}:{port}/v1")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         timer = asyncio.get_running_loop().call_later(self.drain_seconds, self.batcher.stop, 0)
