@@ -16,6 +16,9 @@ from decoding import random_predictor, random_tokens
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
 from dynts.cache.lengths import GenerationStats
+from dynts.config import Sampling
+from dynts.decode.continuous import ContinuousBatch
+from dynts.decode.tasks import RowTask, RowToken
 from dynts.methods import METHODS, Method, SepLLM
 from tiny import SLIDING_WINDOW, tiny_model
 
@@ -87,6 +90,23 @@ def test_sliding_window_layers_are_counted(name: str) -> None:
     # one of the three layers slides; it holds what the last query saw
     assert stats.peak_bytes == (2 * BUDGET + SLIDING_WINDOW) * SLOT_BYTES
     assert cache.allocated_bytes == stats.peak_bytes
+
+
+@pytest.mark.quick
+def test_a_row_has_its_share_of_what_all_rows_have_room_in() -> None:
+    shares: list[int] = []
+
+    def tell(token: RowToken) -> bool:
+        shares.append(batch.bytes_per_row)
+        return len(shares) == 90
+
+    with compress(tiny_model("gemma3"), "window") as session:
+        batch = ContinuousBatch(session, rows=5)
+        batch.add(RowTask(random_tokens(PROMPT, 1), Sampling(90, 0.0), tell, pytest.fail))
+        while not batch.idle:
+            batch.step()
+    # slots for five rows, one of which is used, and windows for that one
+    assert shares[-1] == max(shares) == (2 * BUDGET + SLIDING_WINDOW) * SLOT_BYTES
 
 
 @pytest.mark.parametrize("name", COMPRESSED)

@@ -1,7 +1,7 @@
 """What is asked of a cache: the name it goes by, what it tells, what a budget rules out. Nothing here changes it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,11 +79,22 @@ class FixedRowsCache(Cache):
     @property
     def allocated_bytes(self) -> int:
         """Bytes of all allocated key and value tensors, sliding-window layers included."""
-        tensors = [
-            tensor for layer in self.sliding_layers for tensor in (layer.keys, layer.values) if tensor is not None
-        ]
-        held = sum(tensor.untyped_storage().nbytes() for tensor in tensors)  # a view keeps all of its storage
-        return held + sum(layer.allocated_bytes for layer in self.budget_layers)
+        return sum(held for held, _ in self._allocated())
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of key and value tensors, each over the rows that it has room for."""
+        return sum(held // rows for held, rows in self._allocated() if rows)
+
+    def _allocated(self) -> Iterator[tuple[int, int]]:
+        """Yield the bytes of each allocated tensor, and the rows that it has room for."""
+        for window in self.sliding_layers:
+            for tensor in (window.keys, window.values):
+                if tensor is not None:
+                    yield tensor.untyped_storage().nbytes(), len(tensor)  # a view keeps all of its storage
+        for layer in self.budget_layers:
+            if layer.is_initialized:
+                yield from ((slots.nbytes, len(slots)) for slots in layer.memory)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

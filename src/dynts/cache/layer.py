@@ -137,11 +137,6 @@ class BudgetLayer(CacheLayerMixin):
                 own[place, :, length:] = 0  # what a sequence that failed has left may be no number
         self._show(len(rows))
 
-    @property
-    def allocated_bytes(self) -> int:
-        """Bytes of the allocated slots, used or not."""
-        return sum(slots.nbytes for slots in self.memory) if self.is_initialized else 0
-
     def get_seq_length(self) -> int:
         """Return the tokens fed so far, evicted ones included, so that positions stay logical."""
         return self.occupancy.columns

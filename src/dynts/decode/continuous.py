@@ -48,7 +48,7 @@ class ContinuousBatch:
         self.reader = PromptReader(session, prefill_tokens, lambda *given: self._forward(*given))
         self._device = input_device(session.model)
         self._rows: list[LiveRow] = []
-        self._told: tuple[BudgetCache, int] | None = None
+        self._told: BudgetCache | None = None
         self._sampling: tuple[list[LiveRow], RowSampling] | None = None
         takes_last = "logits_to_keep" in inspect.signature(type(session.model).forward).parameters
         self._last = {"logits_to_keep": 1} if takes_last else {}
@@ -70,11 +70,8 @@ class ContinuousBatch:
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of keys and values allocated for a row: each row's share of the cache that is being told of."""
-        if self._told is None:
-            return 0
-        cache, rows = self._told
-        return cache.allocated_bytes // rows
+        """Bytes of keys and values allocated for each of the rows that are being told of their tokens."""
+        return 0 if self._told is None else self._told.bytes_per_row
 
     def add(self, task: RowTask) -> None:
         """Let a sequence join. There has to be a free row.
@@ -192,7 +189,7 @@ class ContinuousBatch:
             self._sampling = rows, RowSampling([row.task.sampling for row in rows], self._device, warpers)
         chosen = self._sampling[1](scores, [row.draws[row.drawn] for row in rows])
         told = torch.stack([chosen, failed.long()]).tolist()
-        self._told = cache, self.most if cache is self.cache else len(rows)
+        self._told = cache
         counts = zip(contents.lengths, contents.next_positions, strict=True)
         for row, token, bad, (cached, fed) in zip(rows, *told, counts, strict=False):  # empty rows come last
             if not row.task.cancelled:
