@@ -41,6 +41,8 @@ from dynts.tiny.task import HELD_OUT, make_problem
 CONFIG = CompressionConfig(budget=246, local_window=71, retention_ratio=0.4)
 MAX_NEW_TOKENS = 900
 TOGETHER = 8
+PIECE = 48
+"""So few that the questions are read in pieces."""
 CHAT = "/v1/chat/completions"
 BAD: list[dict[str, Any]] = [
     {"temperature": -1},
@@ -122,7 +124,7 @@ def start(engine: str, metrics: str) -> tuple[subprocess.Popen[str], str]:
     words += ["--budget", CONFIG.budget, "--local-window", CONFIG.local_window]
     words += ["--retention-ratio", CONFIG.retention_ratio, "--served-model-name", "tiny", "--dtype", "float32"]
     own = {
-        "transformers": ["--max-new-tokens", MAX_NEW_TOKENS, "--max-batch", TOGETHER],
+        "transformers": ["--max-new-tokens", MAX_NEW_TOKENS, "--max-batch", TOGETHER, "--prefill-tokens", PIECE],
         "vllm": ["--", "--max-model-len", 1024, "--max-num-seqs", TOGETHER, "--block-size", 32],
     }
     own_environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "PROMETHEUS_MULTIPROC_DIR": metrics} if engine == "vllm" else {}

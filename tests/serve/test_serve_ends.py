@@ -28,6 +28,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_key_a_full_queue_and_an_end_in_good_order(model: Path) -> None:
     with Served("--max-batch", 1, "--max-waiting", 1, model=model, environment={"DYNTS_API_KEY": "sesame"}) as served:
+        assert served.process.stdout is not None
+        said = served.process.stdout.readline().decode()
+        assert said.startswith("at most 1 x 180 cached tokens, ")
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "sesame"}):
             response = httpx.post(served.url + CHAT, json=chat("a"), headers=headers)
             assert response.status_code == 401

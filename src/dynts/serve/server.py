@@ -124,8 +124,8 @@ def serve_session(
         signal.signal(number, lambda *_: None)
     room = ""
     if session.method.evicts:
-        most = f"{max_batch} completions x {session.config.budget:,} tokens"
-        room = f"\nkeys and values take at most {most} = {cache_bytes(session, max_batch) / 2**20:,.1f} MiB"
+        size = f"{cache_bytes(session, max_batch) / 2**20:,.1f} MiB of keys and values"
+        room = f"\nat most {max_batch} x {session.config.budget:,} cached tokens, {size}"
 
     def ready(address: str) -> None:
         announce(f"serving {name} at {address}{room}")
