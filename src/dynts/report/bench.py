@@ -1,16 +1,24 @@
 """What was measured of decoding speed: as a table, as JSON, and as a picture."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from dynts.bench.latency import Percentiles, StreamSummary
 from dynts.bench.machine import Machine
+from dynts.bench.serving import Served
 from dynts.bench.summary import EngineSummary
 from dynts.report.tables import FigureTable
 
 _COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB", "first\nstep s")
 _BUSY_COLUMNS = ("GPU\nms", "ker-\nnels")
+_STREAM_COLUMNS = ("engine", "bud-\nget", "rows", "fail-\ned", "tokens\nasked", "got", "tokens\n/s", "re-\nquests\n/s")
+_DEAD_COLUMN = "dead\nrows"
+_WAITING_COLUMNS = (
+    *("engine: requests", "num-\nber", "first\ntoken s\np50", "p95", "p99", "ms a\ntoken\np50", "p95", "p99"),
+)
 _STEP_COLUMNS = ("first\nms", "last\nms", "over\nfloor", "evict-\ning")
 
 
@@ -30,6 +38,63 @@ def bench_json(rows: Sequence[EngineSummary], machine: Machine, prompt: int) -> 
     """
     record = {"machine": asdict(machine), "prompt": prompt, "rows": [asdict(row) for row in rows]}
     return json.dumps(record, indent=1) + "\n"
+
+
+def serving_tables(rows: Sequence[StreamSummary]) -> tuple[FigureTable, FigureTable]:
+    """Return the tables of engines on a stream: what they got done, and how long requests waited."""
+    known = any(row.dead_rows is not None for row in rows)
+    done = FigureTable(
+        (*_STREAM_COLUMNS, *([_DEAD_COLUMN] if known else [])),
+        [
+            [
+                _name(row),
+                "" if row.budget is None else f"{row.budget}",
+                "" if row.rows is None else f"{row.rows}",
+                f"{sum(row.failures.values())}",
+                f"{row.asked_tokens:.0f}",
+                f"{row.got_tokens:.0f}",
+                f"{row.tokens_per_second:.1f}",
+                f"{row.requests_per_second:.2f}",
+                *([] if row.dead_rows is None else [f"{row.dead_rows:.1%}"]),
+            ]
+            for row in rows
+        ],
+    )
+    waiting = FigureTable(
+        _WAITING_COLUMNS,
+        [
+            [
+                f"{_name(row)}: {group}",
+                f"{found.requests}",
+                *_percentile_cells(found.first_seconds, 1),
+                *_percentile_cells(found.token_seconds, 1000),
+            ]
+            for row in rows
+            for group, found in row.waiting.items()
+        ],
+    )
+    return done, waiting
+
+
+def serving_json(found: Sequence[tuple[StreamSummary, Served]], about: Mapping[str, Any]) -> str:
+    """Return everything that was measured of streams, as JSON, with what became of each request.
+
+    Args:
+        found: the engines on the streams.
+        about: where and how it was measured.
+    """
+    rows = [asdict(row) | {"receptions": [asdict(one) for one in served.receptions]} for row, served in found]
+    return json.dumps({**about, "rows": rows}, indent=1) + "\n"
+
+
+def _name(row: StreamSummary) -> str:
+    return row.engine if row.batching is None else f"{row.engine}, {row.batching}"
+
+
+def _percentile_cells(found: Percentiles | None, scale: float) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    return [f"{scale * value:.3g}" for value in (found.p50, found.p95, found.p99)]
 
 
 def _cells(row: EngineSummary) -> list[str]:
