@@ -1,6 +1,7 @@
 """What commands look at before they work for minutes, and what they make of options."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,14 @@ def check_chat(source: "ModelSource", *, opened: bool = False) -> None:
         tokenizer = load_tokenizer(source)
         opening = replace(source.chat, open_thinking=source.chat.open_thinking or opened)
         render_prompt(tokenizer, [user_message("question")], opening)
+
+
+def question_length(source: "ModelSource") -> Callable[[str], int]:
+    """Return what counts the tokens of a question, by a tokenizer that is loaded when it is needed."""
+    from dynts.models import load_tokenizer
+
+    tokenizer = functools.cache(lambda: load_tokenizer(source))
+    return lambda question: len(tokenizer().encode(question))
 
 
 def schedules_of(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dynts.cli.checks import check_chat, resolve
+from dynts.cli.checks import check_chat, question_length, resolve
 from dynts.cli.console import show
 from dynts.cli.engine import EngineOptions
 from dynts.config import MethodOptions, ModelSource, Sampling
@@ -88,7 +88,8 @@ def collect(given: CollectCommand) -> None:
         if found.without_gold:
             display.say(f"{given.dataset}: {found.without_gold} problems without a gold answer are left out")
         watch = ClosingWatch(display.say, "give the markers that the model writes by --think-start and --think-end")
-        tally = collect(plan, found, given.out, settings, generate, display, watch=watch)
+        length = question_length(given.source)
+        tally = collect(plan, found, given.out, settings, generate, display, watch=watch, length=length)
         watch.conclude()
     rank = this_rank()
     share = "" if rank.world == 1 else f"share {rank.rank + 1} of {rank.world}: "

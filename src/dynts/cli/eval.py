@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dynts.cli.checks import check_chat, separated
+from dynts.cli.checks import check_chat, question_length, separated
 from dynts.cli.console import show
 from dynts.cli.engine import EngineOptions
 from dynts.config import CompressionConfig, ModelSource, Sampling
@@ -172,7 +172,10 @@ def eval_(given: EvalCommand) -> None:
             "without thinking writes by --no-thinking"
         )
         watch = ClosingWatch(display.say, advice)
-        evaluate(plans, given.out, generate, display, thinking=given.thinking, watch=watch, model=answering)
+        length = question_length(source)
+        evaluate(
+            plans, given.out, generate, display, thinking=given.thinking, watch=watch, model=answering, length=length
+        )
         found = [read_arm(given.out / plan.folder, given.grader) for plan in plans]
         if given.thinking and not watch.said:
             watch = ClosingWatch(display.say, advice)  # of all samples, those of earlier runs too

@@ -37,6 +37,7 @@ def collect(
     display: Display,
     judge: Judge = judge,
     watch: ClosingWatch | None = None,
+    length: Callable[[str], int] = len,
 ) -> Tally:
     """Collect into a folder. The same call on the same folder makes the traces that it lacks.
 
@@ -49,6 +50,7 @@ def collect(
         display: shows how far the work is.
         judge: the default asks for traces that are fit for training.
         watch: told of every new trace.
+        length: of a question, see `Plan.requests`.
 
     Returns:
         The counts of the whole folder; under `torchrun` those of this process's share.
@@ -68,7 +70,7 @@ def collect(
         }
         tally, done = count_outcomes(folder, mine)
         held.note(force=True, **tally.figures())
-        missing = (request for request in plan.requests(found) if request.id in mine and request.id not in done)
+        missing = (request for request in plan.requests(found, length) if request.id in mine and request.id not in done)
         if tally.done >= tally.total:
             return tally
         with Grader() as grader, closing(generate(missing)) as completions:

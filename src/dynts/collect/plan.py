@@ -1,7 +1,7 @@
 """What is to be collected, and the manifest that pins it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,19 @@ class Plan:
         """See `dynts.traces.problems.survey`."""
         return survey(self.source, self.limit, self.sampling.seed)
 
-    def requests(self, found: Survey) -> Iterator[Request]:
-        """Yield a request for each sample of each chosen problem."""
-        for problem in read_problems(self.source, found.chosen):
+    def requests(self, found: Survey, length: Callable[[str], int] = len) -> Iterator[Request]:
+        """Yield a request for each sample of each chosen problem, those with long questions first.
+
+        Long questions tend to have long answers, and what begins last should not last longest: then most rows of an
+        engine would wait for a few (`benchmarks/order_of_problems.py`).
+
+        Args:
+            found: the survey.
+            length: of a question; the tokens say more of the answer than the characters, which are the default.
+        """
+        problems = list(read_problems(self.source, found.chosen))
+        lengths = [length(problem.question) for problem in problems]
+        for problem in [problems[at] for at in sorted(range(len(problems)), key=lambda at: -lengths[at])]:
             for sample in range(self.samples):
                 yield Request(problem, sample, self.sampling.seed, self.arm)
 

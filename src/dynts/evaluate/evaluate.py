@@ -1,7 +1,7 @@
 """Evaluate: take the samples that the arms lack, each arm into a folder of traces of its own."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def evaluate(
     *,
     thinking: bool,
     watch: ClosingWatch,
+    length: Callable[[str], int] = len,
     model: Mapping[str, Any],
 ) -> None:
     """Take the samples that the arms lack. The same call continues an interrupted one.
@@ -39,6 +40,7 @@ def evaluate(
         display: shows how far the work is.
         thinking: whether the answer is what follows the thinking; else it is all of the response.
         watch: told of every new sample of a model that thinks.
+        length: of a question, see `Plan.requests`.
         model: arguments of `collect_settings` that tell which model answers, and how.
 
     Raises:
@@ -63,6 +65,7 @@ def evaluate(
             display,
             judge,
             watch if thinking else None,
+            length,
         )
 
 
