@@ -198,7 +198,13 @@ def test_guidance_is_refused_before_anything_is_computed(
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):
             TransformersEngine(model, tokenizer, GREEDY)
     options: dict[str, Any] = {"name": "m", "sampling": GREEDY, "chat": DEFAULT_CHAT, "api_key": None}
-    limits: dict[str, Any] = {"max_batch": 1, "max_waiting": 1, "max_body_bytes": 100, "drain_seconds": 1}
+    limits: dict[str, Any] = {
+        "max_batch": 1,
+        "max_waiting": 1,
+        "prefill_tokens": 9,
+        "max_body_bytes": 100,
+        "drain_seconds": 1,
+    }
     with dynts.compress(model, "full", tokenizer=tokenizer) as session, bind("127.0.0.1", 0) as bound:
         with pytest.raises(dynts.UnsupportedError, match=r"guidance_scale=1\.5"):
             serve_session(session, tokenizer, bound, **options, **limits, announce=print)
