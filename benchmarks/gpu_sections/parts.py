@@ -10,7 +10,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from dynts.bench.engines import TimedDynTS
 from dynts.bench.machine import seconds
 from dynts.config import Sampling
-from dynts.decode.sampling import RowSampling
+from dynts.decode.sampling import RowSampling, draws_of
 from dynts.models.costs import step_cost
 from dynts.traces.tokens import TokenizedTrace
 from dynts.training.labels import label_trace
@@ -94,8 +94,9 @@ def _sampling(bench: Bench, make: Callable[[int, torch.device], Sampler]) -> Row
 
 
 def _own_sampler(rows: int, device: torch.device) -> Sampler:
-    draw = RowSampling([Sampling(max_new_tokens=_STEPS, seed=seed) for seed in range(rows)], device)
-    return lambda ids, scores: draw(ids, scores).argmax(dim=-1)
+    samplings = [Sampling(max_new_tokens=_STEPS, seed=seed) for seed in range(rows)]
+    draw, steps = RowSampling(samplings, device), zip(*map(draws_of, samplings), strict=True)
+    return lambda ids, scores: draw(scores, next(steps))
 
 
 def _sampler_of_transformers(rows: int, device: torch.device) -> Sampler:
