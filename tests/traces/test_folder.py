@@ -204,10 +204,11 @@ def test_a_damaged_shard_is_set_aside_and_redone(
 
 def test_shards_are_rolled_up_on_the_way(sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynts.traces.folder._ROLL_ROWS", 7)
-    run(sums, tmp_path / "out", Adder())
+    engine = Adder()
+    run(sums, tmp_path / "out", engine)
     assert len(list((tmp_path / "out").glob("traces-00000-*.parquet"))) == 5
     assert len(rows_of(tmp_path / "out")) == 30
-    assert list(rows_of(tmp_path / "out")) == [f"sum-{x}#0" for x in range(30)]
+    assert list(rows_of(tmp_path / "out")) == engine.made
 
 
 @pytest.mark.parametrize(
@@ -338,13 +339,15 @@ def test_a_full_disk_loses_nothing(sums: Path, tmp_path: Path, monkeypatch: pyte
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
+    engine = Adder(6)
     with pytest.raises(KeyboardInterrupt):
-        run(sums, tmp_path / "out", Adder(6))
+        run(sums, tmp_path / "out", engine)
     monkeypatch.setattr("dynts.store.files.os.fsync", full)
     with pytest.raises(DyntsError, match=r"No space left.*run the same command again"):
         run(sums, tmp_path / "out", Adder())
     monkeypatch.undo()
-    assert set(rows_of(tmp_path / "out")) >= {f"sum-{x}#0" for x in range(6)}
+    assert set(rows_of(tmp_path / "out")) >= set(engine.made)
+    assert len(engine.made) == 6
     run(sums, tmp_path / "out", Adder())
     assert len(rows_of(tmp_path / "out")) == 30
 
