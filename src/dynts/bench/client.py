@@ -21,7 +21,6 @@ _FIELDS: tuple[dict[str, Any], ...] = (
     {},
 )
 """What not every server takes, the most first."""
-_LONGEST_REASON = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,7 @@ class OpenAIServer:
             try:
                 await self._ask(wording, reception)
             except (httpx.HTTPError, ValueError) as error:
-                reception.failure = f"a broken answer: {type(error).__name__}"
+                reception.fail(f"a broken answer: {type(error).__name__}")
             done()
 
         async with asyncio.TaskGroup() as group:
@@ -193,11 +192,11 @@ class OpenAIServer:
         counted = None
         async with self._http.stream("POST", self.url + wording.path, json=body) as response:
             if response.status_code != httpx.codes.OK:
-                reception.failure = _reason(response.status_code, (await response.aread()).decode(errors="replace"))
+                reception.fail(_reason(response.status_code, (await response.aread()).decode(errors="replace")))
                 return
             async for event in _events(response):
                 if "error" in event:
-                    reception.failure = _reason(None, json.dumps(event))
+                    reception.fail(_reason(None, json.dumps(event)))
                     return
                 if any(_written(choice) for choice in event.get("choices") or []):
                     reception.take(self._now)
@@ -206,7 +205,7 @@ class OpenAIServer:
             reception.take(self._now)  # tokens without text: all that is known is when they had come
         reception.tokens = reception.tokens if counted is None else counted
         if not reception.tokens:
-            reception.failure = "an answer without a token"
+            reception.fail("an answer without a token")
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
@@ -227,12 +226,11 @@ def _written(choice: dict[str, Any]) -> bool:
 
 
 def _reason(status: int | None, text: str) -> str:
-    """Return why a request failed: the status, and the beginning of the server's message."""
+    """Return why a request failed: the status, if it is one, and the server's message."""
     try:
         answer = json.loads(text)
         error = answer["error"] if "error" in answer else answer["detail"]
         message = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, LookupError, TypeError):
         message = text
-    message = " ".join(message.split())[:_LONGEST_REASON]
     return message if status is None else f"{status} {message}".strip()

@@ -155,7 +155,7 @@ class _Serving:
 
     def _fail(self, reception: Reception, error: object) -> None:
         if reception.tokens < reception.asked.generated:
-            reception.failure = str(error) or type(error).__name__
+            reception.fail(str(error) or type(error).__name__)
             self._end()
 
     def _end(self) -> None:

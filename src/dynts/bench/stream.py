@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from dynts.errors import DyntsError, check_count
 
+_LONGEST_REASON = 100
+"""Characters of why a request failed; servers may quote the whole request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
@@ -85,6 +88,10 @@ class Reception:
         """
         self.first = now if self.first is None else self.first
         self.last, self.tokens = now, self.tokens + 1
+
+    def fail(self, reason: str) -> None:
+        """Note why there will be no more, in a line that a table has room for."""
+        self.failure = " ".join(reason.split())[:_LONGEST_REASON]
 
     @property
     def first_seconds(self) -> float | None:
