@@ -196,6 +196,13 @@ def test_requests_are_pulled_when_there_is_a_row_and_arms_follow_one_another(
     assert done[0].batch != done[-1].batch
 
 
+@pytest.mark.timeout(60)
+def test_arms_may_change_with_every_request(tiny: tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> None:
+    arms = [FULL_CACHE, Arm(METHODS["window"](), CompressionConfig(90, 20, 0.5))]
+    wanted = [replace(request, arm=arms[number % 2]) for number, request in enumerate(requests(6))]
+    assert [done.request for done in TransformersEngine(*tiny, Sampling(3), arms, batch=1).generate(wanted)] == wanted
+
+
 class FakeVllm:
     """Stands in for the package vllm, and remembers what it was asked for."""
 

@@ -200,6 +200,7 @@ class _Run:
                 coming = next(requests, None)
                 if coming is None:
                     exhausted = True
+                    self.handover.give_back()
                 else:
                     self._add(*coming)
             if self.batch.idle:
@@ -274,6 +275,10 @@ class _Handover:
         """Take a place for a sample that begins; whether there was one."""
         return self._places.acquire(blocking=wait) and not self.stopped
 
+    def give_back(self) -> None:
+        """Give back a place: its sample has been taken, or there was none to begin."""
+        self._places.release()
+
     def put(self, found: _Sample | BaseException | None) -> None:
         """Leave a sample that has ended; an error, or None, where none will come any more."""
         self._ended.put(found)
@@ -287,7 +292,7 @@ class _Handover:
         found = self._ended.get()
         if isinstance(found, BaseException):
             raise found
-        self._places.release()
+        self.give_back()
         return found
 
     def stop(self) -> None:
