@@ -91,6 +91,7 @@ class RowSampling:
             nucleus = [StableTopP(top_p)] if top_p < 1 else []
             warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature), *nucleus, *more])
             self.groups.append((top_k, warpers, upload(rows, device)))
+        self._greedy = any(not sampling.temperature for sampling in samplings)
 
     def __call__(self, scores: torch.Tensor, draws: Sequence[float]) -> torch.Tensor:
         """Return the tokens: int64 [rows].
@@ -99,7 +100,7 @@ class RowSampling:
             scores: float32 [rows, vocabulary].
             draws: a random number for each row, see `draws_of`.
         """
-        chosen = scores.argmax(dim=-1)
+        chosen = scores.argmax(dim=-1) if self._greedy else scores.new_empty(len(scores), dtype=torch.int64)
         points = upload(draws, scores.device, torch.float32) if self.groups else None
         for top_k, warpers, rows in self.groups:
             assert points is not None
