@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 SHAPE = HERE / "benchmarks" / "shapes" / "smollm2-135m"
@@ -142,99 +142,12 @@ def collect(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def heavy_tail(samples: int) -> list[int]:
-    """Tokens of each sample: log-normal, as R1's on MATH-500, median 2,000 cut at 16,384, by 900 / 16,384."""
-    import math
-    import random
-
-    draw, scale = random.Random(0), 900 / 16_384
-    return [max(1, round(scale * min(16_384, 2_000 * math.exp(draw.gauss(0, 1))))) for _ in range(samples)]
-
-
-def samples(forced: bool) -> Callable[[Path], float]:
-    """A measurement: seconds of 160 samples of the embedded model under a budget, 16 at a time, by the engine.
-
-    Args:
-        forced: whether samples end after the tokens of `heavy_tail` instead of where the model ends them: what the
-            engine is told of a token is replaced, in the checkout from before rows joined and left too.
-    """
-
-    def measure(_: Path) -> float:
-        import time
-        from collections.abc import Sequence
-        from dataclasses import replace
-
-        from dynts.config import CompressionConfig, Sampling
-        from dynts.decode import sampling
-        from dynts.decode.arm import Arm
-        from dynts.engines import transformers
-        from dynts.engines.engine import Request
-        from dynts.methods import DynTS
-        from dynts.models import end_tokens
-        from dynts.predictor.model import ImportancePredictor
-        from dynts.tiny import load_tiny_model, load_tiny_predictor
-        from dynts.tiny.task import make_problem
-        from dynts.traces.problems import Problem
-
-        (model, tokenizer), predictor = load_tiny_model(), load_tiny_predictor()
-        arm = Arm(DynTS(), CompressionConfig(budget=246, local_window=71, retention_ratio=0.4), "tiny")
-        predictors: dict[str, ImportancePredictor] = {"tiny": predictor}
-        engine = transformers.TransformersEngine(model, tokenizer, Sampling(901), (arm,), predictors, batch=16)
-        lengths = heavy_tail(160)
-        problems = [make_problem(500_000 + number) for number in range(len(lengths))]
-        wanted = [Request(Problem(str(n), p.question, p.answer), 0, 0, arm) for n, p in enumerate(problems)]
-        ends, parts = end_tokens(model), cast(Any, transformers)
-        stop, go_on = min(ends), next(token for token in range(len(ends) + 1) if token not in ends)
-
-        def told(token: int, request: Request, count: int) -> int:
-            return stop if count >= lengths[int(request.problem.id)] else go_on if token in ends else token
-
-        if forced:  # the engine still knows what ends a sample, transformers does not
-            parts.end_tokens = lambda _: ends
-            model.generation_config.eos_token_id = None
-        if not forced:
-            pass
-        elif hasattr(parts, "_Sample"):
-            tell = parts._Sample.tell
-
-            def tell_forced(self: Any, token: Any) -> bool:
-                return bool(tell(self, replace(token, token=told(token.token, self.request, len(self.ids) + 1))))
-
-            parts._Sample.tell = tell_forced
-        else:
-            run, latest = parts.TransformersEngine._run, sampling.FiniteRows.latest  # type: ignore[attr-defined]
-            under_way: list[Any] = [[], 0]
-
-            def run_forced(self: Any, session: Any, requests: Sequence[Request], prompts: Any) -> Any:
-                under_way[:] = requests, 0
-                return run(self, session, requests, prompts)
-
-            def latest_forced(self: Any, ids: Any) -> Any:
-                under_way[1] += 1
-                tokens, failed = latest(self, ids)
-                requests, count = under_way
-                return [told(*each, count) for each in zip(tokens, requests, strict=True)], failed
-
-            parts.TransformersEngine._run, sampling.FiniteRows.latest = run_forced, latest_forced  # type: ignore
-        started = time.perf_counter()
-        found = list(engine.generate(wanted))
-        seconds = time.perf_counter() - started
-        written = {int(done.request.problem.id): done.generated_tokens for done in found}
-        assert not forced or written == dict(enumerate(lengths)), "every sample has the length that it was given"
-        print(f"{sum(written.values()) / seconds:.0f} tokens/s, {sum(written.values())} tokens", file=sys.stderr)
-        return seconds
-
-    return measure
-
-
 CASES: dict[str, Callable[[Path], float]] = {
     **{f"decode, {method}": decode(method) for method in ("full", "dynts", "h2o", "snapkv")},
     **{f"compiled step, batch {batch}": compiled_step(batch) for batch in (1, 8)},
     "sample": sample,
     "label": label,
     "collect": collect,
-    "samples": samples(forced=False),
-    "samples, heavy tail": samples(forced=True),
 }
 
 
