@@ -1,5 +1,7 @@
 """Rows that join and leave: every sequence is what it is alone, by an independent reference."""
 
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from dynts.decode import prefixes
 from dynts.decode.compress import compress
 from dynts.decode.tasks import RowTask
 from dynts.errors import DyntsError, UnsupportedError
+from dynts.methods import DynTS
 from joined_rows import Joining, Watched, check_joined, run_joining, some_stream
 from method_table import CASES, EVERY
 from tiny import tiny_model
@@ -68,6 +71,17 @@ def drive(batch: Watched, *tasks: RowTask, steps: int = 10_000) -> None:
     while steps and not batch.idle:
         batch.step()
         steps -= 1
+
+
+def test_what_rows_take_over_keeps_nothing_alive() -> None:
+    model, stream, method = tiny_model("llama"), some_stream(), CASES["dynts"].method
+    with compress(model, method, CONFIG, predictor_for(method), record=True) as session:
+        batch = Watched(session, 2, 64, stream)
+        drive(batch, stream[0].task(), stream[1].task(), steps=12)
+        drive(batch, stream[5].task(), steps=1)  # where the second was
+        assert batch.cache is not None
+        scores = cast(DynTS, batch.cache.method).scores.values
+    assert not scores.requires_grad, "their history would be kept as long as rows follow each other"
 
 
 class Broken(RuntimeError):

@@ -131,7 +131,7 @@ class BudgetCache(FixedRowsCache):
         self._check_rows(rows)
         check_mask(mask, rows, tokens, self.occupancy.columns)
         try:
-            with _bookkeeping():
+            with bookkeeping():
                 kind = self._kind(tokens)
                 if kind == "generated":
                     step = self._plan_generated(rows, mask, positions)
@@ -160,7 +160,7 @@ class BudgetCache(FixedRowsCache):
             hidden: [batch, new tokens, hidden size], the decoder's last hidden state.
             seen: of each full-attention layer, if the method looks at attention.
         """
-        with _bookkeeping():
+        with bookkeeping():
             before = self.occupancy.length + step.tokens
             contents = self.occupancy.contents.after(step)
             if seen:
@@ -345,7 +345,7 @@ class BudgetCache(FixedRowsCache):
 
 
 @contextmanager
-def _bookkeeping() -> Iterator[None]:
+def bookkeeping() -> Iterator[None]:
     """Let what is computed in here be used in every mode, and no gradient flow through it."""
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # in this order: the first turns gradients on
         yield

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-import torch
-
-from dynts.cache.cache import BudgetCache
+from dynts.cache.cache import BudgetCache, bookkeeping
 from dynts.cache.columns import rows_of
 from dynts.cache.step import Contents, SlotColumns, Turn
 from dynts.errors import UnsupportedError
@@ -13,7 +11,7 @@ CacheRow = tuple[BudgetCache, int]
 """A row of a cache."""
 
 
-@torch.no_grad()
+@bookkeeping()
 def take_rows(cache: BudgetCache, rows: Sequence[CacheRow | None], most: int) -> None:
     """Make the rows of a cache those of others: slots, history, and what the method remembers.
 
@@ -34,17 +32,14 @@ def take_rows(cache: BudgetCache, rows: Sequence[CacheRow | None], most: int) ->
     for held, _ in filter(None, contents):
         if len(held.turns) > 1:
             raise UnsupportedError("rows that have had several turns cannot be taken over: take rows after their first")
-    with torch.inference_mode(False):
-        after = _contents(cache, contents)
-        cache.history.take_rows([row and (row[0].history, row[1]) for row in rows], after.columns)
-        cache.method.take_rows([row and (row[0].method, row[1]) for row in rows], after.columns)
-        for number, layer in enumerate(cache.budget_layers):
-            layer.take_rows(
-                [row and (row[0].budget_layers[number], row[1], row[0].lengths[row[1]]) for row in rows], most
-            )
-        for number, window in enumerate(cache.sliding_layers):
-            window.take_rows([row and (row[0].sliding_layers[number], row[1]) for row in rows], after.columns)
-        cache.compactor.write(after)
+    after = _contents(cache, contents)
+    cache.history.take_rows([row and (row[0].history, row[1]) for row in rows], after.columns)
+    cache.method.take_rows([row and (row[0].method, row[1]) for row in rows], after.columns)
+    for number, layer in enumerate(cache.budget_layers):
+        layer.take_rows([row and (row[0].budget_layers[number], row[1], row[0].lengths[row[1]]) for row in rows], most)
+    for number, window in enumerate(cache.sliding_layers):
+        window.take_rows([row and (row[0].sliding_layers[number], row[1]) for row in rows], after.columns)
+    cache.compactor.write(after)
 
 
 def _contents(cache: BudgetCache, rows: Sequence[tuple[Contents, int] | None]) -> Contents:
