@@ -20,7 +20,7 @@ from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods import DynTS
 from joined_rows import Joining, Watched, check_joined, run_joining, some_stream
 from method_table import CASES, EVERY
-from tiny import tiny_model
+from tiny import VOCAB_SIZE, tiny_model
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -114,6 +114,15 @@ def test_a_pass_that_fails_fails_the_rows_that_it_was_for() -> None:
         broken.clear()
         drive(batch, stream[5].task())
         check_joined(model, "window", stream[5])
+
+
+@pytest.mark.parametrize(("prompt", "said"), [([], "empty"), ([3, VOCAB_SIZE], "0 to 63"), ([-1, 3], "id -1")])
+def test_a_prompt_that_no_model_can_read_is_refused(prompt: list[int], said: str) -> None:
+    with compress(tiny_model("llama"), "full") as session:
+        batch = Watched(session, 3, 64, [])
+        with pytest.raises(DyntsError, match=said):
+            batch.add(Joining(prompt, 0, 3).task())
+        assert batch.idle
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,6 +16,7 @@ from dynts.decode.compress import Session
 from dynts.decode.reading import PromptReader
 from dynts.decode.sampling import RowSampling
 from dynts.decode.tasks import LiveRow, RowTask, RowToken
+from dynts.errors import DyntsError
 from dynts.models import input_device
 
 _Place = tuple[CacheRow, LiveRow]
@@ -77,12 +78,22 @@ class ContinuousBatch:
         """Let a sequence join. There has to be a free row.
 
         Raises:
-            DyntsError: the budget has no room for its prompt.
+            DyntsError: the prompt is empty, has a token that does not exist, or the budget has no room for it.
         """
         assert self.free > 0
+        self._check_tokens(task.prompt)
         if self.session.method.evicts:
             self.session.config.check_question(len(task.prompt))
         self.reader.add(LiveRow.of(task, self.session.model))
+
+    def _check_tokens(self, prompt: Sequence[int]) -> None:
+        """Refuse what a pass would fail on, and all prompts with it that are read by the same pass."""
+        known = len(cast(Any, self.session.model.get_input_embeddings()).weight)
+        if len(prompt) == 0:
+            raise DyntsError("the prompt is empty: a sequence needs a token to begin with")
+        wrong = next((token for token in (min(prompt), max(prompt)) if not 0 <= token < known), None)
+        if wrong is not None:
+            raise DyntsError(f"the prompt has token id {wrong}: the model knows ids from 0 to {known - 1}")
 
     @torch.no_grad()
     def step(self) -> None:
