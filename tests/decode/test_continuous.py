@@ -207,6 +207,16 @@ def test_what_prompts_begin_with_alike_is_read_once(
         check_joined(model, name, each)
 
 
+def test_a_prompt_that_many_have_at_once_is_read_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "LEAST", 4)
+    model, prompt = tiny_model("llama"), random_tokens(16, 3)
+    stream = [Joining(random_tokens(14, 1), 0, 9), *(Joining(list(prompt), 0, 9) for _ in range(4))]
+    batch = run_joining(model, "window", stream, rows=5, prefill_tokens=6)
+    assert sorted(sum(sizes) for sizes in batch.read.values()) == [1, 1, 14, 16, 16]
+    for each in stream:
+        check_joined(model, "window", each)
+
+
 def test_a_conversation_of_several_turns_is_not_taken_over() -> None:
     model = tiny_model("llama")
     with compress(model, "window", CONFIG) as session:

@@ -78,7 +78,7 @@ class PromptReader:
         self._waiting = deque(reading for reading in self._waiting if not all(row.gone for row in reading.rows))
         if not self._waiting:
             return None
-        reading = self._waiting.popleft()
+        reading = self._next()
         try:
             cache = reading.cache = reading.cache or self._begin(reading)
             logits = self._read_piece(reading, cache)
@@ -90,6 +90,13 @@ class PromptReader:
             return ReadPrompts(reading.rows, cache, logits)
         self._waiting.append(reading)
         return None
+
+    def _next(self) -> _Reading:
+        """Take the one whose turn it is. While a prompt is being read, others that are the same wait for their copy."""
+        begun = [reading.rows[0].task.prompt for reading in self._waiting if reading.cache is not None]
+        found = next(each for each in self._waiting if each.cache is not None or each.rows[0].task.prompt not in begun)
+        self._waiting.remove(found)
+        return found
 
     def _begin(self, reading: _Reading) -> BudgetCache:
         """Return the cache to read in, which may hold the prompt's beginning; let other prompts join where none does.
