@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 import dynts
 from command_line import run
+from decoding import word_tokenizer
 from dynts.chat.options import DEFAULT_CHAT
 from dynts.chat.prompts import chat_prompt, encode_prompt
 from dynts.config import Sampling
@@ -166,6 +167,12 @@ def test_stop_strings_end_rows_in_every_command(model: PreTrainedModel, tokenize
         found = collected(model, tokenizer, batch=1)
     assert [done.text for done in found] == ends
     assert all(done.finished for done in found)
+
+
+def test_stop_strings_that_transformers_cannot_look_for(model: PreTrainedModel) -> None:
+    change(model, stop_strings=["w5 w6"])
+    with pytest.raises(dynts.UnsupportedError, match=r"stop_strings=\['w5 w6'\].*generation_config.json"):
+        checkpoint.stop_criteria(model, word_tokenizer())
 
 
 def test_stop_strings_that_are_none(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -134,9 +134,18 @@ def stop_criteria(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     Args:
         model: with the checkpoint's generation config.
         tokenizer: its tokenizer.
+
+    Raises:
+        UnsupportedError: transformers cannot look for texts with this tokenizer.
     """
     strings = stop_strings(model)
-    return StopStringCriteria(tokenizer, list(strings)) if strings else None
+    try:
+        return StopStringCriteria(tokenizer, list(strings)) if strings else None
+    except ValueError as error:  # of words that are whole tokens, say: transformers tries each token behind "abcdef"
+        raise UnsupportedError(
+            f"the checkpoint's generation config has stop_strings={list(strings)}, which transformers cannot look for "
+            f"with this tokenizer ({error}): take them out of generation_config.json"
+        ) from error
 
 
 def stop_strings(model: PreTrainedModel) -> tuple[str, ...]:
