@@ -68,11 +68,9 @@ def check_chat(source: "ModelSource", *, opened: bool = False) -> None:
         render_prompt(tokenizer, [user_message("question")], opening)
 
 
-def question_length(source: "ModelSource") -> Callable[[str], int]:
-    """Return what counts the tokens of a question, by a tokenizer that is loaded when it is needed."""
-    from dynts.models import load_tokenizer
-
-    tokenizer = functools.cache(lambda: load_tokenizer(source))
+def question_length(load: "Callable[[], PreTrainedTokenizerBase]") -> Callable[[str], int]:
+    """Return what counts the tokens of a question, by a tokenizer that is loaded when it is needed first."""
+    tokenizer = functools.cache(load)
     return lambda question: len(tokenizer().encode(question))
 
 

@@ -75,6 +75,7 @@ def collect(given: CollectCommand) -> None:
     from dynts.collect.collect import collect, engines
     from dynts.collect.plan import Plan, collect_settings
     from dynts.extras import need
+    from dynts.models import load_tokenizer
     from dynts.store.progress import Display, describe_counts
     from dynts.store.torchrun import this_rank
 
@@ -88,7 +89,7 @@ def collect(given: CollectCommand) -> None:
         if found.without_gold:
             display.say(f"{given.dataset}: {found.without_gold} problems without a gold answer are left out")
         watch = ClosingWatch(display.say, "give the markers that the model writes by --think-start and --think-end")
-        length = question_length(given.source)
+        length = question_length(lambda: load_tokenizer(given.source))
         tally = collect(plan, found, given.out, settings, generate, display, watch=watch, length=length)
         watch.conclude()
     rank = this_rank()

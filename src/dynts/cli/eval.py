@@ -163,7 +163,8 @@ def eval_(given: EvalCommand) -> None:
     arms = needed_arms(plans)
     spec = engine.spec(source, given.sampling, arms)
     check_chat(source)
-    check_questions(plans, load_tokenizer(source), source.chat)
+    tokenizer = load_tokenizer(source)
+    check_questions(plans, tokenizer, source.chat)
     if ENGINES[engine.engine].one_arm:  # start as few as possible
         plans.sort(key=lambda plan: arms.index(plan.arm))
     with Display("evaluating") as display, engines(spec, given.cluster, display.say) as generate:
@@ -172,7 +173,7 @@ def eval_(given: EvalCommand) -> None:
             "without thinking writes by --no-thinking"
         )
         watch = ClosingWatch(display.say, advice)
-        length = question_length(source)
+        length = question_length(lambda: tokenizer)
         evaluate(
             plans, given.out, generate, display, thinking=given.thinking, watch=watch, model=answering, length=length
         )

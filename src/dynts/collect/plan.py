@@ -55,9 +55,8 @@ class Plan:
             found: the survey.
             length: of a question; the tokens say more of the answer than the characters, which are the default.
         """
-        problems = list(read_problems(self.source, found.chosen))
-        lengths = [length(problem.question) for problem in problems]
-        for problem in [problems[at] for at in sorted(range(len(problems)), key=lambda at: -lengths[at])]:
+        problems = read_problems(self.source, found.chosen)
+        for problem in sorted(problems, key=lambda problem: length(problem.question), reverse=True):
             for sample in range(self.samples):
                 yield Request(problem, sample, self.sampling.seed, self.arm)
 

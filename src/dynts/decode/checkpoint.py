@@ -116,12 +116,8 @@ def plain_search(model: PreTrainedModel) -> Iterator[None]:
 
     Arguments of generate() would come too late: it looks at the checkpoint's settings for themselves first.
     """
-    config, table = _generation_config(model), _SEARCH | _OUTPUT
-    changed = copy.deepcopy(config)
-    for name in _set(config, table):
-        setattr(changed, name, table[name])
-    changed.stop_strings = list(stop_strings(model)) or None  # transformers fails on an empty list
-    model.generation_config = changed
+    config = _generation_config(model)
+    model.generation_config = _plain_config(model)
     try:
         yield
     finally:
@@ -178,8 +174,7 @@ def row_processors(model: PreTrainedModel, prompt: Sequence[int], max_new_tokens
         max_new_tokens: the most that may be generated.
     """
     device = input_device(model)
-    with plain_search(model):
-        config = copy.deepcopy(_generation_config(model))
+    config = _plain_config(model)
     for name in ("temperature", "top_p", "top_k", "stop_strings"):
         setattr(config, name, None)
     config.do_sample, config.max_length = False, len(prompt) + max_new_tokens
@@ -200,6 +195,16 @@ def row_processors(model: PreTrainedModel, prompt: Sequence[int], max_new_tokens
 def say_once(line: str) -> None:
     """Log a warning, once in a process."""
     logger.warning(line)
+
+
+def _plain_config(model: PreTrainedModel) -> GenerationConfig:
+    """Return a copy of the checkpoint's generation config without what commands override."""
+    config, table = _generation_config(model), _SEARCH | _OUTPUT
+    changed = copy.deepcopy(config)
+    for name in _set(config, table):
+        setattr(changed, name, table[name])
+    changed.stop_strings = list(stop_strings(model)) or None  # transformers fails on an empty list
+    return changed
 
 
 def _generation_config(model: PreTrainedModel) -> GenerationConfig:
