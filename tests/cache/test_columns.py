@@ -31,10 +31,14 @@ def test_numbers_arrive_as_integers() -> None:
     assert there.tolist() == [[1, 2], [3, 4]]
 
 
+def itself(table: torch.Tensor) -> torch.Tensor:
+    return table
+
+
 def test_rows_of_tables_of_other_widths() -> None:
     one, other = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7], [8], [9]])
     rows = [(one, 1), None, (other, 1), (other, 2), (one, 0)]
-    assert rows_of(rows, 2).tolist() == [[5, 6], [0, 0], [0, 8], [0, 9], [2, 3]]
-    assert rows_of(rows, 2, at_end=False, fill=-1).tolist() == [[4, 5], [-1, -1], [8, -1], [9, -1], [1, 2]]
-    assert rows_of([(one.unsqueeze(1), 0)], 4, dim=2).tolist() == [[[0, 1, 2, 3]]]
-    assert rows_of([None, (one, 0)], 3).tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert rows_of(rows, itself, 2).tolist() == [[5, 6], [0, 0], [0, 8], [0, 9], [2, 3]]
+    assert rows_of(rows, itself, 2, at_end=False, fill=-1).tolist() == [[4, 5], [-1, -1], [8, -1], [9, -1], [1, 2]]
+    assert rows_of([(one.unsqueeze(1), 0)], itself, 4, dim=2).tolist() == [[[0, 1, 2, 3]]]
+    assert rows_of([None, (one, 0)], itself).tolist() == [[0, 0, 0], [1, 2, 3]]

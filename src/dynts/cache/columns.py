@@ -1,10 +1,12 @@
 """Tables that grow by a column a step, in memory allocated ahead; rows of several tables; numbers on their way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +50,9 @@ class Columns:
 
 
 def rows_of(
-    tables: Sequence[tuple[torch.Tensor, int] | None],
-    width: int,
+    rows: Sequence[tuple[T, int] | None],
+    table_of: Callable[[T], torch.Tensor],
+    width: int | None = None,
     *,
     dim: int = 1,
     at_end: bool = True,
@@ -58,25 +61,29 @@ def rows_of(
     """Return a table of rows of others, which may have other widths.
 
     Args:
-        tables: of each row the table that it is in, [batch, ...], and its number there; None for an empty row. At
-            least one is none.
-        width: of the result.
+        rows: of each row what has it, and its number there; None for an empty row. At least one is none.
+        table_of: gives the table of what has rows, [batch, ...]; called once for each.
+        width: of the result; None for the widest table's.
         dim: which dimension that is.
         at_end: whether rows end together (columns), or begin together (slots). What is too much is cut off at the
             other end, and what is missing there is filled.
         fill: the filling, and what an empty row holds.
     """
-    first = next(table for table, _ in filter(None, tables))
-    shape = [len(tables), *first.shape[1:]]
+    tables = {id(source): table_of(source) for source in {id(row[0]): row[0] for row in rows if row}.values()}
+    if width is None:
+        width = max(table.shape[dim] for table in tables.values())
+    first = next(iter(tables.values()))
+    shape = [len(rows), *first.shape[1:]]
     shape[dim] = width
     found = first.new_full(shape, fill)
     row = 0
-    while row < len(tables):
-        source, end = tables[row], row + 1
-        if source is not None:
-            table, at = source
-            while end < len(tables) and (there := tables[end]) and there[0] is table and there[1] == at + end - row:
+    while row < len(rows):
+        begins, end = rows[row], row + 1
+        if begins is not None:
+            source, at = begins
+            while end < len(rows) and (there := rows[end]) and there[0] is source and there[1] == at + end - row:
                 end += 1
+            table = tables[id(source)]
             taken = min(width, table.shape[dim])
             place, origin = (width - taken, table.shape[dim] - taken) if at_end else (0, 0)
             found[row:end].narrow(dim, place, taken).copy_(table[at : at + end - row].narrow(dim, origin, taken))

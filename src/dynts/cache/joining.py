@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from dynts.cache.cache import BudgetCache, bookkeeping
 from dynts.cache.columns import rows_of
 from dynts.cache.step import Contents, SlotColumns, Turn
@@ -47,11 +49,11 @@ def _contents(cache: BudgetCache, rows: Sequence[tuple[Contents, int] | None]) -
     counts = [(0, 0, 0) if row is None else _counts(*row) for row in rows]
     lengths, fed, questions = (tuple(column) for column in zip(*counts, strict=True))
     columns, known = max(fed), cache.occupancy.contents
-    tables = {
-        id(held): (held.slot_columns() + (columns - held.columns)).clamp(min=0).transpose(0, 1)
-        for held, _ in filter(None, rows)
-    }
-    table = rows_of([row and (tables[id(row[0])], row[1]) for row in rows], max(lengths), dim=3, at_end=False)
+
+    def slot_columns(held: Contents) -> torch.Tensor:
+        return (held.slot_columns() + (columns - held.columns)).clamp(min=0).transpose(0, 1)
+
+    table = rows_of(rows, slot_columns, max(lengths), dim=3, at_end=False)
     empty = SlotColumns(known.table.groups, known.table.heads)
     turn = Turn(0, columns, questions)
     return Contents(known.device, empty, lengths, fed, columns, (turn,)).with_table(table.transpose(0, 1))

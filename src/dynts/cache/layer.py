@@ -282,15 +282,9 @@ class SlidingLayer(DynamicSlidingWindowLayer):
             rows: of each row whose it is, and its number there; None for an empty row.
             columns: fed to the fullest of them, which end together.
         """
-        windows = {id(row[0]): row[0]._window() for row in rows if row is not None}
-        keys, values = (
-            rows_of(
-                [row and (windows[id(row[0])][which], row[1]) for row in rows],
-                min(columns, self.sliding_window - 1),
-                dim=2,
-            )
-            for which in (0, 1)
-        )
+        width = min(columns, self.sliding_window - 1)
+        keys = rows_of(rows, lambda layer: layer._window()[0], width, dim=2)
+        values = rows_of(rows, lambda layer: layer._window()[1], width, dim=2)
         self.lazy_initialization(keys, values)
         self.keys, self.values, self.cumulative_length = keys, values, columns
 

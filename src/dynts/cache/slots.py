@@ -1,6 +1,6 @@
 """What a method may look at when it scores the cached tokens: slots, and what is remembered of every token fed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,18 +46,10 @@ class History:
             rows: of each row whose it is, and its number there; None for an empty row.
             columns: how many of the last ones to take over.
         """
-
-        def taken(table: Callable[[History], torch.Tensor], fill: int) -> Columns:
-            sources = {id(row[0]): table(row[0]) for row in rows if row is not None}
-            return Columns().appended(
-                rows_of([row and (sources[id(row[0])], row[1]) for row in rows], columns, fill=fill)
-            )
-
-        self._tokens, self._positions, self._asked = (
-            taken(History.tokens, -1),
-            taken(History.positions, -1),
-            taken(History.asked, 0),
-        )
+        tokens = rows_of(rows, History.tokens, columns, fill=-1)
+        positions = rows_of(rows, History.positions, columns, fill=-1)
+        asked = rows_of(rows, History.asked, columns)
+        self._tokens, self._positions, self._asked = map(Columns().appended, (tokens, positions, asked))
 
     def hide(self, shown: torch.Tensor) -> None:
         """Take tokens for padding from now on. shown: bool [batch, columns so far], False for those."""

@@ -123,15 +123,12 @@ class ObservationWindowMethod(AttentionMethod):
     def take_rows(self, rows: Sequence[tuple[Method, int] | None], columns: int) -> None:
         """Take over the queries, the last ones of each row. Arguments as in `Method`."""
         methods = [None if row is None else (cast(ObservationWindowMethod, row[0]), row[1]) for row in rows]
-        sources = [method for method, _ in filter(None, methods)]
-        self.how = sources[0].how
-        queries: list[tuple[torch.Tensor, ...]] = []
-        for layer in range(len(self.layers)):
-            known = {id(method): torch.cat(method.queries[layer], dim=2) for method in sources}
-            width = max(table.shape[2] for table in known.values())
-            own = rows_of([method and (known[id(method[0])], method[1]) for method in methods], width, dim=2)
-            queries.append(own.split(1, dim=2))
-        self.queries = queries
+        self.how = next(method.how for method, _ in filter(None, methods))
+
+        def taken(layer: int) -> tuple[torch.Tensor, ...]:
+            return rows_of(methods, lambda method: torch.cat(method.queries[layer], dim=2), dim=2).split(1, dim=2)
+
+        self.queries = [taken(layer) for layer in range(len(self.layers))]
 
     def score(self, slots: Slots) -> torch.Tensor:
         """Score the keys before the observation window; the window's own tokens rank above all."""

@@ -90,12 +90,13 @@ class DynTS(Method):
 
     def take_rows(self, rows: Sequence[tuple[Method, int] | None], columns: int) -> None:
         """Take over scores. Arguments as in `Method`."""
-        tables = {}
-        for method, _ in filter(None, rows):
+
+        def scores(method: Method) -> torch.Tensor:
             assert isinstance(method, DynTS)
             method._score_buffer()
-            tables[id(method)] = method.scores.values
-        self.scores = Columns().appended(rows_of([row and (tables[id(row[0])], row[1]) for row in rows], columns))
+            return method.scores.values
+
+        self.scores = Columns().appended(rows_of(rows, scores, columns))
         self.unscored = Columns()
 
     def score(self, slots: Slots) -> torch.Tensor:

@@ -67,8 +67,7 @@ class H2O(AttentionMethod):
         for layer in range(len(self.layers)):
             known = [None if row is None else (cast(H2O, row[0]).sums[layer], row[1]) for row in rows]
             own = [None if row is None or row[0] is None else (row[0], row[1]) for row in known]
-            width = max((table.shape[-1] for table, _ in filter(None, own)), default=0)
-            sums.append(rows_of(own, width, dim=2, at_end=False) if width else None)
+            sums.append(rows_of(own, lambda table: table, dim=2, at_end=False) if any(own) else None)
         self.sums = sums
 
     def score(self, slots: Slots) -> torch.Tensor:
