@@ -1,7 +1,9 @@
 """The ledger against lists and sorting, over several compactions: no vLLM needed."""
 
 import random
+from itertools import product
 
+import pytest
 import torch
 
 from dynts.chat.markers import ThinkMarkers
@@ -13,7 +15,7 @@ OPEN, CLOSE = 5, 6
 
 
 class Plain:
-    """One request, kept in lists; its cache says for each slot which position it holds."""
+    """One request as one layer and head have it, kept in lists; its cache says which position each slot holds."""
 
     def __init__(self, prompt: list[int], schedule: CompressionConfig) -> None:
         self.prompt, self.schedule = prompt, schedule
@@ -43,44 +45,69 @@ class Plain:
         ]
 
 
-def test_survivors_of_several_compactions() -> None:
+@pytest.mark.parametrize("sets", [None, (2, 3)], ids=["shared", "native"])
+def test_survivors_of_several_compactions(sets: tuple[int, int] | None) -> None:
     chance = random.Random(0)
     schedule = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)
     scanner = ThinkScanner.of_ids(ThinkMarkers((OPEN,), (CLOSE,)))
-    ledger = Ledger(schedule, scanner, rows=3, length=400, device=torch.device("cpu"))
+    ledger = Ledger(schedule, scanner, rows=3, length=400, device=torch.device("cpu"), sets=sets)
+    layers, heads = sets or (1, 1)
     requests = {
-        name: Plain([chance.randrange(8, 60) for _ in range(size)], schedule)
+        name: [[Plain(prompt, schedule) for _ in range(heads)] for _ in range(layers)]
         for name, size in zip("abc", (9, 4, 20), strict=True)
+        for prompt in [[chance.randrange(8, 60) for _ in range(size)]]
     }
-    for name, request in requests.items():
-        ledger.start(name, request.prompt)
-    compactions = 0
+    for name, own in requests.items():
+        ledger.start(name, own[0][0].prompt)
+    compactions = apart = 0
     for step in range(150):
-        for name, request in requests.items():
+        for name, own in requests.items():
+            first = own[0][0]
             token = chance.choice([OPEN, CLOSE, *range(8, 60)]) if step > 40 else chance.randrange(8, 60)
-            score = chance.choice([0.0, chance.random()])  # some equal ones
-            at = torch.tensor([ledger.entries[name].row]), torch.tensor([len(request.tokens)])
-            ledger.note_tokens(*at, torch.tensor([token]))
-            ledger.note_scores(*at, torch.tensor([score]))
-            request.feed(token, score)
-        due = [name for name, request in requests.items() if len(request.slots) == schedule.budget]
+            entry = ledger.entries[name]
+            rows, position = torch.tensor([entry.row]), torch.tensor([len(first.tokens)])
+            ledger.note_tokens(rows, position, torch.tensor([token]))
+            # some equal ones
+            scores = [[chance.choice([0.0, chance.random()]) for _ in range(heads)] for _ in range(layers)]
+            ledger.note_scores(rows, position - entry.evicted, torch.tensor([scores] if sets else scores[0]))
+            for layer, of_heads in zip(own, scores, strict=True):
+                for request, score in zip(layer, of_heads, strict=True):
+                    request.feed(token, score)
+        due = [name for name, own in requests.items() if len(own[0][0].slots) == schedule.budget]
         if not due:
             continue
-        moves = ledger.evict(due, ledger.choose(due))
+        kept = ledger.choose(due)
+        assert kept.shape == (len(due), layers * heads, schedule.budget)
+        moves = ledger.evict(due, kept)
+        source = moves.source if sets else moves.source[None, :, None]
+        assert source.shape == (layers, len(moves.target), heads)
         for index, name in enumerate(due):
-            request = requests[name]
             mine = moves.which == index
-            before = list(request.cache)
-            for source, target in zip(moves.source[mine].tolist(), moves.target[mine].tolist(), strict=True):
-                assert target >= len(request.prompt), "the prompt stays where it is"
-                request.cache[target] = before[source]
-            request.compact()
-            del request.cache[len(request.slots) :]
-            assert request.cache == request.slots
-            assert ledger.entries[name].evicted == len(request.tokens) - len(request.slots)
-            assert ledger.entries[name].settled == schedule.kept_tokens(len(request.prompt))
+            for layer, head in product(range(layers), range(heads)):
+                request = requests[name][layer][head]
+                before = list(request.cache)
+                for read, target in zip(source[layer, mine, head].tolist(), moves.target[mine].tolist(), strict=True):
+                    assert target >= len(request.prompt), "the prompt stays where it is"
+                    request.cache[target] = before[read]
+                request.compact()
+                del request.cache[len(request.slots) :]
+                assert request.cache == request.slots
+                assert ledger.entries[name].evicted == len(request.tokens) - len(request.slots)
+                assert ledger.entries[name].settled == schedule.kept_tokens(len(request.prompt))
             compactions += 1
+            apart += len({tuple(request.slots) for layer in requests[name] for request in layer}) > 1
     assert compactions > 20
+    assert (apart > 10) == (sets is not None), "heads must differ, or nothing shows that each has its own"
+
+
+def test_the_tables_are_as_large_as_stated() -> None:
+    schedule = CompressionConfig(budget=5000, local_window=2000)
+    device = torch.device("cpu")
+    shared = Ledger(schedule, None, rows=3, length=32_768, device=device)
+    native = Ledger(schedule, None, rows=3, length=32_768, device=device, sets=(4, 2))
+    assert shared.bytes == 3 * (4 * 32_768 + 4 * 5000)
+    assert native.bytes == 3 * (4 * 32_768 + 4 * 5000 * 4 * 2)
+    assert shared.at_once > native.at_once >= 1
 
 
 def test_a_request_that_starts_anew_forgets_its_evictions_and_rows_are_used_again() -> None:

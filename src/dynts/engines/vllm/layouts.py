@@ -10,9 +10,10 @@ from collections.abc import Callable
 import torch
 
 Move = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
-"""Copies the content of slots of one layer's cache: `move(cache, source, target)`, int64 [slots] each.
+"""Copies the content of slots of one layer's cache: `move(cache, source, target)`.
 
-They may overlap.
+The source is int64 [slots], or [slots, KV heads] where each head has its own, the target int64 [slots]. They may
+overlap.
 """
 
 
@@ -21,12 +22,12 @@ def move_slots(cache: torch.Tensor, source: torch.Tensor, target: torch.Tensor) 
 
     Args:
         cache: [blocks, KV heads, block size, 2 * head size], in any physical order.
-        source: int64 [n], slots to read.
+        source: int64 [n] or [n, KV heads], slots to read.
         target: int64 [n], slots to write, no two equal.
     """
-    size = cache.shape[2]
+    size, heads = cache.shape[2], _heads(cache, source)
     # the right side is gathered before anything is written
-    cache[target // size, :, target % size] = cache[source // size, :, source % size]
+    cache[target // size, :, target % size] = cache[source // size, heads, source % size]
 
 
 def move_slots_cpu(cache: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> None:
@@ -36,7 +37,7 @@ def move_slots_cpu(cache: torch.Tensor, source: torch.Tensor, target: torch.Tens
 
     Args:
         cache: [blocks, KV heads, block size, 2 * head size], contiguous.
-        source: int64 [n], slots to read.
+        source: int64 [n] or [n, KV heads], slots to read.
         target: int64 [n], slots to write, no two equal.
     """
     blocks, heads, size, width = cache.shape
@@ -44,8 +45,14 @@ def move_slots_cpu(cache: torch.Tensor, source: torch.Tensor, target: torch.Tens
     keys = keys.unflatten(-1, (width // 2, size))
     values = values.unflatten(-1, (size, width // 2))
     from_block, from_offset, to_block, to_offset = source // size, source % size, target // size, target % size
-    keys[to_block, :, :, to_offset] = keys[from_block, :, :, from_offset]
-    values[to_block, :, to_offset] = values[from_block, :, from_offset]
+    read = _heads(cache, source)
+    keys[to_block, :, :, to_offset] = keys[from_block, read, :, from_offset]
+    values[to_block, :, to_offset] = values[from_block, read, from_offset]
+
+
+def _heads(cache: torch.Tensor, source: torch.Tensor) -> slice | torch.Tensor:
+    """What reads the source slots of all KV heads; a slice is quicker, and does where they are the same for all."""
+    return slice(None) if source.dim() == 1 else torch.arange(cache.shape[1], device=cache.device)
 
 
 LAYOUTS: dict[str, Move] = {
@@ -57,10 +64,24 @@ LAYOUTS: dict[str, Move] = {
 """By the name of vLLM's attention back end."""
 
 
+def own_heads(rank: int, size: int, heads: int) -> slice:
+    """Return the KV heads of a layer that a process of a tensor parallel group holds, as vLLM shares them out.
+
+    Args:
+        rank: of the process.
+        size: processes of the group; each head has copies where there are more than heads.
+        heads: KV heads of the whole layer.
+    """
+    first = rank * heads // size
+    return slice(first, first + max(1, heads // size))
+
+
 def moves_as_written(
     move: Move, write: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None], cache: torch.Tensor, head_size: int
 ) -> bool:
-    """Say whether moving slots equals writing the same keys and values there; the cache is left as it was.
+    """Say whether moving slots, for all heads and head by head, equals writing the same keys and values there.
+
+    The cache is left as it was.
 
     Args:
         move: of the layout that the cache is believed to have.
@@ -76,13 +97,19 @@ def moves_as_written(
     target = torch.tensor([1, 2 * size, size, 3 * size - 1], device=cache.device)
     generator = torch.Generator().manual_seed(0)
     key, value = torch.randn(2, len(source), heads, head_size, generator=generator).to(cache.device, cache.dtype)
-    cache[:3] = 0
-    write(key, value, source)
-    move(cache, source, target)
-    moved = cache[:3].clone()
-    cache[:3] = 0
-    write(key, value, source)
-    write(key, value, target)
-    same = torch.equal(moved, cache[:3])
+    head = torch.arange(heads, device=cache.device)
+    together = torch.arange(len(source), device=cache.device)
+    apart = (together[:, None] + head) % len(source)  # each head takes from another slot
+    same = True
+    for order in (together, apart):
+        cache[:3] = 0
+        write(key, value, source)
+        move(cache, source[order], target)
+        moved = cache[:3].clone()
+        cache[:3] = 0
+        write(key, value, source)
+        chosen = order.view(len(source), -1)
+        write(key[chosen, head], value[chosen, head], target)
+        same &= torch.equal(moved, cache[:3])
     cache[:3] = before
     return same

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -9,6 +10,10 @@ import torch
 from dynts.cache.selection import left_align, survivors
 from dynts.chat.scanner import ThinkScanner
 from dynts.config import CompressionConfig
+from dynts.models.pieces import piece_bytes
+
+_WORKING_BYTES = 40
+"""What choosing takes for a slot of a set: the scores, copies of them, and their order."""
 
 
 @dataclass(slots=True)
@@ -34,7 +39,8 @@ class Moves:
 
     Attributes:
         which: int64 [n], of the compacted requests, on the device.
-        source: int64 [n], slot of the request that a token leaves, on the device.
+        source: int64 [n], slot of the request that a token leaves, on the device; where each layer and KV head keeps
+            tokens of its own [layers, n, KV heads].
         target: int64 [n], slot that it moves to, on the device.
     """
 
@@ -46,7 +52,8 @@ class Moves:
 class Ledger:
     """Tables on the device with a row for each request.
 
-    A decode step adds to them without a host-device synchronisation.
+    A decode step adds to them without a host-device synchronisation. Scores have the slots of their tokens' keys and
+    values, so their table is as wide as the budget, whatever the length of a sequence.
 
     Args:
         schedule: the budget.
@@ -54,19 +61,36 @@ class Ledger:
         rows: most requests at a time.
         length: most tokens of a request, evicted ones included.
         device: of the tables.
+        sets: (layers, KV heads) that each keep tokens of their own, those of this rank; None for one set of tokens.
     """
 
     def __init__(
-        self, schedule: CompressionConfig, scanner: ThinkScanner | None, rows: int, length: int, device: torch.device
+        self,
+        schedule: CompressionConfig,
+        scanner: ThinkScanner | None,
+        rows: int,
+        length: int,
+        device: torch.device,
+        sets: tuple[int, int] | None = None,
     ) -> None:
         self.schedule = schedule
         self.scanner = scanner
         self.device = device
         self.entries: dict[str, Entry] = {}
+        self._sets = sets or ()
         self._free = list(range(rows))
         self._tokens = torch.zeros(rows, length, dtype=torch.int32, device=device)
-        self._scores = torch.zeros(rows, length, dtype=torch.float32, device=device)
-        self._positions = torch.zeros(rows, schedule.budget, dtype=torch.int64, device=device)
+        self._scores = torch.zeros(rows, prod(self._sets), schedule.budget, dtype=torch.float32, device=device)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the tables."""
+        return self._tokens.nbytes + self._scores.nbytes
+
+    @property
+    def at_once(self) -> int:
+        """How many requests to compact at a time, so that what it takes is bounded."""
+        return max(1, piece_bytes(self.device) // (_WORKING_BYTES * self._scores[0].numel()))
 
     def start(self, request: str, prompt: Sequence[int]) -> None:
         """Start a request, or start it anew after a preemption.
@@ -96,36 +120,38 @@ class Ledger:
         """
         self._tokens[rows, positions] = tokens.to(self._tokens.dtype)
 
-    def note_scores(self, rows: torch.Tensor, positions: torch.Tensor, scores: torch.Tensor) -> None:
-        """Note the predicted importance of tokens.
+    def note_scores(self, rows: torch.Tensor, slots: torch.Tensor, scores: torch.Tensor) -> None:
+        """Note the predicted importance of generated tokens.
 
         Args:
             rows: int64 [n]: of the tables.
-            positions: int64 [n]: in the sequence.
-            scores: float32 [n].
+            slots: int64 [n]: of the request, the position in the sequence less the evicted tokens.
+            scores: float32 [n]; where each layer and KV head keeps tokens of its own [n, layers, KV heads].
         """
-        self._scores[rows, positions] = scores
+        self._scores[rows, :, slots] = scores.view(-1, self._scores.shape[1])
 
     def choose(self, due: Sequence[str]) -> torch.Tensor:
-        """Choose the slots to keep of requests that have reached the budget, bool [len(due), budget]."""
+        """Choose the slots to keep of requests that have reached the budget, bool [len(due), sets, budget].
+
+        It takes memory for each of them: see `at_once`.
+        """
         entries = [self.entries[request] for request in due]
         rows = self.upload([entry.row for entry in entries])
         questions = self.upload([entry.question for entry in entries])
         keep = self.upload([self.schedule.kept_tokens(entry.question) for entry in entries])
-        positions = self._current_positions(entries, rows)
         slot = torch.arange(self.schedule.budget, device=self.device)
-        answer = None
+        scores = self._scores[rows]
         if self.scanner is not None:
-            fed = self.schedule.budget + max(entry.evicted for entry in entries)
-            answer = self.scanner.after_thinking(self._tokens[rows, :fed]).gather(1, positions)[:, None]
+            # written into the table, because it moves with the token, whose position is not known afterwards
+            scores.masked_fill_(self._new_answers(self.scanner, entries, rows)[:, None], float("inf"))
+            self._scores[rows] = scores
         return survivors(
-            self._scores[rows].gather(1, positions)[:, None],
+            scores,
             torch.full_like(keep, self.schedule.budget),
             keep,
             self.schedule.local_window,
             question=(slot < questions[:, None])[:, None],
-            answer=answer,
-        )[:, 0]
+        )
 
     def evict(self, due: Sequence[str], kept: torch.Tensor) -> Moves:
         """Forget all other tokens, and say where the kept ones go.
@@ -139,14 +165,14 @@ class Ledger:
         keep = np.array([self.schedule.kept_tokens(entry.question) for entry in entries])
         questions = np.array([entry.question for entry in entries])
         index = left_align(kept, int(keep.max()))
-        self._positions[rows, : index.shape[1]] = self._current_positions(entries, rows).gather(1, index)
+        self._scores[rows, :, : index.shape[2]] = self._scores[rows].gather(2, index)
         for entry, count in zip(entries, keep.tolist(), strict=True):
             entry.evicted += self.schedule.budget - count
             entry.settled = count
-        which = np.repeat(np.arange(len(due)), keep - questions)
-        target = np.concatenate([np.arange(*ends) for ends in zip(questions, keep, strict=True)])
-        on_device = self.upload(which), self.upload(target)
-        return Moves(on_device[0], index[on_device], on_device[1])
+        which = self.upload(np.repeat(np.arange(len(due)), keep - questions))
+        target = self.upload(np.concatenate([np.arange(*ends) for ends in zip(questions, keep, strict=True)]))
+        source = index[which, :, target].reshape(len(which), *self._sets)
+        return Moves(which, source.transpose(0, 1) if self._sets else source, target)
 
     def upload(self, values: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Numbers of the host on the device, int64 unless they have a dtype, without waiting for the device."""
@@ -155,11 +181,12 @@ class Ledger:
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
-    def _current_positions(self, entries: Sequence[Entry], rows: torch.Tensor) -> torch.Tensor:
-        """int64 [entries, budget]: the position in the sequence of the token in each slot."""
-        slot = torch.arange(self.schedule.budget, device=self.device)
+    def _new_answers(self, scanner: ThinkScanner, entries: Sequence[Entry], rows: torch.Tensor) -> torch.Tensor:
+        """bool [entries, budget]: slots with an answer token that was fed since the latest compaction."""
         settled, evicted = (
             self.upload(counts)[:, None]
             for counts in ([entry.settled for entry in entries], [entry.evicted for entry in entries])
         )
-        return torch.where(slot < settled, self._positions[rows], slot + evicted)
+        slot = torch.arange(self.schedule.budget, device=self.device)
+        fed = self.schedule.budget + max(entry.evicted for entry in entries)
+        return scanner.after_thinking(self._tokens[rows, :fed]).gather(1, slot + evicted) & (slot >= settled)

@@ -128,8 +128,8 @@ class BudgetRunner(GPUModelRunner):
         if self.execute_model_state is not None:
             self._take_note(scheduler_output)
             self.compacted = self._due(scheduler_output)
-            if self.compacted:
-                self._compact(self.compacted)
+            for first in range(0, len(self.compacted), self.ledger.at_once):
+                self._compact(self.compacted[first : first + self.ledger.at_once])
         return output
 
     def sample_tokens(self, grammar_output: Any) -> Any:
@@ -153,10 +153,12 @@ class BudgetRunner(GPUModelRunner):
         generated = np.flatnonzero(self.query_pos.np[:tokens] >= prompt)
         if not len(generated):
             return
+        evicted = np.array([self.ledger.entries[name].evicted for name in names])
+        slots = positions - self.ledger.upload(evicted)[requests]
         if len(generated) < tokens:
             chosen = self.ledger.upload(generated)
-            rows, positions, hidden = rows[chosen], positions[chosen], hidden[chosen]
-        self.ledger.note_scores(rows, positions, predicted_scores(self.predictor, hidden))
+            rows, slots, hidden = rows[chosen], slots[chosen], hidden[chosen]
+        self.ledger.note_scores(rows, slots, predicted_scores(self.predictor, hidden))
 
     def _due(self, scheduler_output: SchedulerOutput) -> list[str]:
         """The requests that have reached the budget; scheduler and worker must agree on them.
