@@ -26,7 +26,7 @@ from dynts.engines.vllm.settings import PluginSettings, read_settings
 from dynts.errors import DyntsError
 from dynts.extras import pip_install
 from dynts.grading.grader import Grader
-from dynts.methods import METHODS, DynTS
+from dynts.methods import METHODS
 from dynts.models.shape import ModelShape
 from dynts.tiny import load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
@@ -405,8 +405,6 @@ def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pyt
     for name in ("window", "dynts-random", "rkv"):
         with pytest.raises(DyntsError, match=f"methods full and dynts, got {METHODS[name].__name__}"):
             VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, Arm(METHODS[name]())), 4)
-    with pytest.raises(DyntsError, match="one set of tokens for all heads"):
-        VllmSpec(SOURCE, SAMPLING, (Arm(DynTS(granularity="native")),), 4)
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused(vllm: FakeVllm) -> None:

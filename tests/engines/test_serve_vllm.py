@@ -85,6 +85,7 @@ def test_what_vllm_is_given_and_its_signals_and_exit_code(environment: dict[str,
         "DYNTS_BUDGET": "3000",
         "DYNTS_LOCAL_WINDOW": "1500",
         "DYNTS_RETENTION_RATIO": "0.3",
+        "DYNTS_GRANULARITY": "shared",
         "VLLM_API_KEY": "sesame",
     }
     time.sleep(0.2)  # its handler comes a moment after the file
@@ -109,7 +110,7 @@ def test_a_vllm_of_another_environment_is_not_taken(
     assert pip_install("vllm") in err
 
 
-def test_an_engine_is_chosen_by_what_is_installed_and_a_predictor_that_is_not_there_is_refused(
+def test_an_engine_is_chosen_by_what_is_installed_and_a_predictor_that_does_not_do_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
 ) -> None:
     started: list[list[str]] = []
@@ -125,6 +126,9 @@ def test_an_engine_is_chosen_by_what_is_installed_and_a_predictor_that_is_not_th
         code, _, err = run(monkeypatch, capsys, *command, "--predictor", "./absent")
         assert code == 2
         assert "predictor './absent' is neither a folder nor" in err
+        code, _, err = run(monkeypatch, capsys, *command, "--predictor", PREDICTOR, "--granularity", "native")
+        assert code == 2
+        assert "this predictor has one score for all layers and heads" in err
         assert not started
         assert run(monkeypatch, capsys, *command, "--predictor", PREDICTOR)[0] == 0
         assert started.pop()[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/model"]
@@ -142,5 +146,4 @@ def test_what_does_not_fit_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     assert "--max-batch is for --engine transformers" in refusal(*with_predictor, "--max-batch", 4)
     assert "--open-thinking is for --engine transformers" in refusal(*with_predictor, "--open-thinking")
     assert "method dynts only, got 'full'" in refusal("--method", "full")
-    assert "one set of tokens for all heads" in refusal(*with_predictor, "--granularity", "native")
     assert "needs --predictor" in refusal()

@@ -106,10 +106,6 @@ def _become_vllm(given: ServeCommand, explicit: Collection[str]) -> None:
             raise DyntsError(f"{flag_of(name)} is for --engine transformers: give vLLM its own options after --")
     if method.method != "dynts":
         raise DyntsError(f"--engine vllm has method dynts only, got {method.method!r}: use --engine transformers")
-    if method.granularity == "native":
-        raise DyntsError("vLLM keeps one set of tokens for all heads: drop --granularity, or use --engine transformers")
-    if method.predictor is None:
-        raise DyntsError("--engine vllm needs --predictor: train one with `dynts label` and `dynts train`")
     options = {"host": given.host, "port": given.port, "served-model-name": given.served_model_name}
     check_chat(given.source)
-    exec_vllm(given.source, options, given.vllm_options, method.config, method.predictor, given.api_key)
+    exec_vllm(given.source, options, given.vllm_options, method, given.api_key)

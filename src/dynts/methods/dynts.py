@@ -34,6 +34,23 @@ def predicted_scores(
     return scores.view(*hidden.shape[:-1], *scores.shape[1:])
 
 
+def check_granularity_of(predictor: object, granularity: str) -> None:
+    """Refuse a predictor that does not tell layers and heads apart where each keeps tokens of its own.
+
+    Args:
+        predictor: maps hidden states to scores; an `ImportancePredictor` says in its config what it tells.
+        granularity: of the method, "shared" or "native".
+
+    Raises:
+        DyntsError: it does not.
+    """
+    if granularity == "native" and not getattr(getattr(predictor, "config", None), "native", False):
+        raise DyntsError(
+            "this predictor has one score for all layers and heads: train one with `dynts label --labels "
+            "answer-native` and `dynts train --label answer-native`, or use granularity 'shared'"
+        )
+
+
 @dataclass
 class DynTS(Method):
     """Predicted importance; question and answer are protected.
@@ -70,11 +87,7 @@ class DynTS(Method):
                 "predictor=ImportancePredictor.from_pretrained(...), train one with `dynts label` and `dynts train`, "
                 "or choose a method without one, such as 'window'"
             )
-        if self.granularity == "native" and not getattr(getattr(predictor, "config", None), "native", False):
-            raise DyntsError(
-                "this predictor has one score for all layers and heads: train one with `dynts label --labels "
-                "answer-native` and `dynts train --label answer-native`, or use granularity 'shared'"
-            )
+        check_granularity_of(predictor, self.granularity)
         self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores = Columns()
         self.unscored = Columns()

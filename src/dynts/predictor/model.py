@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.functional import linear, softplus
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from dynts.errors import DyntsError, check_count
 from dynts.models.shape import full_attention_layers, kv_heads
@@ -96,19 +96,28 @@ class ImportancePredictor(nn.Module, ModelHubMixin):
         Raises:
             DyntsError: another hidden size, shape or set of embeddings.
         """
-        size = model.config.get_text_config().hidden_size
+        self.check_sizes(model.config)
+        check_fingerprint(self.config.fingerprint, model, self.config.base_model)
+
+    def check_sizes(self, model_config: PreTrainedConfig) -> None:
+        """Refuse a model whose sizes are not those that this predictor was trained for.
+
+        Raises:
+            DyntsError: another hidden size, or another number of layers or KV heads where each has its own scores.
+        """
+        size = model_config.get_text_config().hidden_size
         if size != self.config.hidden_size:
             raise DyntsError(
                 f"the predictor reads hidden states of size {self.config.hidden_size}, this model's have size {size}: "
                 f"use a predictor trained for this model (this one is for {self.config.base_model or 'another'})"
             )
-        check_fingerprint(self.config.fingerprint, model, self.config.base_model)
-        own = (len(full_attention_layers(model.config)), kv_heads(model.config))
-        if self.config.native and (self.config.layers, self.config.kv_heads) != own:
+        if not self.config.native:
+            return
+        own = (len(full_attention_layers(model_config)), kv_heads(model_config))
+        if (self.config.layers, self.config.kv_heads) != own:
             raise DyntsError(
                 f"the predictor scores tokens for {self.config.layers} layers of {self.config.kv_heads} KV heads, this "
-                "model "
-                f"has {own[0]} full-attention layers of {own[1]}: use a predictor trained for this model"
+                f"model has {own[0]} full-attention layers of {own[1]}: use a predictor trained for this model"
             )
 
     @classmethod

@@ -5,12 +5,19 @@ import pytest
 from dynts.engines.vllm.settings import PluginSettings, read_settings
 from dynts.errors import DyntsError
 
-GIVEN = {"predictor": "some/predictor", "budget": 300, "local_window": 100, "retention_ratio": 0.5}
+GIVEN = {
+    "predictor": "some/predictor",
+    "budget": 300,
+    "local_window": 100,
+    "retention_ratio": 0.5,
+    "granularity": "native",
+}
 ENVIRONMENT = {
     "DYNTS_PREDICTOR": "some/predictor",
     "DYNTS_BUDGET": "300",
     "DYNTS_LOCAL_WINDOW": "100",
     "DYNTS_RETENTION_RATIO": "0.5",
+    "DYNTS_GRANULARITY": "native",
 }
 
 
@@ -18,7 +25,7 @@ def test_both_sources_say_the_same_and_nothing_means_nothing() -> None:
     assert read_settings({"dynts": GIVEN}, {}) == read_settings({}, ENVIRONMENT) == PluginSettings(**GIVEN)
     assert read_settings({}, {}) is None
     assert read_settings({"other": 1}, {"DYNTS_BUDGET": ""}) is None
-    assert read_settings({"dynts": {"predictor": "p"}}, ENVIRONMENT) == PluginSettings("p", 5000, 2000, 0.4)
+    assert read_settings({"dynts": {"predictor": "p"}}, ENVIRONMENT) == PluginSettings("p", 5000, 2000, 0.4, "shared")
     assert read_settings({"dynts": None}, ENVIRONMENT) is None, "told to leave vLLM alone"
 
 
@@ -43,6 +50,7 @@ def test_schedule_and_markers() -> None:
         ({"dynts": {**GIVEN, "budget": "300"}}, r"budget must be a whole number of at least 2, got '300'"),
         ({"dynts": {**GIVEN, "local_window": 300}}, r"local_window \(300\) must be smaller than the budget"),
         ({"dynts": {**GIVEN, "retention_ratio": 1.5}}, r"retention_ratio must lie between 0 and 1.*1\.5"),
+        ({"dynts": {**GIVEN, "granularity": "head"}}, r"granularity must be 'shared' or 'native', got 'head'"),
         ({"dynts": {**GIVEN, "predictor": ""}}, r"predictor must be a folder or the id"),
         ({"dynts": {**GIVEN, "think_end": [6, 7]}}, r"think_end must be a text, got \[6, 7\]"),
     ],
@@ -58,6 +66,7 @@ def test_wrong_settings_are_named(given: dict[str, object], message: str) -> Non
         ({"DYNTS_PREDICTOR": ""}, r"DYNTS_BUDGET, .* set without DYNTS_PREDICTOR"),
         ({"DYNTS_BUDGET": "many"}, r"DYNTS_BUDGET must be a whole number, got 'many'"),
         ({"DYNTS_RETENTION_RATIO": "half"}, r"DYNTS_RETENTION_RATIO must be a number, got 'half'"),
+        ({"DYNTS_GRANULARITY": "head"}, r"granularity must be 'shared' or 'native', got 'head'"),
         ({"DYNTS_BUDGET": "1"}, r"budget must be a whole number of at least 2"),
     ],
 )

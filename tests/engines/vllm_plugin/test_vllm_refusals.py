@@ -13,6 +13,8 @@ from dynts.config import CompressionConfig
 from dynts.engines.vllm import refusals
 from dynts.engines.vllm.refusals import check_config, check_kv_cache, check_request
 from dynts.errors import DyntsError, UnsupportedError
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.model import ImportancePredictor
 
 pytestmark = needs_vllm
 CONFIG = CompressionConfig(budget=350, local_window=40, retention_ratio=0.4)
@@ -50,6 +52,12 @@ def test_a_predictor_of_another_model_and_a_wrong_setting(folder: Path, tmp_path
     random_predictor(32).save_pretrained(tmp_path)
     with pytest.raises(DyntsError, match="hidden states of size 32, this model's have size 128"):
         configure(folder, budget(CONFIG, tmp_path))
+    with pytest.raises(DyntsError, match=r"one score for all layers and heads.*granularity 'shared'"):
+        configure(folder, budget(CONFIG, folder / "predictor", granularity="native"))
+    more = PredictorConfig(hidden_size=128, layers=3, kv_heads=2)
+    ImportancePredictor(more).save_pretrained(tmp_path / "more")
+    with pytest.raises(DyntsError, match="for 3 layers of 2 KV heads, this model has 2 full-attention layers of 2"):
+        configure(folder, budget(CONFIG, tmp_path / "more", granularity="native"))
     with pytest.raises(DyntsError, match="neither a folder nor a Hub repository"):
         configure(folder, budget(CONFIG, tmp_path / "nothing"))
     with pytest.raises(DyntsError, match="no setting bugdet"):

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor
 
 import dynts
+from dynts.cache.method import Method
 from dynts.chat.markers import ThinkMarkers
 
 
@@ -31,6 +32,7 @@ def forced_logprobs(
     config: dynts.CompressionConfig,
     predictor: dynts.ImportancePredictor,
     markers: ThinkMarkers | None,
+    method: str | Method = "dynts",
 ) -> tuple[list[torch.Tensor], int]:
     """Log-probabilities [tokens, vocabulary] of each row, and how many compactions there were (rows not told apart)."""
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -38,7 +40,7 @@ def forced_logprobs(
     width, steps = max(map(len, prompts)), max(map(len, outputs))
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    with dynts.compress(loaded, "dynts", config, predictor, markers=markers) as session, torch.no_grad():
+    with dynts.compress(loaded, method, config, predictor, markers=markers) as session, torch.no_grad():
         out = loaded.generate(
             input_ids=ids,
             attention_mask=mask,

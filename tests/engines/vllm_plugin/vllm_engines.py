@@ -25,14 +25,15 @@ if HAS_VLLM:  # it reads them when it is imported
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
-def budget(config: dynts.CompressionConfig, predictor: Path) -> dict[str, Any]:
-    """The additional config of an engine under a budget."""
+def budget(config: dynts.CompressionConfig, predictor: Path, **more: str) -> dict[str, Any]:
+    """The additional config of an engine under a budget; more are further settings."""
     return {
         "dynts": {
             "predictor": str(predictor),
             "budget": config.budget,
             "local_window": config.local_window,
             "retention_ratio": config.retention_ratio,
+            **more,
         }
     }
 

@@ -66,11 +66,6 @@ class VllmSpec:
                     f"--engine vllm takes the methods full and dynts, got {type(arm.method).__name__}: "
                     "use --engine transformers"
                 )
-            if arm.method.granularity != "shared":
-                raise DyntsError(
-                    "vLLM keeps one set of tokens for all heads: drop --granularity native, or use --engine "
-                    "transformers"
-                )
         need("vllm", "vllm", "--engine vllm")
 
     def start(self) -> "VllmEngine":
@@ -253,6 +248,7 @@ def _settings(arm: Arm[str], chat: ChatOptions) -> dict[str, Any] | None:
         schedule.budget,
         schedule.local_window,
         schedule.retention_ratio,
+        arm.method.granularity,
         chat.think_start,
         chat.think_end,
     )

@@ -11,6 +11,7 @@ from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.engines.vllm.refusals import check_config, check_request, check_vllm
 from dynts.engines.vllm.settings import KEY, PARSER, PluginSettings, read_settings
 from dynts.errors import DyntsError, UnsupportedError
+from dynts.methods.dynts import check_granularity_of
 from dynts.predictor.model import ImportancePredictor
 
 logger = logging.getLogger(__name__)
@@ -75,12 +76,8 @@ def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
     folder = Path(settings.predictor)
     name = str(folder.resolve()) if folder.is_dir() else settings.predictor
     predictor = ImportancePredictor.from_pretrained(name)
-    size = config.model_config.get_hidden_size()
-    if predictor.config.hidden_size != size:
-        raise DyntsError(
-            f"the predictor reads hidden states of size {predictor.config.hidden_size}, this model's have size {size}: "
-            f"use a predictor trained for this model (this one is for {predictor.config.base_model or 'another'})"
-        )
+    predictor.check_sizes(config.model_config.hf_config)
+    check_granularity_of(predictor, settings.granularity)
     scanner = engine_scanner(config.model_config, settings, predictor)
     if scanner is None:
         logger.warning("dynts: no think markers known, all generated tokens are treated as thinking")

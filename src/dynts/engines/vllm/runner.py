@@ -1,5 +1,6 @@
 """The model runner's part: tell attention what is cached, score new tokens, and compact."""
 
+import logging
 from typing import Any, cast
 
 import numpy as np
@@ -11,7 +12,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 from vllm.v1.worker.gpu_model_runner import AsyncGPUModelRunnerOutput, GPUModelRunner
 
-from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written
+from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written, own_heads
 from dynts.engines.vllm.ledger import Ledger
 from dynts.engines.vllm.plugin import engine_scanner
 from dynts.engines.vllm.refusals import check_kv_cache
@@ -20,6 +21,8 @@ from dynts.errors import UnsupportedError
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.fingerprint import check_fingerprint
 from dynts.predictor.model import ImportancePredictor
+
+logger = logging.getLogger(__name__)
 
 
 class BudgetRunner(GPUModelRunner):
@@ -45,8 +48,17 @@ class BudgetRunner(GPUModelRunner):
             self.predictor.config.fingerprint, cast(Any, _Fingerprinted(self)), self.predictor.config.base_model
         )
         scanner = engine_scanner(self.model_config, settings, self.predictor)
+        known = self.predictor.config
+        self.native, sets = settings.granularity == "native", None
+        if self.native:
+            parallel = get_tp_group()
+            self.own_heads = own_heads(parallel.rank_in_group, parallel.world_size, known.kv_heads)
+            sets = known.layers, self.own_heads.stop - self.own_heads.start
         self.ledger = Ledger(
-            settings.schedule, scanner, self.max_num_reqs, self.max_model_len, torch.device(self.device)
+            settings.schedule, scanner, self.max_num_reqs, self.max_model_len, torch.device(self.device), sets
+        )
+        logger.info(
+            "dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, self.max_num_reqs
         )
         self.compacted: list[str] = []
 
@@ -158,7 +170,8 @@ class BudgetRunner(GPUModelRunner):
         if len(generated) < tokens:
             chosen = self.ledger.upload(generated)
             rows, slots, hidden = rows[chosen], slots[chosen], hidden[chosen]
-        self.ledger.note_scores(rows, slots, predicted_scores(self.predictor, hidden))
+        scores = predicted_scores(self.predictor, hidden, self.native)
+        self.ledger.note_scores(rows, slots, scores[..., self.own_heads] if self.native else scores)
 
     def _due(self, scheduler_output: SchedulerOutput) -> list[str]:
         """The requests that have reached the budget; scheduler and worker must agree on them.
@@ -179,18 +192,22 @@ class BudgetRunner(GPUModelRunner):
     def _compact(self, due: list[str]) -> None:
         """Move the survivors together, in every layer, and give the emptied blocks up."""
         kept = self.ledger.choose(due)
-        if get_tensor_model_parallel_world_size() > 1:
+        # with sets of its own each rank moves the heads that it has
+        if not self.native and get_tensor_model_parallel_world_size() > 1:
             kept = get_tp_group().broadcast(kept)
         moves = self.ledger.evict(due, kept)
         table = self.input_batch.block_table[0]
         at = [self.input_batch.req_id_to_index[name] for name in due]
         blocks = table.get_device_tensor(self.input_batch.num_reqs)[self.ledger.upload(at)]
         source, target = (
-            blocks[moves.which, slot // table.block_size].long() * table.block_size + slot % table.block_size
-            for slot in (moves.source, moves.target)
+            blocks[which, slot // table.block_size].long() * table.block_size + slot % table.block_size
+            for which, slot in (
+                (moves.which[:, None] if self.native else moves.which, moves.source),
+                (moves.which, moves.target),
+            )
         )
-        for cache in self.layer_caches:
-            self.move(cache, source, target)
+        for layer, cache in enumerate(self.layer_caches):
+            self.move(cache, source[layer] if self.native else source, target)
         for name, row in zip(due, at, strict=True):
             held = cdiv(self.ledger.entries[name].settled, table.block_size)
             del self.requests[name].block_ids[0][held:]

@@ -18,6 +18,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "budget": int,
     "local_window": int,
     "retention_ratio": float,
+    "granularity": str,
     "think_start": str,
     "think_end": str,
 }
@@ -33,6 +34,7 @@ class PluginSettings:
         budget: see `CompressionConfig`.
         local_window: see `CompressionConfig`.
         retention_ratio: see `CompressionConfig`.
+        granularity: "shared" or "native", see `dynts.methods.DynTS`.
         think_start: opens the thinking, as text; None where the tokenizer tells, see `dynts.chat.markers.find_format`.
         think_end: closes it, likewise.
 
@@ -44,15 +46,19 @@ class PluginSettings:
     budget: int = _DEFAULTS.budget
     local_window: int = _DEFAULTS.local_window
     retention_ratio: float = _DEFAULTS.retention_ratio
+    granularity: str = "shared"
     think_start: str | None = None
     think_end: str | None = None
 
     def __post_init__(self) -> None:
+        from dynts.cache.method import check_granularity  # loads torch and transformers
+
         if not isinstance(self.predictor, str) or not self.predictor:
             raise DyntsError(f"predictor must be a folder or the id of a Hub repository, got {self.predictor!r}")
         for name in ("think_start", "think_end"):
             if not isinstance(getattr(self, name), str | None):
                 raise DyntsError(f"{name} must be a text, got {getattr(self, name)!r}")
+        check_granularity(self.granularity)
         _ = self.schedule
 
     @property

@@ -1,0 +1,62 @@
+"""vLLM with a set of tokens for each layer and KV head, beside the transformers path."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE
+from transformers_path import forced_logprobs
+from vllm_engines import (
+    MARKERS,
+    budget,
+    free_blocks,
+    furthest,
+    needs_vllm,
+    outputs_of,
+    prompts_of,
+    sampling,
+    scheduler,
+    started,
+)
+
+import dynts
+from dynts.chat.markers import ThinkMarkers
+from dynts.engines.vllm.ledger import Ledger
+from dynts.methods import DynTS
+
+pytestmark = needs_vllm
+
+
+def expect(folder: Path, prompts: list[list[int]], results: list[Any], granularity: str) -> list[Any]:
+    predictor = dynts.ImportancePredictor.from_pretrained(folder / "native")
+    markers, method = ThinkMarkers((MARKERS[0],), (MARKERS[1],)), DynTS(granularity)
+    return forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers, method)[0]
+
+
+def test_logprobs_equal_the_transformers_path(
+    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queueing, a shared prompt in cached blocks, a preemption, and compactions that are due together one by one."""
+    folder = random_model("llama")
+    monkeypatch.setattr(Ledger, "at_once", 1)
+    additional = budget(CONFIG, folder / "native", granularity="native")
+    with started(folder, additional, skip_tokenizer_init=True, num_gpu_blocks_override=POOL) as llm:
+        engine, watched = llm.llm_engine, scheduler(llm)
+        for number, prompt in enumerate(PROMPTS):
+            engine.add_request(str(number), *prompts_of([prompt]), sampling(150 + 31 * (number % 7)))
+        done: dict[int, Any] = {}
+        preempted = steps = 0
+        while engine.has_unfinished_requests():
+            done |= {int(result.request_id): result for result in engine.step() if result.finished}
+            steps += 1
+            if steps == 200:
+                preempted = sum(count > 0 for count in watched.kv_cache_manager.evicted.values())
+                watched.reset_prefix_cache(reset_running_requests=True)
+        results = [done[number] for number in range(len(PROMPTS))]
+        assert preempted, "one that had evicted must be preempted"
+        assert sum(result.num_cached_tokens > 0 for result in results) >= 8, "the system prompt must be shared"
+        assert watched.counters.compactions >= 30
+        assert free_blocks(llm) == POOL - 1
+    assert furthest(results, expect(folder, PROMPTS, results, "native")) < TOLERANCE
+    assert furthest(results, expect(folder, PROMPTS, results, "shared")) > 100 * TOLERANCE, "the sets must differ"
