@@ -1,8 +1,10 @@
-"""The embedded model's answers on held-out problems, by vLLM under the plugin and by transformers, at three budgets.
+"""The embedded model's answers on held-out problems, by vLLM under the plugin and by transformers, at some budgets.
 
     python benchmarks/vllm_answers.py --problems 200 --out answers.json
+    python benchmarks/vllm_answers.py --granularity native --predictor DIR --shares 0.2 0.3 0.4 --out answers.json
 
 Both decode greedily. Answers may differ where two tokens are equally likely up to rounding; what counts is Pass@1.
+Predictors of native labels are those of `native_predictor.py` (WORK/embedded/future-native).
 """
 
 import argparse
@@ -11,19 +13,19 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-import dynts
 from dynts.chat.prompts import chat_prompt
+from dynts.cli.checks import load_session
+from dynts.config import ModelSource
+from dynts.decode.arm import Arm
+from dynts.methods import DynTS
 from dynts.store.files import write_text_whole
-from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
+from dynts.tiny import WEIGHTS
 from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, is_solved, schedule, solve
-from dynts.tiny.task import HELD_OUT, Problem, make_problem
-
-SHARES = (0.3, 0.4, 0.5)
+from dynts.tiny.task import HELD_OUT, ChainProblem, make_problem
 
 
 def main() -> None:
@@ -31,16 +33,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--together", type=int, default=32)
+    parser.add_argument("--predictor", default=str(WEIGHTS / "answer"))
+    parser.add_argument("--granularity", choices=["shared", "native"], default="shared")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.4, 0.5], help="budgets, of the mean length")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     problems = [make_problem(number) for number in HELD_OUT[: arguments.problems]]
     rows = []
-    for share in SHARES:
-        config = schedule(budget_for(share))
-        ours, theirs = by_vllm(problems, config, arguments.together), by_transformers(problems, config)
+    for share in arguments.shares:
+        arm = Arm(DynTS(arguments.granularity), schedule(budget_for(share)), arguments.predictor)
+        ours, theirs = by_vllm(problems, arm, arguments.together), by_transformers(problems, arm)
         rows.append(
             {
-                "budget": config.budget,
+                "budget": arm.config.budget,
                 "problems": len(problems),
                 "correct_vllm": count_correct(ours, problems),
                 "correct_transformers": count_correct(theirs, problems),
@@ -54,7 +59,7 @@ def main() -> None:
     Console().print(table)
 
 
-def by_vllm(problems: list[Problem], config: dynts.CompressionConfig, together: int) -> list[str]:
+def by_vllm(problems: list[ChainProblem], arm: Arm[str], together: int) -> list[str]:
     """What vLLM writes; the engine ends before this returns."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -62,7 +67,7 @@ def by_vllm(problems: list[Problem], config: dynts.CompressionConfig, together: 
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    budget: dict[str, Any] = {"predictor": str(WEIGHTS / "answer"), **asdict(config)}
+    budget = {"predictor": arm.predictor, "granularity": arm.method.granularity, **asdict(arm.config)}
     llm = LLM(
         model=str(WEIGHTS),
         dtype="float32",
@@ -84,14 +89,14 @@ def by_vllm(problems: list[Problem], config: dynts.CompressionConfig, together: 
     return answers
 
 
-def by_transformers(problems: list[Problem], config: dynts.CompressionConfig) -> list[str]:
+def by_transformers(problems: list[ChainProblem], arm: Arm[str]) -> list[str]:
     """What transformers' generate writes in a dynts context."""
-    model, tokenizer = load_tiny_model()
-    with dynts.compress(model, "dynts", config, load_tiny_predictor(), tokenizer=tokenizer):
+    session, model, tokenizer = load_session(ModelSource(str(WEIGHTS)), arm)
+    with session:
         return [solution.text for solution in solve(model, tokenizer, problems)]
 
 
-def count_correct(texts: list[str], problems: list[Problem]) -> int:
+def count_correct(texts: list[str], problems: list[ChainProblem]) -> int:
     """Problems solved."""
     return sum(is_solved(text, problem.answer) for text, problem in zip(texts, problems, strict=True))
 
