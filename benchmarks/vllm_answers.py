@@ -2,9 +2,11 @@
 
     python benchmarks/vllm_answers.py --problems 200 --out answers.json
     python benchmarks/vllm_answers.py --granularity native --predictor DIR --shares 0.2 0.3 0.4 --out answers.json
+    python benchmarks/vllm_answers.py --method dynts-all --granularity native --predictor DIR --out answers.json
 
 Both decode greedily. Answers may differ where two tokens are equally likely up to rounding; what counts is Pass@1.
-Predictors of native labels are those of `native_predictor.py` (WORK/embedded/future-native).
+Predictors of native labels are those of `native_predictor.py` (WORK/embedded/future-native,
+for dynts-all future-native-all).
 """
 
 import argparse
@@ -17,11 +19,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dynts.chat.options import DEFAULT_CHAT
 from dynts.chat.prompts import chat_prompt
 from dynts.cli.checks import load_session
 from dynts.config import ModelSource
 from dynts.decode.arm import Arm
-from dynts.methods import DynTS
+from dynts.engines.vllm.settings import PluginSettings
+from dynts.methods import resolve_method
+from dynts.methods.variants import configure
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
 from dynts.tiny.solve import MAX_NEW_TOKENS, budget_for, is_solved, schedule, solve
@@ -34,6 +39,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--together", type=int, default=32)
     parser.add_argument("--predictor", default=str(WEIGHTS / "answer"))
+    parser.add_argument("--method", choices=["dynts", "dynts-all"], default="dynts")
     parser.add_argument("--granularity", choices=["shared", "native"], default="shared")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.3, 0.4, 0.5], help="budgets, of the mean length")
     parser.add_argument("--out", type=Path, required=True)
@@ -41,7 +47,8 @@ def main() -> None:
     problems = [make_problem(number) for number in HELD_OUT[: arguments.problems]]
     rows = []
     for share in arguments.shares:
-        arm = Arm(DynTS(arguments.granularity), schedule(budget_for(share)), arguments.predictor)
+        method = configure(resolve_method(arguments.method), arguments.granularity)
+        arm = Arm(method, schedule(budget_for(share)), arguments.predictor)
         ours, theirs = by_vllm(problems, arm, arguments.together), by_transformers(problems, arm)
         rows.append(
             {
@@ -67,7 +74,6 @@ def by_vllm(problems: list[ChainProblem], arm: Arm[str], together: int) -> list[
     from vllm import LLM, SamplingParams
     from vllm.distributed import cleanup_dist_env_and_memory
 
-    budget = {"predictor": arm.predictor, "granularity": arm.method.granularity, **asdict(arm.config)}
     llm = LLM(
         model=str(WEIGHTS),
         dtype="float32",
@@ -75,7 +81,8 @@ def by_vllm(problems: list[ChainProblem], arm: Arm[str], together: int) -> list[
         enforce_eager=True,
         max_num_seqs=together,
         block_size=32,
-        additional_config={"dynts": budget},
+        enable_prefix_caching=arm.method.protect_question,
+        additional_config={"dynts": asdict(PluginSettings.of(arm, DEFAULT_CHAT))},
     )
     tokenizer = llm.get_tokenizer()
     texts = [chat_prompt(tokenizer, problem.question) for problem in problems]

@@ -81,7 +81,7 @@ def test_import(dynts: Run, write_lines: Callable[..., Path], tmp_path: Path) ->
         (("--engine-args", "{"), "--engine-args: not valid JSON"),
         (
             ("--engine-args", "{}", "--engine", "vllm", "--method", "window"),
-            "--engine vllm takes the methods full and dynts",
+            "--engine vllm takes the methods full, dynts and dynts-all",
         ),
         (("--engine-args", '{"seed": 1}'), "--engine-args"),
         (("--question-column", "question"), "no column 'question', only task, gold, steps"),

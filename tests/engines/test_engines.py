@@ -403,7 +403,7 @@ def test_each_has_its_own_seconds_and_those_of_the_run(vllm: FakeVllm) -> None:
 def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     for name in ("window", "dynts-random", "rkv"):
-        with pytest.raises(DyntsError, match=f"methods full and dynts, got {METHODS[name].__name__}"):
+        with pytest.raises(DyntsError, match=f"methods full, dynts and dynts-all, got {METHODS[name].__name__}"):
             VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, Arm(METHODS[name]())), 4)
 
 

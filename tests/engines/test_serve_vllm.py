@@ -86,6 +86,7 @@ def test_what_vllm_is_given_and_its_signals_and_exit_code(environment: dict[str,
         "DYNTS_LOCAL_WINDOW": "1500",
         "DYNTS_RETENTION_RATIO": "0.3",
         "DYNTS_GRANULARITY": "shared",
+        "DYNTS_METHOD": "dynts",
         "VLLM_API_KEY": "sesame",
     }
     time.sleep(0.2)  # its handler comes a moment after the file
@@ -145,5 +146,5 @@ def test_what_does_not_fit_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     with_predictor = ("--predictor", "p")
     assert "--max-batch is for --engine transformers" in refusal(*with_predictor, "--max-batch", 4)
     assert "--open-thinking is for --engine transformers" in refusal(*with_predictor, "--open-thinking")
-    assert "method dynts only, got 'full'" in refusal("--method", "full")
+    assert "methods dynts and dynts-all only, got 'full'" in refusal("--method", "full")
     assert "needs --predictor" in refusal()

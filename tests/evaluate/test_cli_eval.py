@@ -173,7 +173,7 @@ def test_a_model_that_does_not_think_is_graded_on_all_that_it_wrote(
         (("--granularity", "both"), "granularity must be shared, native or shared,native, got 'both'"),
         (("--paper-settings", "r1-qwen-7b"), "--paper-settings sets budget, local window and retention ratio"),
         (("--batch", 0), "batch must be at least 1"),
-        (("--engine", "vllm"), "--engine vllm takes the methods full and dynts, got Window"),
+        (("--engine", "vllm"), "--engine vllm takes the methods full, dynts and dynts-all, got Window"),
         (("--engine", "vllm", "--engine-args", "[1]"), "--engine-args: expected a JSON object, got list"),
         (("--engine", "vllm", "--attention", "eager"), "--engine vllm takes no --gguf-file and no --attention"),
         (("--engine-args", '{"seed": 1}'), "--engine-args are for --engine vllm"),

@@ -100,12 +100,13 @@ def _become_vllm(given: ServeCommand, explicit: Collection[str]) -> None:
     from dynts.engines.vllm.server import exec_vllm
     from dynts.errors import DyntsError
 
-    method = given.method
     for name in _TRANSFORMERS_ONLY:
         if name in explicit:
             raise DyntsError(f"{flag_of(name)} is for --engine transformers: give vLLM its own options after --")
-    if method.method != "dynts":
-        raise DyntsError(f"--engine vllm has method dynts only, got {method.method!r}: use --engine transformers")
+    name = given.method.method
+    if name not in ("dynts", "dynts-all"):
+        raise DyntsError(f"--engine vllm has methods dynts and dynts-all only, got {name!r}: use --engine transformers")
+    arm = resolve(given.method)
     options = {"host": given.host, "port": given.port, "served-model-name": given.served_model_name}
     check_chat(given.source)
-    exec_vllm(given.source, options, given.vllm_options, method, given.api_key)
+    exec_vllm(given.source, options, given.vllm_options, arm, given.api_key)

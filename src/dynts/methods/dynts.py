@@ -34,23 +34,6 @@ def predicted_scores(
     return scores.view(*hidden.shape[:-1], *scores.shape[1:])
 
 
-def check_granularity_of(predictor: object, granularity: str) -> None:
-    """Refuse a predictor that does not tell layers and heads apart where each keeps tokens of its own.
-
-    Args:
-        predictor: maps hidden states to scores; an `ImportancePredictor` says in its config what it tells.
-        granularity: of the method, "shared" or "native".
-
-    Raises:
-        DyntsError: it does not.
-    """
-    if granularity == "native" and not getattr(getattr(predictor, "config", None), "native", False):
-        raise DyntsError(
-            "this predictor has one score for all layers and heads: train one with `dynts label --labels "
-            "answer-native` and `dynts train --label answer-native`, or use granularity 'shared'"
-        )
-
-
 @dataclass
 class DynTS(Method):
     """Predicted importance; question and answer are protected.
@@ -73,11 +56,23 @@ class DynTS(Method):
     def __post_init__(self) -> None:
         check_granularity(self.granularity)
 
+    def check_scores(self, predictor: object) -> None:
+        """Refuse a predictor whose scores do not serve this method.
+
+        Raises:
+            DyntsError: it does not tell layers and heads apart where each keeps tokens of its own.
+        """
+        if self.granularity == "native" and not getattr(getattr(predictor, "config", None), "native", False):
+            raise DyntsError(
+                "this predictor has one score for all layers and heads: train one with `dynts label --labels "
+                "answer-native` and `dynts train --label answer-native`, or use granularity 'shared'"
+            )
+
     def begin(self, surroundings: Surroundings) -> None:
         """Take the predictor.
 
         Raises:
-            DyntsError: there is none, or it does not tell layers and heads apart where it should.
+            DyntsError: there is none, or its scores do not serve this method.
         """
         predictor = surroundings.predictor
         if predictor is None:
@@ -87,7 +82,7 @@ class DynTS(Method):
                 "predictor=ImportancePredictor.from_pretrained(...), train one with `dynts label` and `dynts train`, "
                 "or choose a method without one, such as 'window'"
             )
-        check_granularity_of(predictor, self.granularity)
+        self.check_scores(predictor)
         self.predictor: Callable[..., torch.Tensor] = predictor
         self.scores = Columns()
         self.unscored = Columns()
@@ -151,14 +146,14 @@ class DynTSAll(DynTS):
     protect_answer: ClassVar[bool] = False
     scores_all_tokens: ClassVar[bool] = True
 
-    def begin(self, surroundings: Surroundings) -> None:
-        """Take the predictor.
+    def check_scores(self, predictor: object) -> None:
+        """Refuse a predictor whose scores do not serve this method.
 
         Raises:
-            DyntsError: there is none, or it has seen nothing but thinking tokens.
+            DyntsError: it does not tell layers and heads apart, or has seen nothing but thinking tokens.
         """
-        super().begin(surroundings)
-        if not getattr(getattr(surroundings.predictor, "config", None), "all_tokens", False):
+        super().check_scores(predictor)
+        if not getattr(getattr(predictor, "config", None), "all_tokens", False):
             raise DyntsError(
                 "method dynts-all scores question and answer tokens, this predictor was trained on thinking tokens "
                 "only: label with `dynts label --all-tokens` and train another, or use method 'dynts'"

@@ -17,8 +17,8 @@ OPEN, CLOSE = 5, 6
 class Plain:
     """One request as one layer and head have it, kept in lists; its cache says which position each slot holds."""
 
-    def __init__(self, prompt: list[int], schedule: CompressionConfig) -> None:
-        self.prompt, self.schedule = prompt, schedule
+    def __init__(self, prompt: list[int], schedule: CompressionConfig, competes: bool) -> None:
+        self.prompt, self.schedule, self.competes = prompt, schedule, competes
         self.tokens, self.scores = list(prompt), [0.0] * len(prompt)
         self.slots = list(range(len(prompt)))
         self.cache = list(range(len(prompt)))  # what physically stands in each slot
@@ -30,14 +30,16 @@ class Plain:
         self.scores.append(score)
 
     def compact(self) -> None:
-        question, window = len(self.prompt), self.schedule.local_window
+        question, window = 0 if self.competes else len(self.prompt), self.schedule.local_window
         closed, answer = False, []
         for token in self.tokens:
             answer.append(closed)
             closed = token == CLOSE or (closed and token != OPEN)
+        if self.competes:
+            answer = [False] * len(answer)
         middle = self.slots[question : len(self.slots) - window]
         best = sorted(middle, key=lambda at: (answer[at], self.scores[at] if not answer[at] else 0.0, at), reverse=True)
-        keep = set(best[: self.schedule.selected_tokens(question)])
+        keep = set(best[: self.schedule.kept_tokens(len(self.prompt)) - question - window])
         self.slots = [
             *self.slots[:question],
             *(at for at in middle if at in keep),
@@ -46,19 +48,27 @@ class Plain:
 
 
 @pytest.mark.parametrize("sets", [None, (2, 3)], ids=["shared", "native"])
-def test_survivors_of_several_compactions(sets: tuple[int, int] | None) -> None:
+@pytest.mark.parametrize("competes", [False, True], ids=["question kept", "question competes"])
+def test_survivors_of_several_compactions(sets: tuple[int, int] | None, competes: bool) -> None:
     chance = random.Random(0)
     schedule = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)
-    scanner = ThinkScanner.of_ids(ThinkMarkers((OPEN,), (CLOSE,)))
-    ledger = Ledger(schedule, scanner, rows=3, length=400, device=torch.device("cpu"), sets=sets)
+    scanner = None if competes else ThinkScanner.of_ids(ThinkMarkers((OPEN,), (CLOSE,)))
+    ledger = Ledger(schedule, scanner, 3, 400, torch.device("cpu"), sets, protect_question=not competes)
     layers, heads = sets or (1, 1)
     requests = {
-        name: [[Plain(prompt, schedule) for _ in range(heads)] for _ in range(layers)]
+        name: [[Plain(prompt, schedule, competes) for _ in range(heads)] for _ in range(layers)]
         for name, size in zip("abc", (9, 4, 20), strict=True)
         for prompt in [[chance.randrange(8, 60) for _ in range(size)]]
     }
     for name, own in requests.items():
-        ledger.start(name, own[0][0].prompt)
+        prompt = own[0][0].prompt
+        ledger.start(name, prompt)
+        if competes:
+            scores = torch.rand(len(prompt), layers, heads, generator=torch.Generator().manual_seed(len(prompt)))
+            rows = torch.full((len(prompt),), ledger.entries[name].row)
+            ledger.note_scores(rows, torch.arange(len(prompt)), scores if sets else scores[:, 0, 0])
+            for layer, head in product(range(layers), range(heads)):
+                own[layer][head].scores = scores[:, layer, head].tolist()
     compactions = apart = 0
     for step in range(150):
         for name, own in requests.items():
@@ -87,7 +97,7 @@ def test_survivors_of_several_compactions(sets: tuple[int, int] | None) -> None:
                 request = requests[name][layer][head]
                 before = list(request.cache)
                 for read, target in zip(source[layer, mine, head].tolist(), moves.target[mine].tolist(), strict=True):
-                    assert target >= len(request.prompt), "the prompt stays where it is"
+                    assert competes or target >= len(request.prompt), "the prompt stays where it is"
                     request.cache[target] = before[read]
                 request.compact()
                 del request.cache[len(request.slots) :]

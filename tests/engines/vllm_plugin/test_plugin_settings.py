@@ -2,8 +2,12 @@
 
 import pytest
 
+from dynts.chat.options import ChatOptions
+from dynts.config import CompressionConfig
+from dynts.decode.arm import Arm
 from dynts.engines.vllm.settings import PluginSettings, read_settings
 from dynts.errors import DyntsError
+from dynts.methods import DynTSAll
 
 GIVEN = {
     "predictor": "some/predictor",
@@ -11,6 +15,7 @@ GIVEN = {
     "local_window": 100,
     "retention_ratio": 0.5,
     "granularity": "native",
+    "method": "dynts-all",
 }
 ENVIRONMENT = {
     "DYNTS_PREDICTOR": "some/predictor",
@@ -18,6 +23,7 @@ ENVIRONMENT = {
     "DYNTS_LOCAL_WINDOW": "100",
     "DYNTS_RETENTION_RATIO": "0.5",
     "DYNTS_GRANULARITY": "native",
+    "DYNTS_METHOD": "dynts-all",
 }
 
 
@@ -25,8 +31,18 @@ def test_both_sources_say_the_same_and_nothing_means_nothing() -> None:
     assert read_settings({"dynts": GIVEN}, {}) == read_settings({}, ENVIRONMENT) == PluginSettings(**GIVEN)
     assert read_settings({}, {}) is None
     assert read_settings({"other": 1}, {"DYNTS_BUDGET": ""}) is None
-    assert read_settings({"dynts": {"predictor": "p"}}, ENVIRONMENT) == PluginSettings("p", 5000, 2000, 0.4, "shared")
+    assert read_settings({"dynts": {"predictor": "p"}}, ENVIRONMENT) == PluginSettings(
+        "p", 5000, 2000, 0.4, "shared", "dynts"
+    )
     assert read_settings({"dynts": None}, ENVIRONMENT) is None, "told to leave vLLM alone"
+
+
+def test_what_a_command_is_given_reaches_the_plugin_through_the_environment() -> None:
+    arm = Arm(DynTSAll("native"), CompressionConfig(300, 100, 0.5), "some/predictor")
+    settings = PluginSettings.of(arm, ChatOptions(think_end="[/THINK]"))
+    assert settings == PluginSettings(**GIVEN, think_end="[/THINK]")
+    assert PluginSettings.from_environment(settings.to_environment()) == settings
+    assert settings.policy == arm.method
 
 
 def test_schedule_and_markers() -> None:
@@ -51,6 +67,7 @@ def test_schedule_and_markers() -> None:
         ({"dynts": {**GIVEN, "local_window": 300}}, r"local_window \(300\) must be smaller than the budget"),
         ({"dynts": {**GIVEN, "retention_ratio": 1.5}}, r"retention_ratio must lie between 0 and 1.*1\.5"),
         ({"dynts": {**GIVEN, "granularity": "head"}}, r"granularity must be 'shared' or 'native', got 'head'"),
+        ({"dynts": {**GIVEN, "method": "h2o"}}, r"method must be one of dynts, dynts-all with vLLM, got 'h2o'"),
         ({"dynts": {**GIVEN, "predictor": ""}}, r"predictor must be a folder or the id"),
         ({"dynts": {**GIVEN, "think_end": [6, 7]}}, r"think_end must be a text, got \[6, 7\]"),
     ],

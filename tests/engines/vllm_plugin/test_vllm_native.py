@@ -1,4 +1,4 @@
-"""vLLM with a set of tokens for each layer and KV head, beside the transformers path."""
+"""vLLM with a set of tokens for each layer and KV head, and where the question competes, beside transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,25 +23,36 @@ from vllm_engines import (
 import dynts
 from dynts.chat.markers import ThinkMarkers
 from dynts.engines.vllm.ledger import Ledger
-from dynts.methods import DynTS
+from dynts.methods import DynTS, DynTSAll
 
 pytestmark = needs_vllm
 
 
-def expect(folder: Path, prompts: list[list[int]], results: list[Any], granularity: str) -> list[Any]:
+def distance(folder: Path, results: list[Any], method: DynTS) -> float:
+    """From the log-probabilities of the transformers path."""
     predictor = dynts.ImportancePredictor.from_pretrained(folder / "native")
-    markers, method = ThinkMarkers((MARKERS[0],), (MARKERS[1],)), DynTS(granularity)
-    return forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers, method)[0]
+    markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
+    expected, _ = forced_logprobs(folder, PROMPTS, outputs_of(results), CONFIG, predictor, markers, method)
+    return furthest(results, expected)
 
 
+@pytest.mark.parametrize(
+    ("method", "other"),
+    [
+        pytest.param(DynTS("native"), DynTS("shared"), id="native"),
+        pytest.param(DynTSAll("native"), DynTS("native"), id="question competes, native"),
+        pytest.param(DynTSAll("shared"), DynTS("shared"), id="question competes"),
+    ],
+)
 def test_logprobs_equal_the_transformers_path(
-    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, method: DynTS, other: DynTS
 ) -> None:
     """Queueing, a shared prompt in cached blocks, a preemption, and compactions that are due together one by one."""
-    folder = random_model("llama")
+    folder, cached = random_model("llama"), method.protect_question
     monkeypatch.setattr(Ledger, "at_once", 1)
-    additional = budget(CONFIG, folder / "native", granularity="native")
-    with started(folder, additional, skip_tokenizer_init=True, num_gpu_blocks_override=POOL) as llm:
+    additional = budget(CONFIG, folder / "native", granularity=method.granularity, method=method.name)
+    arguments = {"skip_tokenizer_init": True, "num_gpu_blocks_override": POOL, "enable_prefix_caching": cached}
+    with started(folder, additional, **arguments) as llm:
         engine, watched = llm.llm_engine, scheduler(llm)
         for number, prompt in enumerate(PROMPTS):
             engine.add_request(str(number), *prompts_of([prompt]), sampling(150 + 31 * (number % 7)))
@@ -55,8 +66,8 @@ def test_logprobs_equal_the_transformers_path(
                 watched.reset_prefix_cache(reset_running_requests=True)
         results = [done[number] for number in range(len(PROMPTS))]
         assert preempted, "one that had evicted must be preempted"
-        assert sum(result.num_cached_tokens > 0 for result in results) >= 8, "the system prompt must be shared"
+        assert (sum(result.num_cached_tokens > 0 for result in results) >= 8) == cached, "the system prompt is shared"
         assert watched.counters.compactions >= 30
         assert free_blocks(llm) == POOL - 1
-    assert furthest(results, expect(folder, PROMPTS, results, "native")) < TOLERANCE
-    assert furthest(results, expect(folder, PROMPTS, results, "shared")) > 100 * TOLERANCE, "the sets must differ"
+    assert distance(folder, results, method) < TOLERANCE
+    assert distance(folder, results, other) > 100 * TOLERANCE, "other sets must show"

@@ -58,6 +58,12 @@ def test_a_predictor_of_another_model_and_a_wrong_setting(folder: Path, tmp_path
     ImportancePredictor(more).save_pretrained(tmp_path / "more")
     with pytest.raises(DyntsError, match="for 3 layers of 2 KV heads, this model has 2 full-attention layers of 2"):
         configure(folder, budget(CONFIG, tmp_path / "more", granularity="native"))
+    with pytest.raises(UnsupportedError, match=r"dynts-all scores the question.*use --no-enable-prefix-caching"):
+        configure(folder, budget(CONFIG, folder / "predictor", method="dynts-all"))
+    configure(folder, budget(CONFIG, folder / "predictor", method="dynts-all"), enable_prefix_caching=False)
+    random_predictor(128, all_tokens=False).save_pretrained(tmp_path / "thinking")
+    with pytest.raises(DyntsError, match="was trained on thinking tokens only"):
+        configure(folder, budget(CONFIG, tmp_path / "thinking", method="dynts-all"), enable_prefix_caching=False)
     with pytest.raises(DyntsError, match="neither a folder nor a Hub repository"):
         configure(folder, budget(CONFIG, tmp_path / "nothing"))
     with pytest.raises(DyntsError, match="no setting bugdet"):

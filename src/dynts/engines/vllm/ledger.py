@@ -22,20 +22,22 @@ class Entry:
 
     Attributes:
         row: of the ledger's tables.
-        question: tokens of the prompt, which stay in the first slots.
+        question: tokens of the prompt.
+        pinned: first slots, which hold the prompt and are kept anyway; none where the question competes.
         evicted: tokens that it no longer holds.
         settled: slots that the latest compaction filled.
     """
 
     row: int
     question: int
+    pinned: int
     evicted: int = 0
     settled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """Where the survivors of a compaction go; the first slots, which hold the prompt, are left out.
+    """Where the survivors of a compaction go; pinned slots, which stay, are left out.
 
     Attributes:
         which: int64 [n], of the compacted requests, on the device.
@@ -62,6 +64,7 @@ class Ledger:
         length: most tokens of a request, evicted ones included.
         device: of the tables.
         sets: (layers, KV heads) that each keep tokens of their own, those of this rank; None for one set of tokens.
+        protect_question: keep the prompt anyway, where it is.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class Ledger:
         length: int,
         device: torch.device,
         sets: tuple[int, int] | None = None,
+        protect_question: bool = True,
     ) -> None:
         self.schedule = schedule
         self.scanner = scanner
         self.device = device
+        self.protect_question = protect_question
         self.entries: dict[str, Entry] = {}
         self._sets = sets or ()
         self._free = list(range(rows))
@@ -101,7 +106,7 @@ class Ledger:
         """
         entry = self.entries.get(request)
         row = self._free.pop() if entry is None else entry.row
-        self.entries[request] = Entry(row, len(prompt))
+        self.entries[request] = Entry(row, len(prompt), len(prompt) if self.protect_question else 0)
         self._tokens[row, : len(prompt)] = self.upload(np.asarray(prompt, dtype=np.int32))
 
     def finish(self, request: str) -> None:
@@ -121,7 +126,7 @@ class Ledger:
         self._tokens[rows, positions] = tokens.to(self._tokens.dtype)
 
     def note_scores(self, rows: torch.Tensor, slots: torch.Tensor, scores: torch.Tensor) -> None:
-        """Note the predicted importance of generated tokens.
+        """Note the predicted importance of tokens; those that are pinned need none.
 
         Args:
             rows: int64 [n]: of the tables.
@@ -137,7 +142,7 @@ class Ledger:
         """
         entries = [self.entries[request] for request in due]
         rows = self.upload([entry.row for entry in entries])
-        questions = self.upload([entry.question for entry in entries])
+        pinned = self.upload([entry.pinned for entry in entries])
         keep = self.upload([self.schedule.kept_tokens(entry.question) for entry in entries])
         slot = torch.arange(self.schedule.budget, device=self.device)
         scores = self._scores[rows]
@@ -150,7 +155,7 @@ class Ledger:
             torch.full_like(keep, self.schedule.budget),
             keep,
             self.schedule.local_window,
-            question=(slot < questions[:, None])[:, None],
+            question=(slot < pinned[:, None])[:, None],
         )
 
     def evict(self, due: Sequence[str], kept: torch.Tensor) -> Moves:
@@ -163,14 +168,14 @@ class Ledger:
         entries = [self.entries[request] for request in due]
         rows = self.upload([entry.row for entry in entries])
         keep = np.array([self.schedule.kept_tokens(entry.question) for entry in entries])
-        questions = np.array([entry.question for entry in entries])
+        pinned = np.array([entry.pinned for entry in entries])
         index = left_align(kept, int(keep.max()))
         self._scores[rows, :, : index.shape[2]] = self._scores[rows].gather(2, index)
         for entry, count in zip(entries, keep.tolist(), strict=True):
             entry.evicted += self.schedule.budget - count
             entry.settled = count
-        which = self.upload(np.repeat(np.arange(len(due)), keep - questions))
-        target = self.upload(np.concatenate([np.arange(*ends) for ends in zip(questions, keep, strict=True)]))
+        which = self.upload(np.repeat(np.arange(len(due)), keep - pinned))
+        target = self.upload(np.concatenate([np.arange(*ends) for ends in zip(pinned, keep, strict=True)]))
         source = index[which, :, target].reshape(len(which), *self._sets)
         return Moves(which, source.transpose(0, 1) if self._sets else source, target)
 

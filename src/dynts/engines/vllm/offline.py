@@ -11,7 +11,6 @@ from typing import Any
 from transformers import GenerationConfig
 
 from dynts.cache.lengths import cache_lengths
-from dynts.chat.options import ChatOptions
 from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
 from dynts.config import ModelSource, Sampling
@@ -21,7 +20,7 @@ from dynts.engines.engine import FULL_CACHE, Completion, Request
 from dynts.engines.vllm.settings import KEY, PluginSettings
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
-from dynts.methods import DynTS, Full
+from dynts.methods import DynTS, DynTSAll, Full
 from dynts.models import load_generation_config
 from dynts.models.shape import ModelShape
 
@@ -61,10 +60,14 @@ class VllmSpec:
 
     def __post_init__(self) -> None:
         for arm in self.arms:
-            if arm.method.name not in (Full.name, DynTS.name):
+            if arm.method.name not in (Full.name, DynTS.name, DynTSAll.name):
                 raise DyntsError(
-                    f"--engine vllm takes the methods full and dynts, got {type(arm.method).__name__}: "
+                    f"--engine vllm takes the methods full, dynts and dynts-all, got {type(arm.method).__name__}: "
                     "use --engine transformers"
+                )
+            if arm.keeps_question:
+                raise DyntsError(
+                    "--engine vllm has dynts-all without --protect-question only: drop it, or use --engine transformers"
                 )
         need("vllm", "vllm", "--engine vllm")
 
@@ -82,17 +85,20 @@ class VllmSpec:
         from vllm.platforms import current_platform
 
         additional = self.engine_args.get("additional_config") or {}
+        settings = None if arm.schedule is None else PluginSettings.of(arm, self.source.chat)
         arguments: dict[str, Any] = {
             "model": self.source.name,
             "revision": self.source.revision,
             "tokenizer_revision": self.source.revision,
             "dtype": self.source.dtype or "auto",
             "max_num_seqs": self.batch,
+            # a prompt that competes has to be read each time
+            **({} if settings is None or settings.policy.protect_question else {"enable_prefix_caching": False}),
             # with a chunked prompt, requests with a seed of their own make vLLM 0.32 fail on CPUs
             **({"enable_chunked_prefill": False} if current_platform.is_cpu() else {}),
             **self.engine_args,
             # said even where there is no budget, for the environment could ask for one
-            "additional_config": {**additional, KEY: _settings(arm, self.source.chat)},
+            "additional_config": {**additional, KEY: settings and asdict(settings)},
         }
         try:
             return EngineArgs(**arguments)
@@ -236,23 +242,6 @@ def _followed(config: GenerationConfig) -> dict[str, Any]:
     if left_out:
         say_once(f"dynts: vLLM does not follow {', '.join(left_out)} of the checkpoint's generation config")
     return found
-
-
-def _settings(arm: Arm[str], chat: ChatOptions) -> dict[str, Any] | None:
-    """The plugin's, as in the additional config; None for the full cache."""
-    schedule = arm.schedule
-    if schedule is None or arm.predictor is None:
-        return None
-    settings = PluginSettings(
-        arm.predictor,
-        schedule.budget,
-        schedule.local_window,
-        schedule.retention_ratio,
-        arm.method.granularity,
-        chat.think_start,
-        chat.think_end,
-    )
-    return asdict(settings)
 
 
 def _bytes_per_token(config: Any) -> int | None:

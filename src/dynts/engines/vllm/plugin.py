@@ -11,7 +11,7 @@ from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.engines.vllm.refusals import check_config, check_request, check_vllm
 from dynts.engines.vllm.settings import KEY, PARSER, PluginSettings, read_settings
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.methods.dynts import check_granularity_of
+from dynts.methods import DynTS
 from dynts.predictor.model import ImportancePredictor
 
 logger = logging.getLogger(__name__)
@@ -77,9 +77,14 @@ def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
     name = str(folder.resolve()) if folder.is_dir() else settings.predictor
     predictor = ImportancePredictor.from_pretrained(name)
     predictor.check_sizes(config.model_config.hf_config)
-    check_granularity_of(predictor, settings.granularity)
-    scanner = engine_scanner(config.model_config, settings, predictor)
-    if scanner is None:
+    policy = settings.policy
+    policy.check_scores(predictor)
+    if not policy.protect_question and config.cache_config.enable_prefix_caching:
+        raise UnsupportedError(
+            f"method {policy.name} scores the question by its hidden states, which a prompt out of the prefix cache "
+            f"does not have: use --no-enable-prefix-caching, or method {DynTS.name}"
+        )
+    if policy.protect_answer and engine_scanner(config.model_config, settings, predictor) is None:
         logger.warning("dynts: no think markers known, all generated tokens are treated as thinking")
     return replace(settings, predictor=name)
 

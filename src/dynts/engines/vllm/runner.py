@@ -47,15 +47,21 @@ class BudgetRunner(GPUModelRunner):
         check_fingerprint(
             self.predictor.config.fingerprint, cast(Any, _Fingerprinted(self)), self.predictor.config.base_model
         )
-        scanner = engine_scanner(self.model_config, settings, self.predictor)
         known = self.predictor.config
-        self.native, sets = settings.granularity == "native", None
+        policy = settings.policy
+        self.native, sets = policy.granularity == "native", None
         if self.native:
             parallel = get_tp_group()
             self.own_heads = own_heads(parallel.rank_in_group, parallel.world_size, known.kv_heads)
             sets = known.layers, self.own_heads.stop - self.own_heads.start
         self.ledger = Ledger(
-            settings.schedule, scanner, self.max_num_reqs, self.max_model_len, torch.device(self.device), sets
+            settings.schedule,
+            engine_scanner(self.model_config, settings, self.predictor) if policy.protect_answer else None,
+            self.max_num_reqs,
+            self.max_model_len,
+            torch.device(self.device),
+            sets,
+            policy.protect_question,
         )
         logger.info(
             "dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, self.max_num_reqs
@@ -159,16 +165,16 @@ class BudgetRunner(GPUModelRunner):
         rows = self.ledger.upload([self.ledger.entries[name].row for name in names])[requests]
         positions, hidden = self.positions[:tokens], self.execute_model_state.hidden_states[:tokens]
         self.ledger.note_tokens(rows, positions, self.input_ids.gpu[:tokens])
-        # the prompt needs no scores: it is kept anyway
-        prompt = np.array([self.ledger.entries[name].question for name in names])
-        prompt = (prompt - self.input_batch.num_computed_tokens_cpu[: len(names)])[self.req_indices.np[:tokens]]
-        generated = np.flatnonzero(self.query_pos.np[:tokens] >= prompt)
-        if not len(generated):
+        # pinned tokens need no scores: they are kept anyway
+        pinned = np.array([self.ledger.entries[name].pinned for name in names])
+        pinned = (pinned - self.input_batch.num_computed_tokens_cpu[: len(names)])[self.req_indices.np[:tokens]]
+        scored = np.flatnonzero(self.query_pos.np[:tokens] >= pinned)
+        if not len(scored):
             return
         evicted = np.array([self.ledger.entries[name].evicted for name in names])
         slots = positions - self.ledger.upload(evicted)[requests]
-        if len(generated) < tokens:
-            chosen = self.ledger.upload(generated)
+        if len(scored) < tokens:
+            chosen = self.ledger.upload(scored)
             rows, slots, hidden = rows[chosen], slots[chosen], hidden[chosen]
         scores = predicted_scores(self.predictor, hidden, self.native)
         self.ledger.note_scores(rows, slots, scores[..., self.own_heads] if self.native else scores)

@@ -3,10 +3,15 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from dynts.chat.options import ChatOptions
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
+
+if TYPE_CHECKING:
+    from dynts.decode.arm import Arm
+    from dynts.methods import DynTS
 
 KEY = "dynts"
 PARSER = "dynts"
@@ -19,6 +24,7 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "local_window": int,
     "retention_ratio": float,
     "granularity": str,
+    "method": str,
     "think_start": str,
     "think_end": str,
 }
@@ -35,6 +41,7 @@ class PluginSettings:
         local_window: see `CompressionConfig`.
         retention_ratio: see `CompressionConfig`.
         granularity: "shared" or "native", see `dynts.methods.DynTS`.
+        method: "dynts", or "dynts-all", where the question competes.
         think_start: opens the thinking, as text; None where the tokenizer tells, see `dynts.chat.markers.find_format`.
         think_end: closes it, likewise.
 
@@ -47,24 +54,60 @@ class PluginSettings:
     local_window: int = _DEFAULTS.local_window
     retention_ratio: float = _DEFAULTS.retention_ratio
     granularity: str = "shared"
+    method: str = "dynts"
     think_start: str | None = None
     think_end: str | None = None
 
     def __post_init__(self) -> None:
-        from dynts.cache.method import check_granularity  # loads torch and transformers
-
         if not isinstance(self.predictor, str) or not self.predictor:
             raise DyntsError(f"predictor must be a folder or the id of a Hub repository, got {self.predictor!r}")
         for name in ("think_start", "think_end"):
             if not isinstance(getattr(self, name), str | None):
                 raise DyntsError(f"{name} must be a text, got {getattr(self, name)!r}")
-        check_granularity(self.granularity)
-        _ = self.schedule
+        _ = self.schedule, self.policy
 
     @property
     def schedule(self) -> CompressionConfig:
         """Budget, local window and retention ratio."""
         return CompressionConfig(self.budget, self.local_window, self.retention_ratio)
+
+    @property
+    def policy(self) -> "DynTS":
+        """The method with its granularity."""
+        from dynts.methods import DynTS, DynTSAll  # loads torch and transformers
+
+        kinds = {kind.name: kind for kind in (DynTS, DynTSAll)}
+        if self.method not in kinds:
+            raise DyntsError(f"method must be one of {', '.join(kinds)} with vLLM, got {self.method!r}")
+        return kinds[self.method](granularity=self.granularity)  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, arm: "Arm[str]", chat: ChatOptions) -> Self:
+        """From what a command was given.
+
+        Args:
+            arm: method, budget and predictor.
+            chat: how the model is talked to.
+
+        Raises:
+            DyntsError: vLLM does not have the method, or there is no predictor.
+        """
+        method, config = arm.method, arm.config
+        return cls(
+            arm.predictor or "",
+            config.budget,
+            config.local_window,
+            config.retention_ratio,
+            method.granularity,
+            method.name,
+            chat.think_start,
+            chat.think_end,
+        )
+
+    def to_environment(self) -> dict[str, str]:
+        """Return the variables that `from_environment` reads these settings from."""
+        given = {name: getattr(self, name) for name in _GIVEN}
+        return {_variable(name): str(value) for name, value in given.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
