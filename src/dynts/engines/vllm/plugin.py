@@ -57,7 +57,7 @@ def activate(config: Any, settings: PluginSettings) -> None:
     """
     import vllm
 
-    check_vllm(vllm.__version__)
+    check_vllm(vllm.__version__, config.use_v2_model_runner)
     check_config(config)
     worker = config.parallel_config.worker_cls
     if worker not in WORKERS:

@@ -7,11 +7,10 @@ from typing import Any
 from dynts.config import CompressionConfig
 from dynts.errors import UnsupportedError
 
-TESTED = "0.32."
+VERSIONS = ("0.32", "0.33")
 _SCHEDULER = "vllm.v1.core.sched.scheduler.Scheduler"
 _MANAGER = "vllm.v1.core.kv_cache_manager.KVCacheManager"
-_RUNNER = "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
-SIGNATURES = {
+_SIGNATURES = {
     f"{_SCHEDULER}._reserve_prefill_lookahead": "self request num_computed_tokens num_new_tokens",
     f"{_SCHEDULER}._update_after_schedule": "self scheduler_output",
     f"{_SCHEDULER}._preempt_request": "self request timestamp drop_stale_output",
@@ -20,37 +19,74 @@ SIGNATURES = {
     "num_lookahead_tokens num_external_computed_tokens delay_cache_blocks num_encoder_tokens full_sequence_must_fit "
     "reserved_blocks has_scheduled_reqs skip_zeroing_group_ids",
     f"{_MANAGER}.cache_blocks": "self request num_computed_tokens",
-    f"{_MANAGER}.get_computed_blocks": "self request",
     f"{_MANAGER}.truncate_computed_blocks": "self blocks num_computed_tokens",
     f"{_MANAGER}.free": "self request",
-    f"{_RUNNER}._update_states": "self scheduler_output",
-    f"{_RUNNER}._prepare_inputs": "self scheduler_output num_scheduled_tokens",
-    f"{_RUNNER}.execute_model": "self scheduler_output intermediate_tensors",
-    f"{_RUNNER}.sample_tokens": "self grammar_output",
+}
+_OF_VERSION = {
+    "0.32": {f"{_MANAGER}.get_computed_blocks": "self request"},
+    "0.33": {f"{_MANAGER}.get_computed_blocks": "self request max_cache_hit_length"},
+}
+_V1 = "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
+_V2 = "vllm.v1.worker.gpu.model_runner.GPUModelRunner"
+_INITIALIZE = "self kv_cache_config is_profiling kv_cache_allocation_context"
+_OF_V1 = {
+    f"{_V1}.load_model": "self load_dummy_weights model",
+    f"{_V1}.initialize_kv_cache": _INITIALIZE,
+    f"{_V1}._update_states": "self scheduler_output",
+    f"{_V1}._prepare_inputs": "self scheduler_output num_scheduled_tokens",
+    f"{_V1}.execute_model": "self scheduler_output intermediate_tensors",
+    f"{_V1}.sample_tokens": "self grammar_output",
     "vllm.v1.worker.block_table.MultiGroupBlockTable.compute_slot_mapping": "self num_reqs query_start_loc positions",
 }
-"""The methods that the plugin overrides or relies on, with their parameters."""
+_OF_V2 = {
+    f"{_V2}.load_model": "self load_dummy_weights args model kwargs",
+    f"{_V2}.initialize_kv_cache": _INITIALIZE,
+    f"{_V2}.add_requests": "self scheduler_output",
+    f"{_V2}.finish_requests": "self scheduler_output",
+    f"{_V2}.prepare_attn": "self input_batch",
+    f"{_V2}.execute_model": "self scheduler_output intermediate_tensors dummy_run skip_attn_for_dummy_run is_profile "
+    "context_len valid_dummy_state_slots randomize_inputs",
+    f"{_V2}.sample_tokens": "self grammar_output",
+    "vllm.v1.worker.gpu.block_table.BlockTables.compute_slot_mappings": "self idx_mapping query_start_loc positions "
+    "num_tokens_padded out",
+    "vllm.v1.worker.gpu.block_table.BlockTables.append_block_ids": "self req_index new_block_ids overwrite",
+}
 
 
-def check_vllm(version: str) -> None:
-    """Refuse a vLLM that the plugin was not tested with.
+def signatures(version: str, v2: bool) -> dict[str, str]:
+    """Return the methods that the plugin overrides or relies on, with their parameters.
+
+    Args:
+        version: of vLLM, one of `VERSIONS`.
+        v2: whether vLLM uses its V2 model runner; the other one's methods do not count.
+    """
+    return {**_SIGNATURES, **_OF_VERSION[version], **(_OF_V2 if v2 else _OF_V1)}
+
+
+def check_vllm(version: str, v2: bool) -> None:
+    """Refuse a vLLM that the plugin does not know.
+
+    Args:
+        version: of vLLM.
+        v2: whether it uses its V2 model runner.
 
     Raises:
         UnsupportedError: names the version, or the method that has changed.
     """
-    if not version.startswith(TESTED):
+    known = ".".join(version.split(".")[:2])
+    if known not in VERSIONS:
         raise UnsupportedError(
-            f"the dynts plugin was tested with vLLM {TESTED}x, this is {version}: install vllm=={TESTED}*, "
-            "or unset the plugin's settings"
+            f"the dynts plugin knows vLLM {' and '.join(VERSIONS)}, this is {version}: "
+            f"install vllm=={VERSIONS[-1]}.*, or unset the plugin's settings"
         )
-    for name, expected in SIGNATURES.items():
+    for name, expected in signatures(known, v2).items():
         module, owner, method = name.rsplit(".", 2)
         found = getattr(getattr(import_module(module), owner), method, None)
         parameters = " ".join(inspect.signature(found).parameters) if found else "no such method"
         if parameters != expected:
             raise UnsupportedError(
                 f"{name} of vLLM {version} takes ({parameters}), the dynts plugin expects ({expected}): "
-                f"install an unmodified vllm=={TESTED}*"
+                f"install an unmodified vllm=={known}.*"
             )
 
 
