@@ -205,7 +205,11 @@ CALLED = {
         "kwargs",
     },
     "engines/vllm/blocks.py": {"vllm.v1.core.block_pool.BlockPool.free_blocks": "ordered_blocks"},
-    "engines/vllm/gpu.py": {"vllm.v1.worker.gpu_model_runner.GPUModelRunner": "vllm_config device"},
+    "engines/vllm/evictor.py": {"vllm.v1.worker.utils.AttentionGroup": "backend layer_names"},
+    "engines/vllm/gpu.py": {
+        "vllm.v1.worker.gpu_model_runner.GPUModelRunner": "vllm_config device",
+        "vllm.v1.worker.gpu.model_runner.GPUModelRunner": "vllm_config device",
+    },
     "engines/vllm/plugin.py": {
         "vllm.engine.arg_utils.EngineArgs.create_engine_config": "self",
         "vllm.tokenizers.cached_tokenizer_from_config": "model_config",
@@ -218,14 +222,22 @@ CALLED = {
         "vllm.v1.kv_cache_interface.KVCacheGroupSpec": "layer_names kv_cache_spec",
         "vllm.v1.engine.EngineCoreRequest": "prompt_token_ids prompt_embeds resumable",
     },
-    "engines/vllm/runner.py": {
+    "engines/vllm/runner_v1.py": {
         "vllm.v1.core.sched.output.SchedulerOutput": "scheduled_new_reqs scheduled_cached_reqs num_scheduled_tokens "
         "total_num_scheduled_tokens finished_req_ids preempted_req_ids",
         "vllm.v1.core.sched.output.NewRequestData": "req_id",
         "vllm.v1.core.sched.output.CachedRequestData": "resumed_req_ids",
         "vllm.v1.worker.block_table.BlockTable.get_device_tensor": "num_reqs",
-        "vllm.v1.worker.gpu_input_batch.CachedRequestState": "prompt_token_ids block_ids num_computed_tokens",
+        "vllm.v1.worker.gpu_input_batch.CachedRequestState": "prompt_token_ids block_ids",
         "vllm.v1.worker.gpu_model_runner.GPUModelRunner.initialize_kv_cache": "kv_cache_config is_profiling",
+    },
+    "engines/vllm/runner_v2.py": {
+        "vllm.v1.core.sched.output.NewRequestData": "req_id prompt_token_ids",
+        "vllm.v1.worker.gpu.input_batch.InputBatch": "req_ids num_reqs num_tokens seq_lens seq_lens_cpu_upper_bound "
+        "positions input_ids num_scheduled_tokens num_computed_tokens_np",
+        "vllm.v1.worker.gpu.model_runner.GPUModelRunner.initialize_kv_cache": "kv_cache_config is_profiling",
+        "vllm.v1.worker.gpu.model_runner.GPUModelRunner.execute_model": "dummy_run",
+        "vllm.v1.worker.gpu.async_utils.AsyncOutput": "model_runner_output",
     },
 }
 """Of functions, or of what makes an object whose fields are read."""
@@ -239,6 +251,7 @@ def test_parameters_that_are_named_are_there(place: str, name: str, named: str) 
 
 
 SCHEDULER, RUNNER = "vllm.v1.core.sched.scheduler.Scheduler", "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
+RUNNER_V2 = "vllm.v1.worker.gpu.model_runner.GPUModelRunner"
 ATTRIBUTES = {
     "bench/engines.py": {"transformers.cache_utils.DynamicLayer": "keys values"},
     "engines/vllm/blocks.py": {
@@ -254,12 +267,24 @@ ATTRIBUTES = {
         "vllm.v1.worker.gpu_input_batch.InputBatch": "generators num_reqs",
     },
     "engines/vllm/plugin.py": {"vllm.v1.engine.input_processor.InputProcessor": "vllm_config"},
-    "engines/vllm/runner.py": {
-        RUNNER: "device max_num_reqs max_model_len vllm_config model_config compilation_config requests input_batch "
-        "attn_groups shared_kv_cache_layers execute_model_state optimistic_seq_lens_cpu seq_lens positions req_indices "
-        "query_pos query_start_loc input_ids",
+    "engines/vllm/evictor.py": {
+        "vllm.model_executor.layers.attention.attention.Attention": "kv_cache impl head_size "
+        "kv_sharing_target_layer_name",
+    },
+    "engines/vllm/runner_v1.py": {
+        RUNNER: "device max_num_reqs max_model_len vllm_config compilation_config requests input_batch attn_groups "
+        "execute_model_state optimistic_seq_lens_cpu seq_lens positions req_indices query_start_loc input_ids",
         "vllm.v1.worker.gpu_input_batch.InputBatch": "block_table num_reqs req_id_to_index num_computed_tokens_cpu",
         "vllm.v1.worker.block_table.BlockTable": "block_size num_blocks_per_row",
+    },
+    "engines/vllm/runner_v2.py": {
+        RUNNER_V2: "device max_num_reqs max_model_len vllm_config compilation_config attn_groups execute_model_state "
+        "block_tables req_states",
+        "vllm.v1.worker.gpu.block_table.BlockTables": "block_tables block_sizes num_blocks",
+        "vllm.v1.worker.gpu.buffer_utils.StagedWriteTensor": "gpu",
+        "vllm.v1.worker.gpu.buffer_utils.UvaBackedTensor": "np",
+        "vllm.v1.worker.gpu.states.RequestState": "req_id_to_index",
+        "vllm.v1.worker.gpu.async_utils.AsyncOutput": "model_runner_output",
     },
     "engines/vllm/scheduler.py": {SCHEDULER: "kv_cache_config vllm_config kv_cache_manager requests"},
 }
@@ -323,7 +348,8 @@ def vllm_places() -> dict[str, dict[str, str]]:
     places = {
         ".sched.": "engines/vllm/scheduler.py",
         ".kv_cache_manager.": "engines/vllm/blocks.py",
-        ".worker.": "engines/vllm/runner.py",
+        ".worker.gpu.": "engines/vllm/runner_v2.py",
+        ".worker.": "engines/vllm/runner_v1.py",
     }
     table: dict[str, dict[str, str]] = defaultdict(dict)
     for name, parameters in SIGNATURES.items():
@@ -338,7 +364,7 @@ def test_signatures_that_the_plugin_was_written_for(place: str, name: str, param
 
 
 @needs_vllm
-@relied_upon_by("engines/vllm/plugin.py", "engines/vllm/runner.py", "engines/vllm/scheduler.py")
+@relied_upon_by("engines/vllm/plugin.py", "engines/vllm/runner_v1.py", "engines/vllm/runner_v2.py")
 def test_vllm_chooses_classes_by_name_and_its_objects_take_notes() -> None:
     from dynts.engines.vllm.plugin import WORKERS
 

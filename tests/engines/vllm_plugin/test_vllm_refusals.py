@@ -73,7 +73,6 @@ def test_a_predictor_of_another_model_and_a_wrong_setting(folder: Path, tmp_path
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("use_v2_model_runner", True, "V1 model runner only: set VLLM_USE_V2_MODEL_RUNNER=0"),
         ("parallel_config.pipeline_parallel_size", 2, "pipeline parallelism: use --pipeline-parallel-size 1"),
         ("parallel_config.decode_context_parallel_size", 2, "context parallelism"),
         ("parallel_config.use_ubatching", True, "dual batch overlap"),

@@ -68,7 +68,12 @@ def activate(config: Any, settings: PluginSettings) -> None:
     kind = "BudgetAsyncScheduler" if config.scheduler_config.async_scheduling else "BudgetScheduler"
     config.scheduler_config.scheduler_cls = f"dynts.engines.vllm.scheduler.{kind}"
     _guard_requests()
-    logger.info("dynts: KV cache budget of %d tokens a request, predictor %s", settings.budget, settings.predictor)
+    logger.info(
+        "dynts: KV cache budget of %d tokens a request, predictor %s, vLLM's %s model runner",
+        settings.budget,
+        settings.predictor,
+        "V2" if config.use_v2_model_runner else "V1",
+    )
 
 
 def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:

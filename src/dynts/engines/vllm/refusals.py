@@ -90,9 +90,6 @@ def check_vllm(version: str, v2: bool) -> None:
             )
 
 
-V1_ONLY = "dynts works with vLLM's V1 model runner only: set VLLM_USE_V2_MODEL_RUNNER=0"
-
-
 def check_config(config: Any) -> None:
     """Refuse engine settings that the plugin does not support.
 
@@ -106,7 +103,6 @@ def check_config(config: Any) -> None:
 
     parallel, cache, model = config.parallel_config, config.cache_config, config.model_config
     refused = {
-        V1_ONLY: config.use_v2_model_runner,
         "pipeline parallelism: use --pipeline-parallel-size 1": parallel.pipeline_parallel_size > 1,
         "context parallelism: use --decode-context-parallel-size 1 and --prefill-context-parallel-size 1": (
             parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1
@@ -131,8 +127,7 @@ def check_config(config: Any) -> None:
     }
     for message, holds in refused.items():
         if holds:
-            reason = message if message is V1_ONLY else f"dynts does not support {message}"
-            raise UnsupportedError(f"{reason}; or unset the plugin's settings")
+            raise UnsupportedError(f"dynts does not support {message}; or unset the plugin's settings")
 
 
 def check_kv_cache(kv_cache_config: Any) -> None:

@@ -1,0 +1,193 @@
+"""What a model runner does under the budget, whichever of vLLM's it is: score new tokens, and compact."""
+
+import logging
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any, cast
+
+import numpy as np
+import torch
+from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
+from vllm.v1.kv_cache_interface import KVCacheConfig
+
+from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written, own_heads
+from dynts.engines.vllm.ledger import Ledger
+from dynts.engines.vllm.plugin import engine_scanner
+from dynts.engines.vllm.refusals import check_kv_cache
+from dynts.engines.vllm.settings import KEY, PluginSettings
+from dynts.errors import UnsupportedError
+from dynts.methods.dynts import predicted_scores
+from dynts.predictor.fingerprint import check_fingerprint
+from dynts.predictor.model import ImportancePredictor
+
+logger = logging.getLogger(__name__)
+
+
+class Evictor:
+    """The predictor, the ledger, and the keys and values of all layers.
+
+    Made as soon as the model is loaded, so that vLLM's memory profile sees it.
+
+    Args:
+        config: the engine's `VllmConfig`.
+        model: vLLM's model.
+        device: of the model.
+        rows: most requests at a time.
+        length: most tokens of a request, evicted ones included.
+
+    Raises:
+        DyntsError: the predictor was trained for another model.
+    """
+
+    def __init__(self, config: Any, model: torch.nn.Module, device: torch.device, rows: int, length: int) -> None:
+        settings = PluginSettings.from_dict(config.additional_config[KEY])
+        self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
+        known = self.predictor.config
+        check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(config.model_config, model)), known.base_model)
+        policy = settings.policy
+        self.native, sets = policy.granularity == "native", None
+        if self.native:
+            ranks = get_tp_group()
+            self.heads = own_heads(ranks.rank_in_group, ranks.world_size, known.kv_heads)
+            sets = known.layers, self.heads.stop - self.heads.start
+        scanner = engine_scanner(config.model_config, settings, self.predictor) if policy.protect_answer else None
+        self.ledger = Ledger(settings.schedule, scanner, rows, length, device, sets, policy.protect_question)
+        logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)
+
+    def adopt(self, kv_cache_config: KVCacheConfig, attn_groups: Any, layers: dict[str, Any]) -> None:
+        """Take charge of keys and values, whose layout must be the expected one.
+
+        Args:
+            kv_cache_config: vLLM's.
+            attn_groups: vLLM's `AttentionGroup`s by kind of KV cache.
+            layers: vLLM's attention layers by name.
+
+        Raises:
+            UnsupportedError: attention back end or layout unknown, or layers share keys and values.
+        """
+        check_kv_cache(kv_cache_config)
+        sharing = [name for name, layer in layers.items() if getattr(layer, "kv_sharing_target_layer_name", None)]
+        if sharing:
+            raise UnsupportedError(
+                f"{len(sharing)} layers of this model use the keys and values of others, which dynts does not support: "
+                "use another model, or unset the plugin's settings"
+            )
+        (group,) = attn_groups[0]
+        name = group.backend.get_name()
+        if name not in LAYOUTS:
+            raise UnsupportedError(
+                f"dynts does not know how attention back end {name} lays out keys and values: "
+                f"use --attention-backend with one of {', '.join(LAYOUTS)}"
+            )
+        self.move = LAYOUTS[name]
+        own = [layers[layer] for layer in group.layer_names]
+        self.caches = [layer.kv_cache for layer in own]
+
+        def write(key: torch.Tensor, value: torch.Tensor, slots: torch.Tensor) -> None:
+            own[0].impl.do_kv_cache_update(own[0], key, value, self.caches[0], slots)
+
+        if not moves_as_written(self.move, write, self.caches[0], own[0].head_size):
+            raise UnsupportedError(
+                f"attention back end {name} lays out this KV cache ({tuple(self.caches[0].shape)}, "
+                f"{self.caches[0].dtype}) in another way than dynts knows: use another --attention-backend or dtype"
+            )
+
+    def evicted(self, requests: Sequence[str]) -> np.ndarray:
+        """Count the tokens that requests no longer hold, int32 [requests]."""
+        return np.array([self.ledger.entries[request].evicted for request in requests], dtype=np.int32)
+
+    def take_note(
+        self,
+        requests: Sequence[str],
+        computed: np.ndarray,
+        fed: np.ndarray,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        hidden: torch.Tensor,
+    ) -> None:
+        """Add a step's tokens and their scores to the ledger.
+
+        Args:
+            requests: of the step, in the order of their tokens.
+            computed: int [requests], tokens that each was fed before.
+            fed: int [requests], tokens that it is fed in this step.
+            tokens: integers [tokens], their ids.
+            positions: int64 [tokens], in the sequences.
+            hidden: [tokens, hidden size], last hidden states.
+        """
+        entries = [self.ledger.entries[request] for request in requests]
+        rows = self.ledger.upload(np.repeat([entry.row for entry in entries], fed))
+        self.ledger.note_tokens(rows, positions, tokens)
+        # pinned tokens need no scores: they are kept anyway
+        pinned = np.array([entry.pinned for entry in entries]) - computed
+        at = np.arange(len(tokens)) - np.repeat(np.cumsum(fed) - fed, fed)
+        scored = np.flatnonzero(at >= np.repeat(pinned, fed))
+        if not len(scored):
+            return
+        slots = positions - self.ledger.upload(np.repeat(self.evicted(requests), fed))
+        if len(scored) < len(tokens):
+            chosen = self.ledger.upload(scored)
+            rows, slots, hidden = rows[chosen], slots[chosen], hidden[chosen]
+        scores = predicted_scores(self.predictor, hidden, self.native)
+        self.ledger.note_scores(rows, slots, scores[..., self.heads] if self.native else scores)
+
+    def check_due(self, due: Sequence[str], requests: Sequence[str], computed: np.ndarray, fed: np.ndarray) -> None:
+        """Compare what the scheduler found with the lengths here: they must agree on who has reached the budget.
+
+        Args:
+            due: requests that the scheduler takes to be due for an eviction.
+            requests: as for `take_note`, like the others.
+            computed: tokens that each was fed before.
+            fed: tokens that it was fed in this step.
+
+        Raises:
+            RuntimeError: they do not.
+        """
+        full = computed + fed - self.evicted(requests) >= self.ledger.schedule.budget
+        here = set(compress(requests, full))
+        if here != set(due):
+            raise RuntimeError(f"dynts: requests due for eviction are {sorted(here)} here, {sorted(due)} there")
+
+    def compact(self, due: Sequence[str], blocks: torch.Tensor, block_size: int) -> list[int]:
+        """Move the survivors together, in every layer.
+
+        Args:
+            due: requests that have reached the budget.
+            blocks: int32 [due, blocks], the blocks of each.
+            block_size: tokens of a block.
+
+        Returns:
+            Blocks that each still needs; the others are no longer its own.
+        """
+        at_once = self.ledger.at_once
+        for first in range(0, len(due), at_once):
+            self._move(due[first : first + at_once], blocks[first : first + at_once], block_size)
+        return [-(-self.ledger.entries[request].settled // block_size) for request in due]
+
+    def _move(self, due: Sequence[str], blocks: torch.Tensor, block_size: int) -> None:
+        kept = self.ledger.choose(due)
+        # with sets of its own each rank moves the heads that it has
+        if not self.native and get_tensor_model_parallel_world_size() > 1:
+            kept = get_tp_group().broadcast(kept)
+        moves = self.ledger.evict(due, kept)
+        source, target = (
+            blocks[which, slot // block_size].long() * block_size + slot % block_size
+            for which, slot in (
+                (moves.which[:, None] if self.native else moves.which, moves.source),
+                (moves.which, moves.target),
+            )
+        )
+        for layer, cache in enumerate(self.caches):
+            self.move(cache, source[layer] if self.native else source, target)
+
+
+class _Fingerprinted:
+    """vLLM's model as `check_fingerprint` looks at it."""
+
+    def __init__(self, model_config: Any, model: torch.nn.Module) -> None:
+        self.config = model_config.hf_config
+        self.model = cast(Any, model)
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """As in transformers."""
+        return cast(torch.nn.Module, self.model.model.embed_tokens)
