@@ -177,17 +177,23 @@ def test_most_tokens_to_find_in_the_prefix_cache_are_passed_on(monkeypatch: pyte
 
 def test_kv_caches_of_other_layers() -> None:
     import torch
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec, SlidingWindowSpec
+
+    from dynts.engines.vllm.blocks import BudgetSpec, budget_specs
 
     shape = {"block_size": 32, "num_kv_heads": 2, "head_size": 32, "dtype": torch.float32}
 
     def groups(*specs: Any) -> Any:
         return SimpleNamespace(kv_cache_groups=[SimpleNamespace(kv_cache_spec=spec) for spec in specs])
 
-    full = FullAttentionSpec(**shape)
+    sliding, latent = SlidingWindowSpec(**shape, sliding_window=64), MLAAttentionSpec(**{**shape, "num_kv_heads": 1})
+    found = budget_specs({"full": FullAttentionSpec(**shape), "sliding": sliding, "latent": latent})
+    assert found == {"full": BudgetSpec(**shape), "sliding": sliding, "latent": latent}
+    full = found["full"]
+    assert type(full.merge([full, full])) is BudgetSpec
     check_kv_cache(groups(full))
-    sliding = SlidingWindowSpec(**shape, sliding_window=64)
-    for specs in ((sliding,), (full, sliding), (full, full), (FullAttentionSpec(**shape, sliding_window=64),), ()):
+    others = (sliding,), (latent,), (full, sliding), (full, full), (BudgetSpec(**shape, sliding_window=64),), ()
+    for specs in others:
         with pytest.raises(UnsupportedError, match="layers all have full attention"):
             check_kv_cache(groups(*specs))
 

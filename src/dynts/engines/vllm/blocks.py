@@ -4,9 +4,36 @@ from typing import Any
 
 from vllm.utils.math_utils import cdiv
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, replace_as
 from vllm.v1.request import Request
 
 from dynts.config import CompressionConfig
+from dynts.engines.vllm.settings import KEY
+
+
+class BudgetSpec(FullAttentionSpec):
+    """The cache of a layer with full attention, of which a request fills the budget and no more."""
+
+    def max_memory_usage_bytes(self, vllm_config: Any) -> int:
+        """Bytes of the longest request, for which vLLM wants room in the pool.
+
+        Args:
+            vllm_config: the engine's `VllmConfig`.
+        """
+        budget: int = vllm_config.additional_config[KEY]["budget"]
+        tokens = min(vllm_config.model_config.max_model_len, budget)
+        return cdiv(tokens, self.block_size) * self.page_size_bytes
+
+
+def budget_specs(specs: dict[str, KVCacheSpec]) -> dict[str, KVCacheSpec]:
+    """Put the caches of layers with full attention under the budget.
+
+    Args:
+        specs: as vLLM's model runner gives them, by the names of layers.
+    """
+    return {
+        name: replace_as(spec, BudgetSpec) if type(spec) is FullAttentionSpec else spec for name, spec in specs.items()
+    }
 
 
 class BudgetBlocks(KVCacheManager):
@@ -14,12 +41,14 @@ class BudgetBlocks(KVCacheManager):
 
     Only blocks that lie in the prompt enter the prefix cache. Nothing ever moves within them, and a block that holds
     generated tokens, be it with the prompt's end, belongs to its request alone. A request is admitted when the pool has
-    room for the most that it and the others may ever hold, so none has to be preempted for want of blocks.
+    room for the most that it and the others may ever hold, blocks that they share counted once, so none has to be
+    preempted for want of blocks.
     """
 
     schedule: CompressionConfig
     evicted: dict[str, int]
     reserved: dict[str, int]
+    """The most blocks that each running request can come to hold."""
 
     @classmethod
     def adopt(cls, manager: KVCacheManager, schedule: CompressionConfig) -> "BudgetBlocks":
@@ -56,8 +85,11 @@ class BudgetBlocks(KVCacheManager):
 
     @property
     def unreserved(self) -> int:
-        """Blocks that no running request can come to need; vLLM keeps one of the pool for itself."""
-        return self.block_pool.num_gpu_blocks - 1 - sum(self.reserved.values())
+        """Free blocks that no running request can come to need."""
+        held = self.coordinator.single_type_managers[0].req_to_blocks
+        return self.block_pool.get_num_free_blocks() - sum(
+            most - len(held[name]) for name, most in self.reserved.items()
+        )
 
     def evict(self, request: Request) -> int:
         """Take tokens from a request that has reached the budget, and free the blocks at its end that this empties.
@@ -78,24 +110,35 @@ class BudgetBlocks(KVCacheManager):
         return dropped
 
     def allocate_slots(
-        self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
+        self,
+        request: Request,
+        num_new_tokens: int,
+        num_new_computed_tokens: int = 0,
+        new_computed_blocks: KVCacheBlocks | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> KVCacheBlocks | None:
         """See `KVCacheManager`; None where a request that is not running yet has to wait."""
-        starts = request.request_id not in self.reserved
-        # one that is alone is vLLM's business
-        if starts and self.reserved and self.most_blocks(request) > self.unreserved:
-            return None
+        name = request.request_id
+        if name not in self.reserved:
+            shared = sum(block.ref_cnt > 0 for block in new_computed_blocks.blocks[0]) if new_computed_blocks else 0
+            if self.most_blocks(request) - shared > self.unreserved:
+                return None
         computed = request.num_computed_tokens
         request.num_computed_tokens = self.held(request)
         try:
             blocks = super().allocate_slots(
-                request, num_new_tokens, num_new_computed_tokens, *args, **{**kwargs, "delay_cache_blocks": True}
+                request,
+                num_new_tokens,
+                num_new_computed_tokens,
+                new_computed_blocks,
+                *args,
+                **{**kwargs, "delay_cache_blocks": True},
             )
         finally:
             request.num_computed_tokens = computed
         if blocks is not None:
-            if starts:
-                self.reserved[request.request_id] = self.most_blocks(request)
+            self.reserved.setdefault(name, self.most_blocks(request))
             self.cache_blocks(request, computed + num_new_computed_tokens + num_new_tokens)
         return blocks
 

@@ -5,9 +5,11 @@ from vllm.v1.worker.cpu_worker import CPUWorker  # isort: skip  (must come befor
 from typing import Any
 
 import numpy as np
+from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm.v1.worker.cpu.model_runner import CPUModelRunner as CPUModelRunnerV2
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
+from dynts.engines.vllm.blocks import budget_specs
 from dynts.engines.vllm.runner_v1 import BudgetRunnerV1
 from dynts.engines.vllm.runner_v2 import BudgetRunnerV2
 
@@ -38,3 +40,7 @@ class BudgetCPUWorker(CPUWorker):
         super().init_device()
         # vLLM builds its own one in the middle of a long method
         self.model_runner.__class__ = BudgetCPUModelRunnerV2 if self.use_v2_model_runner else BudgetCPUModelRunnerV1
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        """Describe the caches of all layers."""
+        return budget_specs(super().get_kv_cache_spec())

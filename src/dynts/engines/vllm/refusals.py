@@ -21,6 +21,8 @@ _SIGNATURES = {
     f"{_MANAGER}.cache_blocks": "self request num_computed_tokens",
     f"{_MANAGER}.truncate_computed_blocks": "self blocks num_computed_tokens",
     f"{_MANAGER}.free": "self request",
+    "vllm.v1.kv_cache_interface.FullAttentionSpec.max_memory_usage_bytes": "self vllm_config",
+    "vllm.v1.worker.gpu_worker.Worker.get_kv_cache_spec": "self",
 }
 _OF_VERSION = {
     "0.32": {f"{_MANAGER}.get_computed_blocks": "self request"},
@@ -139,13 +141,13 @@ def check_kv_cache(kv_cache_config: Any) -> None:
     Raises:
         UnsupportedError: names what is there instead.
     """
-    from vllm.v1.kv_cache_interface import FullAttentionSpec
+    from dynts.engines.vllm.blocks import BudgetSpec
 
     specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
     plain = [
         spec
         for spec in specs
-        if type(spec) is FullAttentionSpec and spec.sliding_window is None and spec.attention_chunk_size is None
+        if type(spec) is BudgetSpec and spec.sliding_window is None and spec.attention_chunk_size is None
     ]
     if len(specs) != 1 or not plain:
         kinds = ", ".join(sorted({type(spec).__name__ for spec in specs})) or "none"
