@@ -1,4 +1,4 @@
-"""vLLM under a budget, beside the transformers path: two engines for everything."""
+"""vLLM under a budget, beside the transformers path: two engines for everything, on each of its model runners."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,12 +9,14 @@ from transformers_path import forced_logprobs
 from vllm_engines import (
     BLOCK,
     MARKERS,
+    RUNNERS,
     budget,
     free_blocks,
     furthest,
     needs_vllm,
     outputs_of,
     prompts_of,
+    runner_of,
     sampling,
     scheduler,
     started,
@@ -43,11 +45,13 @@ def folder(random_model: Callable[[str], Path]) -> Path:
     return random_model("llama")
 
 
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> Iterator[Any]:
-    """A random Llama: eight requests at a time, in a pool that holds about three."""
+@pytest.fixture(scope="module", params=RUNNERS)
+def llm(folder: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A random Llama, on each model runner: eight requests at a time, in a pool that holds about three."""
     additional = budget(CONFIG, folder / "predictor")
-    with started(folder, additional, skip_tokenizer_init=True, num_gpu_blocks_override=POOL) as llm:
+    arguments = {"skip_tokenizer_init": True, "num_gpu_blocks_override": POOL}
+    with started(folder, additional, runner=request.param, **arguments) as llm:
+        assert runner_of(llm) == request.param
         yield llm
 
 
@@ -164,7 +168,8 @@ def test_evictions_that_the_worker_does_not_make_are_an_error(llm: Any, monkeypa
     assert told
 
 
-def test_the_embedded_model_answers_as_with_transformers() -> None:
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_embedded_model_answers_as_with_transformers(runner: str) -> None:
     model, tokenizer = load_tiny_model()
     config = schedule(budget_for(0.4))
     problems = [make_problem(number) for number in HELD_OUT[:16]]
@@ -175,7 +180,7 @@ def test_the_embedded_model_answers_as_with_transformers() -> None:
     predictor = load_tiny_predictor()
     with dynts.compress(model, "dynts", config, predictor, tokenizer=tokenizer):
         expected = [solution.text for solution in solve(model, tokenizer, problems, max_new_tokens=600)]
-    with started(WEIGHTS, budget(config, WEIGHTS / "answer")) as llm:
+    with started(WEIGHTS, budget(config, WEIGHTS / "answer"), runner=runner) as llm:
         results = llm.generate(prompts_of(prompts), sampling(600, temperature=0.0, ignore_eos=False), use_tqdm=False)
         assert scheduler(llm).counters.compactions > 16
     answers = [str(tokenizer.decode(tokens, skip_special_tokens=True)) for tokens in outputs_of(results)]

@@ -37,22 +37,23 @@ def distance(folder: Path, results: list[Any], method: DynTS) -> float:
 
 
 @pytest.mark.parametrize(
-    ("method", "other"),
+    ("runner", "method", "other"),
     [
-        pytest.param(DynTS("native"), DynTS("shared"), id="native"),
-        pytest.param(DynTSAll("native"), DynTS("native"), id="question competes, native"),
-        pytest.param(DynTSAll("shared"), DynTS("shared"), id="question competes"),
+        pytest.param("v1", DynTS("native"), DynTS("shared"), id="v1, native"),
+        pytest.param("v2", DynTS("native"), DynTS("shared"), id="v2, native"),
+        pytest.param("v2", DynTSAll("native"), DynTS("native"), id="v2, question competes, native"),
+        pytest.param("v1", DynTSAll("shared"), DynTS("shared"), id="v1, question competes"),
     ],
 )
 def test_logprobs_equal_the_transformers_path(
-    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, method: DynTS, other: DynTS
+    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, runner: str, method: DynTS, other: DynTS
 ) -> None:
     """Queueing, a shared prompt in cached blocks, a preemption, and compactions that are due together one by one."""
     folder, cached = random_model("llama"), method.protect_question
     monkeypatch.setattr(Ledger, "at_once", 1)
     additional = budget(CONFIG, folder / "native", granularity=method.granularity, method=method.name)
     arguments = {"skip_tokenizer_init": True, "num_gpu_blocks_override": POOL, "enable_prefix_caching": cached}
-    with started(folder, additional, **arguments) as llm:
+    with started(folder, additional, runner=runner, **arguments) as llm:
         engine, watched = llm.llm_engine, scheduler(llm)
         for number, prompt in enumerate(PROMPTS):
             engine.add_request(str(number), *prompts_of([prompt]), sampling(150 + 31 * (number % 7)))

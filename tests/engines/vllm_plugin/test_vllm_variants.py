@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect
-from vllm_engines import budget, furthest, needs_vllm, outputs_of, prompts_of, sampling, scheduler, started
+from vllm_engines import RUNNERS, budget, furthest, needs_vllm, outputs_of, prompts_of, sampling, scheduler, started
 
 from dynts.engines.vllm.plugin import WORKERS
 
@@ -16,25 +16,32 @@ pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("name", "runner", "arguments"),
     [
-        pytest.param({"enforce_eager": False}, id="compiled"),
-        pytest.param({"enable_prefix_caching": False, "max_num_seqs": 16}, id="no prefix caching"),
+        pytest.param("qwen2", "v1", {"enforce_eager": False}, id="compiled, v1"),
+        pytest.param("qwen3", "v2", {"enforce_eager": False}, id="compiled, v2"),
+        pytest.param("qwen2", "v2", {"enable_prefix_caching": False, "max_num_seqs": 16}, id="no prefix caching"),
         pytest.param(
-            {"max_num_batched_tokens": 2048, "block_size": 64, "num_gpu_blocks_override": None}, id="block 64"
+            "qwen3",
+            "v1",
+            {"max_num_batched_tokens": 2048, "block_size": 64, "num_gpu_blocks_override": None},
+            id="block 64",
         ),
     ],
 )
-def test_qwen2(random_model: Callable[[str], Path], arguments: dict[str, Any]) -> None:
-    folder = random_model("qwen2")
+def test_architectures(random_model: Callable[[str], Path], name: str, runner: str, arguments: dict[str, Any]) -> None:
+    folder = random_model(name)
     chosen = {"skip_tokenizer_init": True, "num_gpu_blocks_override": POOL, **arguments}
-    with started(folder, budget(CONFIG, folder / "predictor"), **chosen) as llm:
+    with started(folder, budget(CONFIG, folder / "predictor"), runner=runner, **chosen) as llm:
         results = llm.generate(prompts_of(PROMPTS), sampling(260), use_tqdm=False)
         assert scheduler(llm).counters.compactions >= 16
     assert furthest(results, expect(folder, PROMPTS, results)[0]) < TOLERANCE
 
 
-def test_asynchronous_scheduling(random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_asynchronous_scheduling(
+    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
     """vLLM turns it off on CPUs, where it gains nothing; here it is turned on again, for it is the default on GPUs."""
     from vllm.platforms.cpu import CpuPlatform
 
@@ -47,7 +54,8 @@ def test_asynchronous_scheduling(random_model: Callable[[str], Path], monkeypatc
     monkeypatch.setattr(CpuPlatform, "check_and_update_config", classmethod(asynchronous))
     folder = random_model("llama")
     additional = budget(CONFIG, folder / "predictor")
-    with started(folder, additional, skip_tokenizer_init=True, num_gpu_blocks_override=POOL) as llm:
+    arguments = {"skip_tokenizer_init": True, "num_gpu_blocks_override": POOL}
+    with started(folder, additional, runner=runner, **arguments) as llm:
         assert type(scheduler(llm)).__name__ == "BudgetAsyncScheduler"
         results = llm.generate(prompts_of(PROMPTS), sampling(260), use_tqdm=False)
         assert 1 < scheduler(llm).counters.peak_requests < len(PROMPTS)

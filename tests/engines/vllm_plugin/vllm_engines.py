@@ -18,6 +18,9 @@ BLOCK = 32
 MARKERS = (5, 6)
 """Token ids that open and close the thinking of the random models."""
 
+RUNNERS = ("v1", "v2")
+"""vLLM's model runners."""
+
 HAS_VLLM = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed: `make vllm` runs these in .venv-vllm")
 if HAS_VLLM:  # it reads them when it is imported
@@ -66,6 +69,16 @@ def started(model: Path, additional: dict[str, Any], runner: str = "v1", **argum
 def scheduler(llm: Any) -> Any:
     """Of an engine in this process."""
     return llm.llm_engine.engine_core.engine_core.scheduler
+
+
+def runner_of(llm: Any) -> str:
+    """Which of vLLM's model runners an engine in this process has."""
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    return (
+        "v2"
+        if any(part.__module__ == "vllm.v1.worker.gpu.model_runner" for part in type(worker.model_runner).__mro__)
+        else "v1"
+    )
 
 
 def free_blocks(llm: Any) -> int:
