@@ -236,7 +236,6 @@ CALLED = {
         "vllm.v1.worker.gpu.input_batch.InputBatch": "req_ids num_reqs num_tokens seq_lens seq_lens_cpu_upper_bound "
         "positions input_ids num_scheduled_tokens num_computed_tokens_np",
         "vllm.v1.worker.gpu.model_runner.GPUModelRunner.initialize_kv_cache": "kv_cache_config is_profiling",
-        "vllm.v1.worker.gpu.model_runner.GPUModelRunner.execute_model": "dummy_run",
         "vllm.v1.worker.gpu.async_utils.AsyncOutput": "model_runner_output",
     },
 }

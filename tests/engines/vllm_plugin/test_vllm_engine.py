@@ -168,6 +168,19 @@ def test_evictions_that_the_worker_does_not_make_are_an_error(llm: Any, monkeypa
     assert told
 
 
+def test_steps_that_vllm_makes_to_warm_up_change_nothing(llm: Any) -> None:
+    """Before it serves, vLLM's V2 runner is fed requests that no scheduler knows, made of the first token ids."""
+    from vllm.v1.worker.gpu.warmup import run_mixed_prefill_decode_warmup
+
+    if runner_of(llm) == "v1":
+        pytest.skip("vLLM warms its V1 runner up below the steps that the plugin sees")
+    assert llm.reset_prefix_cache(), "the steps write to the first blocks"
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    before = dict(worker.model_runner.evictor.ledger.entries)
+    assert run_mixed_prefill_decode_warmup(worker.model_runner, worker.execute_model, worker.sample_tokens, 60)
+    assert worker.model_runner.evictor.ledger.entries == before
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_the_embedded_model_answers_as_with_transformers(runner: str) -> None:
     model, tokenizer = load_tiny_model()

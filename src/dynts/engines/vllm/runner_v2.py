@@ -49,10 +49,11 @@ class BudgetRunnerV2(GPUModelRunner):
 
     def prepare_attn(self, input_batch: InputBatch) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
         """Let attention see what is cached; `execute_model` puts the lengths right again. Arguments as vLLM's."""
-        self.lengths = input_batch.seq_lens.clone(), input_batch.seq_lens_cpu_upper_bound.clone()
+        self.lengths = input_batch.seq_lens, input_batch.seq_lens_cpu_upper_bound
         evicted = self.evictor.evicted(input_batch.req_ids)
         if not evicted.any():
             return super().prepare_attn(input_batch)
+        self.lengths = input_batch.seq_lens.clone(), input_batch.seq_lens_cpu_upper_bound.clone()
         requests, tokens = input_batch.num_reqs, input_batch.num_tokens
         upload = self.evictor.ledger.upload
         # in place, for CUDA graphs read this very memory
@@ -64,23 +65,20 @@ class BudgetRunnerV2(GPUModelRunner):
 
     @torch.inference_mode()
     def execute_model(
-        self,
-        scheduler_output: SchedulerOutput,
-        intermediate_tensors: Any = None,
-        dummy_run: bool = False,
-        **kwargs: Any,
+        self, scheduler_output: SchedulerOutput, intermediate_tensors: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Run the model, then compact the requests that have reached the budget. Arguments as vLLM's."""
-        output = super().execute_model(scheduler_output, intermediate_tensors, dummy_run, **kwargs)
+        output = super().execute_model(scheduler_output, intermediate_tensors, *args, **kwargs)
         self.compacted: list[str] = []
         state = self.execute_model_state
-        if dummy_run or state is None:
+        # steps to warm up are vLLM's own: their requests are none of the scheduler's
+        due = getattr(scheduler_output, "dynts_due", None)
+        if state is None or due is None:
             return output
         batch, tokens = state.input_batch, state.input_batch.num_tokens
         batch.seq_lens, batch.seq_lens_cpu_upper_bound = self.lengths
         step = batch.req_ids, batch.num_computed_tokens_np, batch.num_scheduled_tokens
         self.evictor.take_note(*step, batch.input_ids[:tokens], batch.positions[:tokens], state.hidden_states[:tokens])
-        due = scheduler_output.dynts_due
         self.evictor.check_due(due, *step)
         if due:
             self._compact(due)
