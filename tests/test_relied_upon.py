@@ -340,18 +340,21 @@ def test_overridden_methods_take_what_they_are_called_with(place: str, name: str
 
 
 def vllm_places() -> dict[str, dict[str, str]]:
-    """`SIGNATURES` of `dynts.engines.vllm.refusals`, checked when an engine starts too, by the place that relies on
+    """`signatures` of `dynts.engines.vllm.refusals`, checked when an engine starts too, by the place that relies on
     them."""
-    from dynts.engines.vllm.refusals import SIGNATURES
+    from dynts.engines.vllm.refusals import VERSIONS, signatures
 
     places = {
         ".sched.": "engines/vllm/scheduler.py",
         ".kv_cache_manager.": "engines/vllm/blocks.py",
+        ".kv_cache_interface.": "engines/vllm/blocks.py",
+        ".gpu_worker.": "engines/vllm/gpu.py",
         ".worker.gpu.": "engines/vllm/runner_v2.py",
         ".worker.": "engines/vllm/runner_v1.py",
     }
     table: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, parameters in SIGNATURES.items():
+    # of the CPU build, which is the oldest
+    for name, parameters in {**signatures(VERSIONS[0], v2=False), **signatures(VERSIONS[0], v2=True)}.items():
         table[next(place for part, place in places.items() if part in name)][name] = parameters
     return table
 
