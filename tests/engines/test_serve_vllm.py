@@ -14,6 +14,8 @@ import pytest
 
 from command_line import run
 from dynts.extras import pip_install
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.model import ImportancePredictor
 from dynts.tiny import WEIGHTS
 
 PREDICTOR = str(WEIGHTS / "answer")
@@ -133,6 +135,27 @@ def test_an_engine_is_chosen_by_what_is_installed_and_a_predictor_that_does_not_
         assert not started
         assert run(monkeypatch, capsys, *command, "--predictor", PREDICTOR)[0] == 0
         assert started.pop()[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/model"]
+
+
+def test_a_prompt_that_competes_is_not_taken_from_the_prefix_cache(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def exec_vllm(path: str, words: list[str], given: dict[str, str]) -> NoReturn:
+        started.append((words, given))
+        raise SystemExit(0)
+
+    monkeypatch.setattr("dynts.engines.vllm.server.os.execve", exec_vllm)
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"].split(os.pathsep)[0])
+    ImportancePredictor(PredictorConfig(16, layers=2, kv_heads=2, all_tokens=True)).save_pretrained(tmp_path / "p")
+    command = ("serve", "m", "--engine", "vllm", "--method", "dynts-all", "--granularity", "native")
+    assert run(monkeypatch, capsys, *command, "--predictor", tmp_path / "p")[0] == 0
+    [(words, given)] = started
+    assert "--no-enable-prefix-caching" in words
+    assert (given["DYNTS_METHOD"], given["DYNTS_GRANULARITY"]) == ("dynts-all", "native")
+    code, _, err = run(monkeypatch, capsys, *command[:-2], "--predictor", PREDICTOR)
+    assert (code, "was trained on thinking tokens only" in err) == (2, True)
 
 
 def test_what_does_not_fit_vllm_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,11 @@ class PluginSettings:
 
     @property
     def policy(self) -> "DynTS":
-        """The method with its granularity."""
+        """The method, in its granularity.
+
+        Raises:
+            DyntsError: vLLM does not have the method, or there is no such granularity.
+        """
         from dynts.methods import DynTS, DynTSAll  # loads torch and transformers
 
         kinds = {kind.name: kind for kind in (DynTS, DynTSAll)}
