@@ -116,15 +116,15 @@ class Evictor:
             hidden: [tokens, hidden size], last hidden states.
         """
         entries = [self.ledger.entries[request] for request in requests]
-        rows = self.ledger.upload(np.repeat([entry.row for entry in entries], fed))
+        each = np.array([(entry.row, entry.evicted, entry.pinned) for entry in entries]).T
+        rows, evicted = self.ledger.upload(np.repeat(each[:2], fed, axis=1))
         self.ledger.note_tokens(rows, positions, tokens)
         # pinned tokens need no scores: they are kept anyway
-        pinned = np.array([entry.pinned for entry in entries]) - computed
         at = np.arange(len(tokens)) - np.repeat(np.cumsum(fed) - fed, fed)
-        scored = np.flatnonzero(at >= np.repeat(pinned, fed))
+        scored = np.flatnonzero(at >= np.repeat(each[2] - computed, fed))
         if not len(scored):
             return
-        slots = positions - self.ledger.upload(np.repeat(self.evicted(requests), fed))
+        slots = positions - evicted
         if len(scored) < len(tokens):
             chosen = self.ledger.upload(scored)
             rows, slots, hidden = rows[chosen], slots[chosen], hidden[chosen]
