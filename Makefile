@@ -79,9 +79,10 @@ vllm: .venv-vllm/installed
 vllm-next: .venv-vllm/installed
 	rm -rf .vllm-next
 	.venv-vllm/bin/pip download --quiet --no-deps --dest .vllm-next $(VLLM_NEXT)
-	cd .vllm-next && unzip -q *.whl "*.py" && rm *.whl
+	cd .vllm-next && unzip -q *.whl "*.py" "*/METADATA" && rm *.whl
+	sed -i "s/^Version: .*/&+cpu/" .vllm-next/*.dist-info/METADATA  # where vLLM looks for the kind of its build
 	cp .venv-vllm/lib/python*/site-packages/vllm/*.so .vllm-next/vllm
-	VLLM_TARGET_DEVICE=cpu PYTHONPATH=.vllm-next OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/vllm_plugin
+	PYTHONPATH=.vllm-next OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/vllm_plugin
 
 # the quick subset on the newest releases of transformers, torch and vLLM's CPU build, whatever pyproject.toml allows: not in CI,
 # for it may fail on any day. tests/test_relied_upon.py then names what has changed, and the place that relies on it.

@@ -113,6 +113,17 @@ def check_config(config: Any) -> None:
         "speculative decoding: drop --speculative-config": config.speculative_config is not None,
         "KV connectors: drop --kv-transfer-config": config.kv_transfer_config is not None,
         "EC connectors: drop --ec-transfer-config": config.ec_transfer_config is not None,
+        # the predictor was trained for the hidden states of the model as it is on disk, and lies among its weights
+        "LoRA adapters: merge one into the model and train a predictor for it, or drop --enable-lora": (
+            config.lora_config is not None
+        ),
+        "weights that change while the engine runs: drop --weight-transfer-config": (
+            config.weight_transfer_config is not None
+        ),
+        "sleep mode, which may discard the predictor: drop --enable-sleep-mode": model.enable_sleep_mode,
+        # vLLM looks for them where tokens were written, from where they are moved
+        "the experts that each token took: drop --enable-return-routed-experts": config.aux_output_config.enabled,
+        "diffusion models: use one that writes token by token": model.is_diffusion,
         f"a quantised KV cache ({cache.cache_dtype}): use --kv-cache-dtype auto": is_quantized_kv_cache(
             cache.cache_dtype
         ),

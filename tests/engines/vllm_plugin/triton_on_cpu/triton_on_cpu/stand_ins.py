@@ -60,9 +60,13 @@ def gather_block_tables(
     num_blocks: torch.Tensor,
     num_blocks_stride: int,
     num_reqs: int,
+    *windows: torch.Tensor,
     BLOCK_SIZE: int,
+    MASK_SLIDING_WINDOW: bool = False,
 ) -> None:
-    """Copy the blocks of the batch's requests to its first rows."""
+    """Copy the blocks of the batch's requests to its first rows; vLLM 0.33 adds what sliding windows need."""
+    if MASK_SLIDING_WINDOW:
+        raise NotImplementedError("sliding windows")
     chosen = rows.numpy()[:num_reqs]
     for group in range(len(sources)):
         source = _table(sources, strides, group, int(chosen.max()) + 1)
@@ -213,9 +217,10 @@ def post_update(
     token_ids: torch.Tensor,
     token_ids_stride: int,
     total: torch.Tensor,
+    *drafts: Any,
     num_warps: int = 1,
 ) -> None:
-    """Append sampled tokens to their requests, and count what is computed."""
+    """Append sampled tokens to their requests (vLLM 0.33 adds drafts), and count what is computed."""
     lengths = [0] * len(rows) if query_start is None else np.diff(query_start.numpy()).tolist()
     ids, totals, latest, done = token_ids.numpy(), total.numpy(), last.view(-1).numpy(), computed.numpy()
     new = tokens.numpy()
@@ -315,6 +320,24 @@ def ranks(
     output.copy_((logits >= logits.gather(-1, ids[:, None].long())).sum(-1))
 
 
+def apply_grammar_bitmask(
+    logits: torch.Tensor,
+    logits_stride: int,
+    indices: torch.Tensor,
+    cu_num_logits: torch.Tensor,
+    bitmask: torch.Tensor,
+    bitmask_stride: int,
+    vocab_size: int,
+    MASK_STRIDE: int,
+    BLOCK_SIZE: int,
+) -> None:
+    """Bar tokens whose bit is not set. Triton 3.9's interpreter fails on the kernel: mask has unsupported dtype."""
+    rows = cu_num_logits.numpy()[indices.numpy() // MASK_STRIDE]
+    allowed = np.unpackbits(bitmask.numpy().view(np.uint8), axis=1, bitorder="little")[:, :vocab_size]
+    values = logits.numpy()
+    values[rows, :vocab_size] = np.where(allowed, values[rows, :vocab_size], -np.inf)
+
+
 STAND_INS = {
     "buffer_utils._apply_write_kernel": apply_write,
     "block_table._gather_block_tables_kernel": gather_block_tables,
@@ -325,6 +348,7 @@ STAND_INS = {
     "input_batch._get_num_sampled_and_rejected_kernel": get_num_sampled_and_rejected,
     "input_batch._post_update_kernel": post_update,
     "sample.gumbel._temperature_kernel": temperature,
+    "structured_outputs._apply_grammar_bitmask_kernel": apply_grammar_bitmask,
     "sample.gumbel._gumbel_sample_kernel": gumbel_sample,
     "sample.logprob._topk_log_softmax_kernel": topk_log_softmax,
     "sample.logprob._ranks_kernel": ranks,
