@@ -217,8 +217,8 @@ class Load:
             delta = chunk["choices"][0]["delta"]
             for name in parts:
                 parts[name] += delta.get(name) or ""
-        statistics = chunks[-1]["usage"].get("dynts")  # vLLM has none
-        if statistics and statistics["peak_cached_tokens"] > CONFIG.budget:
+        statistics = chunks[-1]["usage"].get("dynts")
+        if statistics["peak_cached_tokens"] > CONFIG.budget:
             return f"more than {CONFIG.budget} cached tokens: {statistics}"
         return differs(parts["reasoning_content"], parts["content"], expected)
 

@@ -88,7 +88,8 @@ def test_stop_strings_across_tokens(served: Served) -> None:
     asked = chat(question(3), stop=[stop, "never written"])
     reply = served.answer(**asked)
     choice = reply["choices"][0]
-    assert choice["message"] == {"role": "assistant", "content": "", "reasoning_content": expected}
+    thinking = {"reasoning_content": expected, "reasoning": expected}
+    assert choice["message"] == {"role": "assistant", "content": "", **thinking}
     assert choice["finish_reason"] == "stop"
     assert reply["usage"]["completion_tokens"] < 40
     chunks = stream(served, **asked)

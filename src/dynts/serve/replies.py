@@ -79,7 +79,7 @@ class ChatForm(TextForm):
         """Return a message; see `TextForm.whole`."""
         reasoning, content = self._splits[index].whole(text)
         self.watch.note(reason == "stop", self._splits[index].closed)
-        return {"message": {"role": "assistant", "content": content, "reasoning_content": reasoning or None}}
+        return {"message": {"role": "assistant", "content": content, **_reasoning(reasoning)}}
 
     def piece(self, index: int, text: str) -> Iterator[Fields]:
         """Yield what is certain of the thinking, then of the answer; see `TextForm.piece`."""
@@ -94,9 +94,14 @@ class ChatForm(TextForm):
 
 def _deltas(parts: Parts) -> Iterator[Fields]:
     if parts.reasoning:
-        yield {"delta": {"reasoning_content": parts.reasoning}}
+        yield {"delta": _reasoning(parts.reasoning)}
     if parts.content:
         yield {"delta": {"content": parts.content}}
+
+
+def _reasoning(text: str) -> Fields:
+    # under the names that clients of DeepSeek's and of vLLM's servers know
+    return dict.fromkeys(("reasoning_content", "reasoning"), text or None)
 
 
 class Exchange:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
 from dynts.config import ModelSource
-from dynts.engines.vllm.settings import PARSER, PluginSettings
+from dynts.engines.vllm.settings import MIDDLEWARE, PARSER, PluginSettings
 from dynts.extras import need
 
 if TYPE_CHECKING:
@@ -50,7 +50,12 @@ def exec_vllm(
     settings.policy.check_scores(ImportancePredictor.from_pretrained(settings.predictor))
     template = source.chat.template_args
     arguments = json.dumps(dict(template)) if template else None
-    options = {"reasoning-parser": PARSER, "default-chat-template-kwargs": arguments, **options}
+    options = {
+        "reasoning-parser": PARSER,
+        "default-chat-template-kwargs": arguments,
+        "middleware": MIDDLEWARE,
+        **options,
+    }
     options |= {"dtype": source.dtype, "revision": source.revision}
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     if not settings.policy.protect_question:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 KEY = "dynts"
 PARSER = "dynts"
 """The name of dynts' reasoning parser in vLLM."""
+MIDDLEWARE = "dynts.engines.vllm.replies.Replies"
+"""What its server's answers go through."""
 _DEFAULTS = CompressionConfig()
 PREFIX = "DYNTS_"
 _TYPES: dict[str, Callable[[str], Any]] = {
