@@ -41,7 +41,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     module = package / "entrypoints" / "openai" / "api_server.py"
     module.parent.mkdir(parents=True)
     module.write_text(STAND_IN)
-    (package / "__init__.py").write_text("import sys\nassert 'dynts' not in sys.modules, 'dynts must not import it'\n")
+    (package / "__init__.py").write_text("import sys\nassert 'dynts.cli' not in sys.modules, 'imported by dynts'\n")
     paths = os.pathsep.join(filter(None, [str(package.parent), os.environ.get("PYTHONPATH")]))
     given = {name: value for name, value in os.environ.items() if not name.startswith(("DYNTS_", "VLLM_"))}
     return {**given, "PYTHONPATH": paths, "STAND_IN_OUT": str(tmp_path / "given.json")}
@@ -75,6 +75,7 @@ def test_what_vllm_is_given_and_its_signals_and_exit_code(environment: dict[str,
         "--model",
         "some/model",
         "--reasoning-parser=dynts",
+        "--middleware=dynts.engines.vllm.replies.Replies",
         "--host=127.0.0.1",
         "--port=9000",
         "--dtype=float32",
@@ -134,7 +135,7 @@ def test_an_engine_is_chosen_by_what_is_installed_and_a_predictor_that_does_not_
         assert "this predictor has one score for all layers and heads" in err
         assert not started
         assert run(monkeypatch, capsys, *command, "--predictor", PREDICTOR)[0] == 0
-        assert started.pop()[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", "some/model"]
+        assert started.pop()[1:5] == ["-m", "dynts.engines.vllm.openai", "--model", "some/model"]
 
 
 def test_a_prompt_that_competes_is_not_taken_from_the_prefix_cache(

@@ -8,6 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dynts.cache.lengths import cache_lengths
 from dynts.engines.vllm.settings import PluginSettings, read_settings
 
+engine_died = False
+"""Whether the server of this process has ended because its engine did."""
 PATHS = ("/v1/chat/completions", "/v1/completions")
 
 
@@ -35,11 +37,25 @@ class Replies:
             receive: gives the request's body.
             send: takes the answer.
         """
+        if scope["type"] == "lifespan":
+            await self.app(scope, _watching(scope, receive), send)
+            return
         if scope["type"] != "http" or scope["path"] not in PATHS:
             await self.app(scope, receive, send)
             return
         reply = _Reply(send, self.settings)
         await self.app(scope, receive, reply.send)
+
+
+def _watching(scope: Scope, receive: Receive) -> Receive:
+    async def watched() -> Message:
+        global engine_died
+        message = await receive()
+        if message["type"] == "lifespan.shutdown":
+            engine_died = scope["app"].state.engine_client.errored
+        return message
+
+    return watched
 
 
 class _Reply:

@@ -62,7 +62,6 @@ def exec_vllm(
         given.append("--no-enable-prefix-caching")
     key = {} if api_key is None else {"VLLM_API_KEY": api_key}
     environment = {**os.environ, **settings.to_environment(), **key}
-    # not the command `vllm`, which does not start in the CPU build
-    server = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    server = [sys.executable, "-m", "dynts.engines.vllm.openai"]
     sys.stdout.flush()
     os.execve(sys.executable, [*server, "--model", source.name, *given, *more], environment)
