@@ -82,10 +82,10 @@ class PluginSettings:
         """
         from dynts.methods import DynTS, DynTSAll  # loads torch and transformers
 
-        kinds = {kind.name: kind for kind in (DynTS, DynTSAll)}
-        if self.method not in kinds:
-            raise DyntsError(f"method must be one of {', '.join(kinds)} with vLLM, got {self.method!r}")
-        return kinds[self.method](granularity=self.granularity)  # type: ignore[arg-type]
+        for kind in (DynTS, DynTSAll):
+            if kind.name == self.method:
+                return kind(granularity=self.granularity)  # type: ignore[arg-type]
+        raise DyntsError(f"method must be {DynTS.name} or {DynTSAll.name} with vLLM, got {self.method!r}")
 
     @classmethod
     def of(cls, arm: "Arm[str]", chat: ChatOptions) -> Self:
