@@ -68,7 +68,8 @@ FEATURES = [
         _CONFIGURATIONS,
     ),
     ("layers that are hybrid or see a sliding window", REFUSED, REFUSED, f"{_REFUSALS}kv_caches_of_other_layers"),
-    ("tensor parallelism, data parallelism, CUDA graphs", NOT_RUN, NOT_RUN, ""),
+    ("tensor parallelism", RIGHT, RIGHT, "test_vllm_variants.py::test_tensor_parallelism"),
+    ("data parallelism, CUDA graphs", NOT_RUN, NOT_RUN, ""),
 ]
 """What, on V1, on V2, and the test that shows it."""
 

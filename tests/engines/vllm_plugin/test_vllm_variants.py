@@ -8,9 +8,25 @@ from typing import Any
 import pytest
 import torch
 from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect
-from vllm_engines import RUNNERS, budget, furthest, needs_vllm, outputs_of, prompts_of, sampling, scheduler, started
+from transformers_path import forced_logprobs
+from vllm_engines import (
+    MARKERS,
+    RUNNERS,
+    budget,
+    furthest,
+    needs_vllm,
+    outputs_of,
+    prompts_of,
+    sampling,
+    scheduler,
+    started,
+)
 
+import dynts
+from dynts.cache.method import Granularity
+from dynts.chat.markers import ThinkMarkers
 from dynts.engines.vllm.plugin import WORKERS
+from dynts.methods import DynTS
 
 pytestmark = [needs_vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -61,6 +77,27 @@ def test_asynchronous_scheduling(
         assert 1 < scheduler(llm).counters.peak_requests < len(PROMPTS)
         assert scheduler(llm).counters.preemptions == 0
     assert furthest(results, expect(folder, PROMPTS, results)[0]) < TOLERANCE
+
+
+@pytest.mark.parametrize("granularity", ["shared", "native"])
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_tensor_parallelism(
+    random_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, runner: str, granularity: Granularity
+) -> None:
+    """Two processes with a KV head each: of one set of tokens the first tells the other, sets of heads stay apart."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else vLLM wants a NUMA node for each process
+    folder = random_model("llama")
+    additional = budget(CONFIG, folder / "native", granularity=granularity)
+    arguments = {"skip_tokenizer_init": True, "num_gpu_blocks_override": POOL, "tensor_parallel_size": 2}
+    prompts = PROMPTS[:4]
+    with started(folder, additional, runner=runner, **arguments) as llm:
+        results = llm.generate(prompts_of(prompts), sampling(260), use_tqdm=False)
+        assert scheduler(llm).counters.compactions >= 8
+    predictor = dynts.ImportancePredictor.from_pretrained(folder / "native")
+    markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
+    method = DynTS(granularity)
+    expected, _ = forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers, method)
+    assert furthest(results, expected) < TOLERANCE
 
 
 def test_without_settings_vllm_is_itself(random_model: Callable[[str], Path]) -> None:
