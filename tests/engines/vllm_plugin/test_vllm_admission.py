@@ -26,7 +26,6 @@ from vllm_engines import (
 import dynts
 from decoding import random_tokens
 from dynts.chat.markers import ThinkMarkers
-from dynts.errors import UnsupportedError
 
 pytestmark = needs_vllm
 
@@ -85,13 +84,6 @@ def test_vllm_itself_refuses_that_pool(folder: Path) -> None:
 )
 def alone(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A scheduler without an engine, for up to 16 requests in the pool of `POOL` blocks."""
-    kind, runner = request.param.split()
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(runner == "v2")))
-    return scheduler_of(folder, kind, POOL)
-
-
-def scheduler_of(folder: Path, kind: str, blocks: int) -> Any:
-    """A scheduler without an engine, with a pool of so many blocks."""
     import torch
     from vllm.utils.hashing import sha256
     from vllm.v1.core.kv_cache_utils import init_none_hash
@@ -101,25 +93,20 @@ def scheduler_of(folder: Path, kind: str, blocks: int) -> Any:
     from dynts.engines.vllm import scheduler as schedulers
     from dynts.engines.vllm.blocks import BudgetSpec
 
+    kind, runner = request.param.split()
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(runner == "v2")))
     config = configure(
         folder, budget(CONFIG, folder / "predictor"), max_num_seqs=16, max_num_batched_tokens=128, max_model_len=LENGTH
     )
-    config.cache_config.num_gpu_blocks = blocks
+    config.cache_config.num_gpu_blocks = POOL
     init_none_hash(sha256)
     spec = BudgetSpec(block_size=BLOCK, num_kv_heads=2, head_size=32, dtype=torch.float32)
     return getattr(schedulers, kind)(
         vllm_config=config,
-        kv_cache_config=KVCacheConfig(blocks, [], [KVCacheGroupSpec(["layer"], spec)]),
+        kv_cache_config=KVCacheConfig(POOL, [], [KVCacheGroupSpec(["layer"], spec)]),
         structured_output_manager=StructuredOutputManager(config),
         block_size=BLOCK,
     )
-
-
-def test_a_pool_that_vllms_own_block_makes_too_small_is_refused(folder: Path) -> None:
-    """Of the blocks that it counts vLLM keeps one for itself: a request would wait for it for ever."""
-    with pytest.raises(UnsupportedError, match=f"a KV cache of {MOST} blocks .* memory for {MOST + 1} blocks"):
-        scheduler_of(folder, "BudgetScheduler", MOST)
-    scheduler_of(folder, "BudgetScheduler", MOST + 1)
 
 
 class Worker:

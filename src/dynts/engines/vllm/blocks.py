@@ -9,7 +9,6 @@ from vllm.v1.request import Request
 
 from dynts.config import CompressionConfig
 from dynts.engines.vllm.settings import KEY
-from dynts.errors import UnsupportedError
 
 
 class BudgetSpec(FullAttentionSpec):
@@ -58,23 +57,12 @@ class BudgetBlocks(KVCacheManager):
         Args:
             manager: as the scheduler made it.
             schedule: the budget.
-
-        Raises:
-            UnsupportedError: the pool has no room for the longest request, which would wait for ever.
         """
-        size, pool = manager.coordinator.single_type_managers[0].block_size, manager.block_pool.num_gpu_blocks
-        longest = min(manager.max_model_len, schedule.budget)
-        needed = cdiv(longest, size) + 1  # vLLM keeps one for itself
-        if pool < needed:
-            raise UnsupportedError(
-                f"a KV cache of {pool} blocks of {size} tokens is too small for {longest} tokens of a request, because "
-                f"vLLM keeps a block for itself: give it memory for {needed} blocks, or shrink the budget"
-            )
         manager.__class__ = cls
         manager.schedule = schedule
         manager.evicted, manager.reserved = {}, {}
         # the length that admission has to reckon with
-        manager.max_model_len = longest
+        manager.max_model_len = min(manager.max_model_len, schedule.budget)
         return manager
 
     def held(self, request: Request) -> int:
