@@ -93,6 +93,7 @@ def main() -> None:
             with ProcessPoolExecutor(1, get_context("spawn")) as pool:
                 found = pool.submit(serve, task, blocks, granularity, runner).result()
             rows.append({"runner": runner, "cache": granularity or "full", "slots": blocks * BLOCK, **found})
+            Console().print(rows[-1])
     record = {
         "requests": len(task.prompts),
         "together": task.together,
