@@ -1,17 +1,19 @@
 """What the plugin refuses, before an engine starts."""
 
 import copy
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from vllm_engines import budget, needs_vllm
+from vllm_engines import RUNNERS, budget, needs_vllm
 
 from dynts.config import CompressionConfig
 from dynts.engines.vllm import refusals
 from dynts.engines.vllm.refusals import check_config, check_kv_cache, check_request
+from dynts.engines.vllm.settings import LOGGER
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
@@ -44,6 +46,19 @@ def test_scheduler_and_worker_are_chosen_and_settings_resolved(folder: Path, mon
     monkeypatch.setenv("DYNTS_PREDICTOR", str(folder / "predictor"))
     assert configure(folder, {}).scheduler_config.scheduler_cls == "dynts.engines.vllm.scheduler.BudgetScheduler"
     assert configure(folder, {"dynts": None}).scheduler_config.scheduler_cls is None
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_line_of_vllms_log_says_which_model_runner_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runner: str
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", str(int(runner == "v2")))
+    # vLLM's own loggers do not hand on what they show
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        configure(folder, budget(CONFIG, folder / "predictor"))
+    assert f"budget of {CONFIG.budget} tokens" in caplog.text
+    assert f"vLLM's {runner.upper()} model runner" in caplog.text
 
 
 def test_a_predictor_of_another_model_and_a_wrong_setting(folder: Path, tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written, own_heads
 from dynts.engines.vllm.ledger import Ledger
 from dynts.engines.vllm.plugin import engine_scanner
 from dynts.engines.vllm.refusals import check_kv_cache
-from dynts.engines.vllm.settings import KEY, PluginSettings
+from dynts.engines.vllm.settings import KEY, LOGGER, PluginSettings
 from dynts.errors import UnsupportedError
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.fingerprint import check_fingerprint
 from dynts.predictor.model import ImportancePredictor
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER)
 
 
 class Evictor:

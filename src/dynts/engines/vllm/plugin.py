@@ -9,12 +9,12 @@ from typing import Any
 from dynts.chat.markers import find_format
 from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.engines.vllm.refusals import check_config, check_request, check_vllm
-from dynts.engines.vllm.settings import KEY, PARSER, PluginSettings, read_settings
+from dynts.engines.vllm.settings import KEY, LOGGER, PARSER, PluginSettings, read_settings
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods import DynTS
 from dynts.predictor.model import ImportancePredictor
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(LOGGER)
 
 WORKERS = {
     "vllm.v1.worker.gpu_worker.Worker": "dynts.engines.vllm.gpu.BudgetGPUWorker",

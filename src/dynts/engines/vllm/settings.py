@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from dynts.methods import DynTS
 
 KEY = "dynts"
+LOGGER = "vllm.dynts"
+"""Below vLLM's own logger, which is the only one that its processes show."""
 PARSER = "dynts"
 """The name of dynts' reasoning parser in vLLM."""
 MIDDLEWARE = "dynts.engines.vllm.replies.Replies"
