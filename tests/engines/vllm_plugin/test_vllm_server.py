@@ -128,7 +128,9 @@ def test_it_speaks_as_the_other_engine_does(server: Server, request: pytest.Fixt
         for fields, here, there in rows:
             body = asked | {"max_tokens": 3, **json.loads(fields)}
             got = [
-                httpx.post(f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
+                httpx.post(
+                    f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+                )
                 for url in (other.url, server.url)
             ]
             assert [reply.status_code for reply in got] == [int(here), int(there)], fields
