@@ -1,6 +1,7 @@
 """What vLLM's server answers, in the words of dynts' own: `--middleware dynts.engines.vllm.replies.Replies`."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -48,11 +49,25 @@ class Replies:
 
 
 def _watching(scope: Scope, receive: Receive) -> Receive:
+    asked = False
+
+    def noting(shut_down: Callable[..., None]) -> Callable[..., None]:
+        def noted(*args: Any, **kwargs: Any) -> None:
+            nonlocal asked
+            asked = True
+            shut_down(*args, **kwargs)
+
+        return noted
+
     async def watched() -> Message:
         global engine_died
         message = await receive()
-        if message["type"] == "lifespan.shutdown":
-            engine_died = scope["app"].state.engine_client.errored
+        engine = scope["app"].state.engine_client
+        if message["type"] == "lifespan.startup":
+            # an engine that was told to end, by a signal to the server, counts as one in error too
+            engine.shutdown = noting(engine.shutdown)
+        elif message["type"] == "lifespan.shutdown":
+            engine_died = engine.errored and not asked
         return message
 
     return watched
