@@ -251,6 +251,7 @@ def test_parameters_that_are_named_are_there(place: str, name: str, named: str) 
 
 SCHEDULER, RUNNER = "vllm.v1.core.sched.scheduler.Scheduler", "vllm.v1.worker.gpu_model_runner.GPUModelRunner"
 RUNNER_V2 = "vllm.v1.worker.gpu.model_runner.GPUModelRunner"
+EVICTED = "device max_num_reqs max_model_len vllm_config model_config compilation_config attn_groups"
 ATTRIBUTES = {
     "bench/engines.py": {"transformers.cache_utils.DynamicLayer": "keys values"},
     "engines/vllm/blocks.py": {
@@ -267,18 +268,19 @@ ATTRIBUTES = {
     },
     "engines/vllm/plugin.py": {"vllm.v1.engine.input_processor.InputProcessor": "vllm_config"},
     "engines/vllm/evictor.py": {
+        RUNNER: EVICTED,
+        RUNNER_V2: EVICTED,
         "vllm.model_executor.layers.attention.attention.Attention": "kv_cache impl head_size "
         "kv_sharing_target_layer_name",
     },
     "engines/vllm/runner_v1.py": {
-        RUNNER: "device max_num_reqs max_model_len vllm_config compilation_config requests input_batch attn_groups "
-        "execute_model_state optimistic_seq_lens_cpu seq_lens positions req_indices query_start_loc input_ids",
+        RUNNER: "requests input_batch execute_model_state optimistic_seq_lens_cpu seq_lens positions req_indices "
+        "query_start_loc input_ids",
         "vllm.v1.worker.gpu_input_batch.InputBatch": "block_table num_reqs req_id_to_index num_computed_tokens_cpu",
         "vllm.v1.worker.block_table.BlockTable": "block_size num_blocks_per_row",
     },
     "engines/vllm/runner_v2.py": {
-        RUNNER_V2: "device max_num_reqs max_model_len vllm_config compilation_config attn_groups execute_model_state "
-        "block_tables req_states",
+        RUNNER_V2: "execute_model_state block_tables req_states",
         "vllm.v1.worker.gpu.block_table.BlockTables": "block_tables block_sizes num_blocks",
         "vllm.v1.worker.gpu.buffer_utils.StagedWriteTensor": "gpu",
         "vllm.v1.worker.gpu.buffer_utils.UvaBackedTensor": "np",

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_vllm_engine import CONFIG, MARKERS, POOL, PROMPTS, TOLERANCE
+from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect
 from test_vllm_refusals import configure
-from transformers_path import forced_logprobs
 from vllm_engines import (
     BLOCK,
     budget,
@@ -23,9 +22,7 @@ from vllm_engines import (
     started,
 )
 
-import dynts
 from decoding import random_tokens
-from dynts.chat.markers import ThinkMarkers
 
 pytestmark = needs_vllm
 
@@ -59,9 +56,7 @@ def test_a_pool_for_one_budget_decodes_sequences_of_many_times_its_size(llm: Any
     assert [len(tokens) for tokens in outputs_of(results)] == [2100, 2100]
     assert scheduler(llm).counters.preemptions == 0
     assert scheduler(llm).counters.peak_requests == 1, "the other has to wait"
-    predictor = dynts.ImportancePredictor.from_pretrained(folder / "predictor")
-    markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    expected, compactions = forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers)
+    expected, compactions = expect(folder, prompts, results)
     assert compactions > 20
     assert furthest(results, expected) < TOLERANCE
     assert free_blocks(llm) == MOST

@@ -26,6 +26,7 @@ import dynts
 from decoding import random_tokens
 from dynts.chat.markers import ThinkMarkers
 from dynts.chat.prompts import chat_prompt
+from dynts.methods import DynTS
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, make_problem
@@ -55,10 +56,17 @@ def llm(folder: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
         yield llm
 
 
-def expect(folder: Path, prompts: list[list[int]], results: list[Any]) -> tuple[list[Any], int]:
-    predictor = dynts.ImportancePredictor.from_pretrained(folder / "predictor")
+def expect(
+    folder: Path,
+    prompts: list[list[int]],
+    results: list[Any],
+    predictor: str = "predictor",
+    method: DynTS | None = None,
+) -> tuple[list[Any], int]:
+    """What the transformers path says of the tokens that vLLM generated, by one of a random model's predictors."""
+    loaded = dynts.ImportancePredictor.from_pretrained(folder / predictor)
     markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    return forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers)
+    return forced_logprobs(folder, prompts, outputs_of(results), CONFIG, loaded, markers, method or DynTS())
 
 
 def test_logprobs_equal_the_transformers_path_with_queueing_and_shared_prompts(llm: Any, folder: Path) -> None:

@@ -5,23 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE
-from transformers_path import forced_logprobs
+from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect
 from vllm_engines import (
-    MARKERS,
     budget,
     free_blocks,
     furthest,
     needs_vllm,
-    outputs_of,
     prompts_of,
     sampling,
     scheduler,
     started,
 )
 
-import dynts
-from dynts.chat.markers import ThinkMarkers
 from dynts.engines.vllm.ledger import Ledger
 from dynts.methods import DynTS, DynTSAll
 
@@ -30,10 +25,7 @@ pytestmark = needs_vllm
 
 def distance(folder: Path, results: list[Any], method: DynTS) -> float:
     """From the log-probabilities of the transformers path."""
-    predictor = dynts.ImportancePredictor.from_pretrained(folder / "native")
-    markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    expected, _ = forced_logprobs(folder, PROMPTS, outputs_of(results), CONFIG, predictor, markers, method)
-    return furthest(results, expected)
+    return furthest(results, expect(folder, PROMPTS, results, "native", method)[0])
 
 
 @pytest.mark.parametrize(

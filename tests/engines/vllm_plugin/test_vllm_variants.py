@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_vllm_engine import CONFIG, POOL, PROMPTS, TOLERANCE, expect
-from transformers_path import forced_logprobs
 from vllm_engines import (
-    MARKERS,
     RUNNERS,
     budget,
     furthest,
@@ -22,9 +20,7 @@ from vllm_engines import (
     started,
 )
 
-import dynts
 from dynts.cache.method import Granularity
-from dynts.chat.markers import ThinkMarkers
 from dynts.engines.vllm.plugin import WORKERS
 from dynts.methods import DynTS
 
@@ -93,10 +89,7 @@ def test_tensor_parallelism(
     with started(folder, additional, runner=runner, **arguments) as llm:
         results = llm.generate(prompts_of(prompts), sampling(260), use_tqdm=False)
         assert scheduler(llm).counters.compactions >= 8
-    predictor = dynts.ImportancePredictor.from_pretrained(folder / "native")
-    markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    method = DynTS(granularity)
-    expected, _ = forced_logprobs(folder, prompts, outputs_of(results), CONFIG, predictor, markers, method)
+    expected, _ = expect(folder, prompts, results, "native", DynTS(granularity))
     assert furthest(results, expected) < TOLERANCE
 
 

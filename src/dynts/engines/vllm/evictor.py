@@ -29,50 +29,48 @@ class Evictor:
     Made as soon as the model is loaded, so that vLLM's memory profile sees it.
 
     Args:
-        config: the engine's `VllmConfig`.
-        model: vLLM's model.
-        device: of the model.
-        rows: most requests at a time.
-        length: most tokens of a request, evicted ones included.
+        runner: vLLM's model runner, of either kind.
 
     Raises:
         DyntsError: the predictor was trained for another model.
     """
 
-    def __init__(self, config: Any, model: torch.nn.Module, device: torch.device, rows: int, length: int) -> None:
-        settings = PluginSettings.from_dict(config.additional_config[KEY])
+    def __init__(self, runner: Any) -> None:
+        device, rows, model_config = torch.device(runner.device), runner.max_num_reqs, runner.model_config
+        settings = PluginSettings.from_dict(runner.vllm_config.additional_config[KEY])
         self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
         known = self.predictor.config
-        check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(config.model_config, model)), known.base_model)
+        check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(runner)), known.base_model)
         policy = settings.policy
         self.native, sets = policy.granularity == "native", None
         if self.native:
             ranks = get_tp_group()
             self.heads = own_heads(ranks.rank_in_group, ranks.world_size, known.kv_heads)
             sets = known.layers, self.heads.stop - self.heads.start
-        scanner = engine_scanner(config.model_config, settings, self.predictor) if policy.protect_answer else None
-        self.ledger = Ledger(settings.schedule, scanner, rows, length, device, sets, policy.protect_question)
+        scanner = engine_scanner(model_config, settings, self.predictor) if policy.protect_answer else None
+        length, question = runner.max_model_len, policy.protect_question
+        self.ledger = Ledger(settings.schedule, scanner, rows, length, device, sets, question)
         logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)
 
-    def adopt(self, kv_cache_config: KVCacheConfig, attn_groups: Any, layers: dict[str, Any]) -> None:
+    def adopt(self, runner: Any, kv_cache_config: KVCacheConfig) -> None:
         """Take charge of keys and values, whose layout must be the expected one.
 
         Args:
+            runner: vLLM's model runner, which has allocated them.
             kv_cache_config: vLLM's.
-            attn_groups: vLLM's `AttentionGroup`s by kind of KV cache.
-            layers: vLLM's attention layers by name.
 
         Raises:
             UnsupportedError: attention back end or layout unknown, or layers share keys and values.
         """
         check_kv_cache(kv_cache_config)
+        layers: dict[str, Any] = runner.compilation_config.static_forward_context
         sharing = [name for name, layer in layers.items() if getattr(layer, "kv_sharing_target_layer_name", None)]
         if sharing:
             raise UnsupportedError(
                 f"{len(sharing)} layers of this model use the keys and values of others, which dynts does not support: "
                 "use another model, or unset the plugin's settings"
             )
-        (group,) = attn_groups[0]
+        (group,) = runner.attn_groups[0]
         name = group.backend.get_name()
         if name not in LAYOUTS:
             raise UnsupportedError(
@@ -184,10 +182,10 @@ class Evictor:
 class _Fingerprinted:
     """vLLM's model as `check_fingerprint` looks at it."""
 
-    def __init__(self, model_config: Any, model: torch.nn.Module) -> None:
-        self.config = model_config.hf_config
-        self.model = cast(Any, model)
+    def __init__(self, runner: Any) -> None:
+        self.config = runner.model_config.hf_config
+        self.runner = runner
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """As in transformers."""
-        return cast(torch.nn.Module, self.model.model.embed_tokens)
+        return cast(torch.nn.Module, self.runner.get_model().model.embed_tokens)

@@ -23,15 +23,13 @@ class BudgetRunnerV1(GPUModelRunner):
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model, then the predictor. Arguments as vLLM's."""
         super().load_model(*args, **kwargs)
-        self.evictor = Evictor(
-            self.vllm_config, self.get_model(), torch.device(self.device), self.max_num_reqs, self.max_model_len
-        )
+        self.evictor = Evictor(self)
 
     def initialize_kv_cache(self, kv_cache_config: KVCacheConfig, is_profiling: bool = False, **kwargs: Any) -> None:
         """Allocate the cache, and check that its layout is the expected one. Arguments as vLLM's."""
         super().initialize_kv_cache(kv_cache_config, is_profiling, **kwargs)
         if not is_profiling:
-            self.evictor.adopt(kv_cache_config, self.attn_groups, self.compilation_config.static_forward_context)
+            self.evictor.adopt(self, kv_cache_config)
 
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
         ledger = self.evictor.ledger
