@@ -24,7 +24,7 @@ from dynts.chat.prompts import chat_prompt
 from dynts.cli.checks import load_session
 from dynts.config import ModelSource
 from dynts.decode.arm import Arm
-from dynts.engines.vllm.settings import PluginSettings
+from dynts.engines.settings import PluginSettings
 from dynts.methods import resolve_method
 from dynts.methods.variants import configure
 from dynts.store.files import write_text_whole

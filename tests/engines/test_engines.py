@@ -20,9 +20,10 @@ from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.decode.arm import Arm
 from dynts.decode.sampling import RowSampling, draws_of
 from dynts.engines.engine import FULL_CACHE, Request
+from dynts.engines.settings import PluginSettings
 from dynts.engines.transformers import TransformersEngine, _Handover
 from dynts.engines.vllm.offline import VllmEngine, VllmSpec
-from dynts.engines.vllm.settings import PluginSettings, read_settings
+from dynts.engines.vllm.settings import read_settings
 from dynts.errors import DyntsError
 from dynts.extras import pip_install
 from dynts.grading.grader import Grader

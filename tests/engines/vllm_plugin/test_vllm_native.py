@@ -17,7 +17,7 @@ from vllm_engines import (
     started,
 )
 
-from dynts.engines.vllm.ledger import Ledger
+from dynts.engines.ledger import Ledger
 from dynts.methods import DynTS, DynTSAll
 
 pytestmark = needs_vllm

@@ -10,11 +10,11 @@ import torch
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
+from dynts.engines.ledger import Ledger
 from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written, own_heads
-from dynts.engines.vllm.ledger import Ledger
-from dynts.engines.vllm.plugin import engine_scanner
+from dynts.engines.vllm.plugin import engine_tokenizer
 from dynts.engines.vllm.refusals import check_kv_cache
-from dynts.engines.vllm.settings import KEY, LOGGER, PluginSettings
+from dynts.engines.vllm.settings import KEY, LOGGER, configured
 from dynts.errors import UnsupportedError
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.fingerprint import check_fingerprint
@@ -37,7 +37,7 @@ class Evictor:
 
     def __init__(self, runner: Any) -> None:
         device, rows, model_config = torch.device(runner.device), runner.max_num_reqs, runner.model_config
-        settings = PluginSettings.from_dict(runner.vllm_config.additional_config[KEY])
+        settings = configured(runner.vllm_config.additional_config[KEY])
         self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
         known = self.predictor.config
         check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(runner)), known.base_model)
@@ -47,7 +47,7 @@ class Evictor:
             ranks = get_tp_group()
             self.heads = own_heads(ranks.rank_in_group, ranks.world_size, known.kv_heads)
             sets = known.layers, self.heads.stop - self.heads.start
-        scanner = engine_scanner(model_config, settings, self.predictor) if policy.protect_answer else None
+        scanner = settings.scanner(engine_tokenizer(model_config), self.predictor) if policy.protect_answer else None
         length, question = runner.max_model_len, policy.protect_question
         self.ledger = Ledger(settings.schedule, scanner, rows, length, device, sets, question)
         logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)

@@ -17,7 +17,8 @@ from dynts.config import ModelSource, Sampling
 from dynts.decode.arm import Arm
 from dynts.decode.checkpoint import say_once
 from dynts.engines.engine import FULL_CACHE, Completion, Request
-from dynts.engines.vllm.settings import KEY, PluginSettings
+from dynts.engines.settings import PluginSettings
+from dynts.engines.vllm.settings import KEY
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.extras import need
 from dynts.methods import DynTS, DynTSAll, Full

@@ -3,10 +3,11 @@
 import runpy
 import sys
 
-from dynts.engines.vllm import replies
+from dynts.engines.vllm import watch
 
 if __name__ == "__main__":
+    sys.argv.append(f"--middleware={watch.MIDDLEWARE}")
     # not the command `vllm`, which does not start in the CPU build
     runpy.run_module("vllm.entrypoints.openai.api_server", run_name="__main__", alter_sys=True)
-    if replies.engine_died:
+    if watch.engine_died:
         sys.exit("the engine died; see its error above")

@@ -2,17 +2,14 @@
 
 import functools
 import logging
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
-from dynts.chat.markers import find_format
-from dynts.chat.scanner import ThinkScanner, scanner_of
+from dynts.engines.settings import PluginSettings
 from dynts.engines.vllm.refusals import check_config, check_request, check_vllm
-from dynts.engines.vllm.settings import KEY, LOGGER, PARSER, PluginSettings, read_settings
+from dynts.engines.vllm.settings import KEY, LOGGER, PARSER, configured, read_settings
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods import DynTS
-from dynts.predictor.model import ImportancePredictor
 
 logger = logging.getLogger(LOGGER)
 
@@ -77,43 +74,24 @@ def activate(config: Any, settings: PluginSettings) -> None:
 
 
 def _resolve(config: Any, settings: PluginSettings) -> PluginSettings:
-    """The settings as other processes need them: an absolute path."""
-    folder = Path(settings.predictor)
-    name = str(folder.resolve()) if folder.is_dir() else settings.predictor
-    predictor = ImportancePredictor.from_pretrained(name)
-    predictor.check_sizes(config.model_config.hf_config)
+    """The settings as other processes need them, for this model and its engine."""
+    settings, predictor = settings.resolve(config.model_config.hf_config)
     policy = settings.policy
-    policy.check_scores(predictor)
     if not policy.protect_question and config.cache_config.enable_prefix_caching:
         raise UnsupportedError(
             f"method {policy.name} scores the question by its hidden states, which a prompt out of the prefix cache "
             f"does not have: use --no-enable-prefix-caching, or method {DynTS.name}"
         )
-    if policy.protect_answer and engine_scanner(config.model_config, settings, predictor) is None:
+    if policy.protect_answer and settings.scanner(engine_tokenizer(config.model_config), predictor) is None:
         logger.warning("dynts: no think markers known, all generated tokens are treated as thinking")
-    return replace(settings, predictor=name)
+    return settings
 
 
-def engine_scanner(model_config: Any, settings: PluginSettings, predictor: ImportancePredictor) -> ThinkScanner | None:
-    """Return what finds where thinking ends, as for `dynts.compress`.
-
-    Args:
-        model_config: vLLM's.
-        settings: the plugin's.
-        predictor: what the predictor says about itself.
-
-    Raises:
-        DyntsError: markers are given that are not known, or of which the tokenizer would have to tell the tokens.
-    """
+def engine_tokenizer(model_config: Any) -> Any:
+    """Return the tokenizer by vLLM's model configuration; None where vLLM runs without one."""
     from vllm.tokenizers import cached_tokenizer_from_config
 
-    recorded = predictor.config.markers
-    if model_config.skip_tokenizer_init:
-        if settings.think_start or settings.think_end:
-            raise DyntsError("think_start and think_end are texts, which need the tokenizer: drop skip_tokenizer_init")
-        return scanner_of(None, None, recorded)
-    tokenizer = cached_tokenizer_from_config(model_config)
-    return scanner_of(tokenizer, find_format(tokenizer, settings.think_start, settings.think_end), recorded)
+    return None if model_config.skip_tokenizer_init else cached_tokenizer_from_config(model_config)
 
 
 def _guard_requests() -> None:
@@ -131,7 +109,7 @@ def _guard_requests() -> None:
         given = self.vllm_config.additional_config.get(KEY)
         if given is not None:
             try:
-                check_request(request, PluginSettings.from_dict(given).schedule)
+                check_request(request, configured(given).schedule)
             except DyntsError as error:
                 raise VLLMValidationError(str(error)) from error
         return request

@@ -8,10 +8,10 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
+from dynts.engines.counters import Counters
 from dynts.engines.vllm.blocks import BudgetBlocks
-from dynts.engines.vllm.counters import Counters
 from dynts.engines.vllm.refusals import check_kv_cache
-from dynts.engines.vllm.settings import KEY, PluginSettings
+from dynts.engines.vllm.settings import KEY, configured
 
 
 class BudgetScheduling(Scheduler):
@@ -26,7 +26,7 @@ class BudgetScheduling(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_kv_cache(self.kv_cache_config)
-        settings = PluginSettings.from_dict(self.vllm_config.additional_config[KEY])
+        settings = configured(self.vllm_config.additional_config[KEY])
         self.kv_cache_manager = BudgetBlocks.adopt(self.kv_cache_manager, settings.schedule)
         self.budget = settings.budget
         self.counters = Counters()

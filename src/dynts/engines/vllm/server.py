@@ -8,7 +8,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, NoReturn
 
 from dynts.config import ModelSource
-from dynts.engines.vllm.settings import MIDDLEWARE, PARSER, PluginSettings
+from dynts.engines.settings import MIDDLEWARE, PluginSettings
+from dynts.engines.vllm.settings import PARSER
 from dynts.extras import need
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the budget did since an engine started, for programs and for vLLM's /metrics."""
+"""What the budget did since an engine started, for programs and for its server's /metrics."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -47,7 +47,7 @@ class Counters:
 def _prometheus() -> dict[str, Any]:
     """Metrics in the process's registry.
 
-    vLLM's /metrics shows them where PROMETHEUS_MULTIPROC_DIR joins its processes.
+    A server's /metrics shows them where PROMETHEUS_MULTIPROC_DIR joins the engine's processes.
     """
     from prometheus_client import Counter, Gauge
 

@@ -1,4 +1,4 @@
-"""The ledger against lists and sorting, over several compactions: no vLLM needed."""
+"""The ledger against lists and sorting, over several compactions: no engine needed."""
 
 import random
 from itertools import product
@@ -9,7 +9,7 @@ import torch
 from dynts.chat.markers import ThinkMarkers
 from dynts.chat.scanner import ThinkScanner
 from dynts.config import CompressionConfig
-from dynts.engines.vllm.ledger import Ledger
+from dynts.engines.ledger import Ledger
 
 OPEN, CLOSE = 5, 6
 

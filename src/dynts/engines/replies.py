@@ -1,34 +1,32 @@
-"""What vLLM's server answers, in the words of dynts' own: `--middleware dynts.engines.vllm.replies.Replies`."""
+"""What the servers of vLLM and SGLang answer, in the words of dynts' own: an ASGI middleware for their apps."""
 
 import json
-from collections.abc import Callable
+import os
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynts.cache.lengths import cache_lengths
-from dynts.engines.vllm.settings import PluginSettings, read_settings
+from dynts.engines.settings import PluginSettings
 
-engine_died = False
-"""Whether the server of this process has ended because its engine did."""
 PATHS = ("/v1/chat/completions", "/v1/completions")
 
 
 class Replies:
-    """Adds to the answers of an OpenAI-compatible app what vLLM has no place for.
+    """Adds to the answers of an engine's OpenAI-compatible app what it has no place for.
 
     Thinking is there as `reasoning_content` beside vLLM's `reasoning`. The usage of one completion has `dynts`; it
     follows from the lengths of prompt and completion, as the evictions themselves do. Usage of several completions
     does not tell their lengths, and is left as it is.
 
     Args:
-        app: vLLM's.
+        app: the engine's.
         settings: of the plugin; by default what the environment says.
     """
 
     def __init__(self, app: ASGIApp, settings: PluginSettings | None = None) -> None:
         self.app = app
-        self.settings = settings or read_settings(None)
+        self.settings = settings or PluginSettings.from_environment(os.environ)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request.
@@ -38,39 +36,11 @@ class Replies:
             receive: gives the request's body.
             send: takes the answer.
         """
-        if scope["type"] == "lifespan":
-            await self.app(scope, _watching(scope, receive), send)
-            return
         if scope["type"] != "http" or scope["path"] not in PATHS:
             await self.app(scope, receive, send)
             return
         reply = _Reply(send, self.settings)
         await self.app(scope, receive, reply.send)
-
-
-def _watching(scope: Scope, receive: Receive) -> Receive:
-    asked = False
-
-    def noting(shut_down: Callable[..., None]) -> Callable[..., None]:
-        def noted(*args: Any, **kwargs: Any) -> None:
-            nonlocal asked
-            asked = True
-            shut_down(*args, **kwargs)
-
-        return noted
-
-    async def watched() -> Message:
-        global engine_died
-        message = await receive()
-        engine = scope["app"].state.engine_client
-        if message["type"] == "lifespan.startup":
-            # an engine that was told to end, by a signal to the server, counts as one in error too
-            engine.shutdown = noting(engine.shutdown)
-        elif message["type"] == "lifespan.shutdown":
-            engine_died = engine.errored and not asked
-        return message
-
-    return watched
 
 
 class _Reply:
@@ -110,7 +80,7 @@ class _Reply:
         return event if data == event or data == b"[DONE]" else b"data: " + self._translated(data)
 
     def _translated(self, body: bytes) -> bytes:
-        """A JSON object of vLLM's, with what dynts adds."""
+        """A JSON object of the engine's, with what dynts adds."""
         try:
             reply = json.loads(body)
         except ValueError:

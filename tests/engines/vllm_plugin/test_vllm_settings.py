@@ -1,13 +1,10 @@
-"""Reading the plugin's settings: no vLLM needed."""
+"""Reading the plugin's settings from vLLM's additional config, or from the environment: no vLLM needed."""
 
 import pytest
 
-from dynts.chat.options import ChatOptions
-from dynts.config import CompressionConfig
-from dynts.decode.arm import Arm
-from dynts.engines.vllm.settings import PluginSettings, read_settings
+from dynts.engines.settings import PluginSettings
+from dynts.engines.vllm.settings import read_settings
 from dynts.errors import DyntsError
-from dynts.methods import DynTSAll
 
 GIVEN = {
     "predictor": "some/predictor",
@@ -37,14 +34,6 @@ def test_both_sources_say_the_same_and_nothing_means_nothing() -> None:
     assert read_settings({"dynts": None}, ENVIRONMENT) is None, "told to leave vLLM alone"
 
 
-def test_what_a_command_is_given_reaches_the_plugin_through_the_environment() -> None:
-    arm = Arm(DynTSAll("native"), CompressionConfig(300, 100, 0.5), "some/predictor")
-    settings = PluginSettings.of(arm, ChatOptions(think_end="[/THINK]"))
-    assert settings == PluginSettings(**GIVEN, think_end="[/THINK]")
-    assert PluginSettings.from_environment(settings.to_environment()) == settings
-    assert settings.policy == arm.method
-
-
 def test_schedule_and_markers() -> None:
     settings = read_settings({"dynts": {**GIVEN, "think_start": "[THINK]", "think_end": "[/THINK]"}}, {})
     assert settings is not None
@@ -67,8 +56,11 @@ def test_schedule_and_markers() -> None:
         ({"dynts": {**GIVEN, "local_window": 300}}, r"local_window \(300\) must be smaller than the budget"),
         ({"dynts": {**GIVEN, "retention_ratio": 1.5}}, r"retention_ratio must lie between 0 and 1.*1\.5"),
         ({"dynts": {**GIVEN, "granularity": "head"}}, r"granularity must be 'shared' or 'native', got 'head'"),
-        ({"dynts": {**GIVEN, "method": "h2o"}}, r"method must be dynts or dynts-all with vLLM, got 'h2o'"),
-        ({"dynts": {**GIVEN, "method": ["dynts"]}}, r"method must be dynts or dynts-all with vLLM, got \['dynts'\]"),
+        ({"dynts": {**GIVEN, "method": "h2o"}}, r"method must be dynts or dynts-all with vLLM and SGLang, got 'h2o'"),
+        (
+            {"dynts": {**GIVEN, "method": ["dynts"]}},
+            r"method must be dynts or .*, got \['dynts'\]",
+        ),
         ({"dynts": {**GIVEN, "predictor": ""}}, r"predictor must be a folder or the id"),
         ({"dynts": {**GIVEN, "think_end": [6, 7]}}, r"think_end must be a text, got \[6, 7\]"),
     ],
@@ -76,18 +68,3 @@ def test_schedule_and_markers() -> None:
 def test_wrong_settings_are_named(given: dict[str, object], message: str) -> None:
     with pytest.raises(DyntsError, match=message):
         read_settings(given, {})
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"DYNTS_PREDICTOR": ""}, r"DYNTS_BUDGET, .* set without DYNTS_PREDICTOR"),
-        ({"DYNTS_BUDGET": "many"}, r"DYNTS_BUDGET must be a whole number, got 'many'"),
-        ({"DYNTS_RETENTION_RATIO": "half"}, r"DYNTS_RETENTION_RATIO must be a number, got 'half'"),
-        ({"DYNTS_GRANULARITY": "head"}, r"granularity must be 'shared' or 'native', got 'head'"),
-        ({"DYNTS_BUDGET": "1"}, r"budget must be a whole number of at least 2"),
-    ],
-)
-def test_wrong_variables_are_named(changes: dict[str, str], message: str) -> None:
-    with pytest.raises(DyntsError, match=message):
-        read_settings({}, {**ENVIRONMENT, **changes})
