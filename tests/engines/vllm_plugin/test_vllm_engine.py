@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers_path import forced_logprobs
 from vllm_engines import (
     BLOCK,
-    MARKERS,
     RUNNERS,
     budget,
     free_blocks,
@@ -30,6 +28,7 @@ from dynts.methods import DynTS
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import budget_for, schedule, solve
 from dynts.tiny.task import HELD_OUT, make_problem
+from transformers_path import MARKERS, forced_logprobs
 
 pytestmark = needs_vllm
 

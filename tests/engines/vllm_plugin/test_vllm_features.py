@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers_path import forced_logprobs
 from vllm_engines import budget, free_blocks, needs_vllm, outputs_of, prompts_of, sampling, scheduler, started
 
 import dynts
@@ -15,6 +14,7 @@ from dynts.chat.markers import think_markers
 from dynts.chat.prompts import chat_prompt
 from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import HELD_OUT, make_problem
+from transformers_path import forced_logprobs
 
 TOLERANCE = 1e-4
 CONFIG = dynts.CompressionConfig(budget=128, local_window=30, retention_ratio=0.4)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
-from transformers_path import forced_logprobs
 from vllm_engines import budget, furthest, needs_vllm, outputs_of, prompts_of, sampling, scheduler, started
 
 import dynts
@@ -21,6 +20,7 @@ from dynts.chat.markers import ThinkMarkers
 from dynts.methods import DynTS
 from dynts.store.jsonlines import read_objects
 from shared_data import BENCHMARKS
+from transformers_path import forced_logprobs
 
 MODEL = os.environ.get("SMOLLM2", "")
 QUESTIONS = BENCHMARKS / "gsm8k.jsonl"

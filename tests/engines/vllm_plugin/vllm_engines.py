@@ -15,9 +15,6 @@ import torch
 import dynts
 
 BLOCK = 32
-MARKERS = (5, 6)
-"""Token ids that open and close the thinking of the random models."""
-
 RUNNERS = ("v1", "v2")
 """vLLM's model runners."""
 

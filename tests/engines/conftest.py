@@ -1,13 +1,13 @@
-"""Models that vLLM's CPU attention can run (head size 32), saved with a predictor beside."""
+"""Models that the engines run (vLLM's CPU attention wants heads of 32), saved with predictors beside."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vllm_engines import MARKERS
 
 from decoding import random_predictor
 from tiny import tiny_model
+from transformers_path import MARKERS
 
 
 @pytest.fixture(scope="session")

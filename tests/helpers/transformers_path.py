@@ -1,4 +1,4 @@
-"""The transformers path on the tokens that vLLM generated: one batch, teacher-forced."""
+"""The transformers path on the tokens that another engine generated: one batch, teacher-forced."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,9 @@ from transformers import AutoModelForCausalLM, LogitsProcessor
 import dynts
 from dynts.cache.method import Method
 from dynts.chat.markers import ThinkMarkers
+
+MARKERS = (5, 6)
+"""Token ids that open and close the thinking of the engines' random models."""
 
 
 class _Forced(LogitsProcessor):
