@@ -174,7 +174,7 @@ def test_other_versions_and_changed_methods(v2: bool, monkeypatch: pytest.Monkey
         refusals.check_vllm(vllm.__version__, v2)
     monkeypatch.undo()
     monkeypatch.delattr(RunnerV2 if v2 else RunnerV1, "sample_tokens")
-    with pytest.raises(UnsupportedError, match="no such method"):
+    with pytest.raises(UnsupportedError, match="no such function"):
         refusals.check_vllm(vllm.__version__, v2)
 
 

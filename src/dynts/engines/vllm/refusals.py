@@ -1,10 +1,9 @@
 """What the plugin cannot do exactly, or with this vLLM: refused before a model loads or a request starts."""
 
-import inspect
-from importlib import import_module
 from typing import Any
 
 from dynts.config import CompressionConfig
+from dynts.engines.compat import check_signatures, refuse
 from dynts.errors import UnsupportedError
 
 VERSIONS = ("0.32", "0.33")
@@ -81,15 +80,7 @@ def check_vllm(version: str, v2: bool) -> None:
             f"the dynts plugin knows vLLM {' and '.join(VERSIONS)}, this is {version}: "
             f"install vllm=={VERSIONS[-1]}.*, or unset the plugin's settings"
         )
-    for name, expected in signatures(known, v2).items():
-        module, owner, method = name.rsplit(".", 2)
-        found = getattr(getattr(import_module(module), owner), method, None)
-        parameters = " ".join(inspect.signature(found).parameters) if found else "no such method"
-        if parameters != expected:
-            raise UnsupportedError(
-                f"{name} of vLLM {version} takes ({parameters}), the dynts plugin expects ({expected}): "
-                f"install an unmodified vllm=={known}.*"
-            )
+    check_signatures(signatures(known, v2), f"vLLM {version}", f"install an unmodified vllm=={known}.*")
 
 
 def check_config(config: Any) -> None:
@@ -138,9 +129,7 @@ def check_config(config: Any) -> None:
             config.scheduler_config.scheduler_cls is not None
         ),
     }
-    for message, holds in refused.items():
-        if holds:
-            raise UnsupportedError(f"dynts does not support {message}; or unset the plugin's settings")
+    refuse(refused, "; or unset the plugin's settings")
 
 
 def check_kv_cache(kv_cache_config: Any) -> None:
