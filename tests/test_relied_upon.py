@@ -1,8 +1,8 @@
-"""What dynts relies on in transformers, torch and vLLM beyond their documentation, each with the place in src/dynts
+"""What dynts relies on in transformers, torch, vLLM and SGLang beyond their documentation, each with the place in src/dynts
 that does.
 
-A failure after an upgrade says what has changed and where to look. vLLM's rows run in `make vllm`, and all rows on the
-newest releases in `make newest`.
+A failure after an upgrade says what has changed and where to look. vLLM's rows run in `make vllm`, SGLang's in `make
+sglang`, and all others on the newest releases in `make newest`.
 """
 
 import ast
@@ -50,14 +50,18 @@ from tiny import TINY_NAMES, tiny_model
 pytestmark = pytest.mark.quick
 
 PACKAGE = Path(dynts.__file__).parent
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "vllm")
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "vllm", "sglang")
 HAS_VLLM = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed: `make vllm` runs these")
+needs_sglang = pytest.mark.skipif(
+    find_spec("sglang") is None, reason="SGLang is not installed: `make sglang` runs these"
+)
 if HAS_VLLM:  # as in tests/engines/vllm_plugin: vLLM reads them when it is imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+NEEDS = {"vllm": needs_vllm, "sglang": needs_sglang}
 PROMPT = torch.tensor([random_tokens(8, 1)])
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
 
@@ -82,7 +86,7 @@ def rows(table: dict[str, dict[str, str]]) -> list[Any]:
             name,
             value,
             id=f"{place}-{name}",
-            marks=needs_vllm if "vllm" in name.split(".")[:3] else (),
+            marks=[mark for engine, mark in NEEDS.items() if engine in name.split(".")[:3]],
         )
         for place, names in table.items()
         for name, value in names.items()

@@ -1,0 +1,115 @@
+"""Which tokens of the running requests stay cached in SGLang: with a page for each token, evicting copies nothing."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from sglang.srt.managers.schedule_batch import ScheduleBatch
+from sglang.srt.runtime_context import get_parallel, get_schedule
+
+from dynts.cache.selection import left_align
+from dynts.engines.ledger import Ledger
+from dynts.engines.settings import PluginSettings
+from dynts.methods.dynts import predicted_scores
+from dynts.predictor.fingerprint import check_fingerprint
+from dynts.predictor.model import ImportancePredictor
+
+logger = logging.getLogger(__name__)
+
+
+class SlotEvictor:
+    """The predictor, and the ledger of what it said.
+
+    Args:
+        settings: the plugin's.
+        runner: SGLang's model runner, which has loaded the model.
+        tokenizer: the model's; None for a server without one.
+
+    Raises:
+        DyntsError: the predictor cannot be read, or was trained for another model.
+    """
+
+    def __init__(self, settings: PluginSettings, runner: Any, tokenizer: Any) -> None:
+        device, config = torch.device(runner.device), runner.model_config
+        self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
+        known = self.predictor.config
+        check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(runner)), known.base_model)
+        scanner = settings.scanner(tokenizer, self.predictor)
+        rows = get_schedule().max_running_requests
+        self.ledger = Ledger(settings.schedule, scanner, rows, config.context_len, device)
+        logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)
+
+    def take_note(self, batch: ScheduleBatch, hidden: torch.Tensor) -> None:
+        """Add a decode step's tokens and their scores to the ledger.
+
+        Args:
+            batch: of the step, which has been run.
+            hidden: [requests, hidden size], last hidden states.
+        """
+        ledger, running = self.ledger, {req.rid for req in batch.reqs}
+        # all that run are in every decode step: the others have ended, or were retracted
+        for name in ledger.entries.keys() - running:
+            ledger.finish(name)
+        for req in batch.reqs:
+            if not req.noted:
+                ledger.start(req.rid, req.origin_input_ids)
+                req.noted = True
+        rows = ledger.upload([ledger.entries[req.rid].row for req in batch.reqs])
+        ledger.note_tokens(rows, batch.orig_seq_lens - 1, batch.input_ids)
+        ledger.note_scores(rows, batch.seq_lens - 1, predicted_scores(self.predictor, hidden))
+
+    def evict(self, batch: ScheduleBatch, due: Sequence[int]) -> int:
+        """Drop what requests that have reached the budget do not keep.
+
+        Args:
+            batch: of the running requests; it is changed.
+            due: which of them.
+
+        Returns:
+            How many tokens were dropped.
+        """
+        at_once, dropped = self.ledger.at_once, torch.zeros_like(batch.seq_lens_cpu)
+        for first in range(0, len(due), at_once):
+            part = due[first : first + at_once]
+            dropped[part] = self._drop(batch, part)
+        # new tensors, for the step under way still has the old ones
+        batch.seq_lens_cpu = batch.seq_lens_cpu - dropped
+        batch.seq_lens = batch.seq_lens - self.ledger.upload(dropped.numpy())
+        for number in due:
+            req, count = batch.reqs[number], int(dropped[number])
+            req.kv.kv_committed_len -= count
+            req.kv.kv_allocated_len -= count
+            # the radix tree would take what is left for the first tokens of the sequence
+            req.skip_radix_cache_insert = True
+        return int(dropped.sum())
+
+    def _drop(self, batch: ScheduleBatch, due: Sequence[int]) -> torch.Tensor:
+        """Rewrite rows of SGLang's table, and give back the slots of dropped tokens: how many for each, on the host."""
+        reqs = [batch.reqs[number] for number in due]
+        names, budget = [req.rid for req in reqs], self.ledger.schedule.budget
+        kept = self.ledger.choose(names)
+        if get_parallel().tp_size > 1:
+            kept = get_parallel().tp_group.broadcast(kept)
+        self.ledger.evict(names, kept)
+        rows = self.ledger.upload([req.kv.req_pool_idx for req in reqs])
+        table = batch.req_to_token_pool.req_to_token
+        # kept slots first, in their order, then the others
+        slots = table[rows, :budget].gather(1, left_align(kept[:, 0], budget))
+        table[rows, :budget] = slots
+        settled = [self.ledger.entries[name].settled for name in names]
+        gone = [row[count:] for row, count in zip(slots, settled, strict=True)]
+        batch.token_to_kv_pool_allocator.free(torch.cat(gone).long())
+        return budget - torch.tensor(settled)
+
+
+class _Fingerprinted:
+    """SGLang's model as `check_fingerprint` looks at it."""
+
+    def __init__(self, runner: Any) -> None:
+        self.config = runner.model_config.hf_config
+        self.runner = runner
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """As in transformers."""
+        return cast(torch.nn.Module, self.runner.model.model.embed_tokens)

@@ -1,0 +1,110 @@
+"""What SGLang's scheduler does under the budget: evict before a step is prepared, admit what has room to its end."""
+
+import functools
+import logging
+import os
+from typing import Any
+
+from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
+from sglang.srt.managers.schedule_policy import PrefillAdder
+from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
+from sglang.srt.runtime_context import get_context, get_device, get_schedule
+
+from dynts.engines.counters import Counters
+from dynts.engines.settings import PluginSettings
+from dynts.engines.sglang.admission import BudgetAdder
+from dynts.engines.sglang.plugin import check_hooks
+from dynts.engines.sglang.request import BudgetReq, force_replayed
+from dynts.engines.sglang.streamer import BudgetStreamer
+from dynts.engines.sglang.worker import BudgetWorker
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_REQUESTS = 256
+"""Running requests unless --max-running-requests says otherwise: each takes room in the ledger, and SGLang's own
+default is at least 2,048."""
+
+
+class EvictingScheduler(Scheduler):
+    """Adds the budget to SGLang's scheduler. A request's evictions follow from its length alone."""
+
+    tp_worker: BudgetWorker
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        check_hooks()
+        settings = PluginSettings.from_environment(os.environ)
+        assert settings is not None
+        self.settings = settings
+        self.counters = Counters()
+        changed: dict[str, Any] = {"return_hidden_states_mode": "last"}
+        if get_schedule().max_running_requests is None:
+            changed["max_running_requests"] = DEFAULT_REQUESTS
+        # server arguments are sealed by now; decode graphs are recorded for what the server returns at most
+        get_context().override("dynts", **changed)
+        super().__init__(*args, **kwargs)
+        logger.info("dynts: KV cache budget of %d tokens a request, predictor %s", settings.budget, settings.predictor)
+
+    def init_tp_model_worker(self) -> None:
+        """Load the model, with the budget's worker around it."""
+        self.tp_worker = BudgetWorker(
+            self.settings,
+            server_args=self.server_args,
+            gpu_id=get_device().gpu_id,
+            nccl_port=self.nccl_port,
+        )
+
+    def init_req_max_new_tokens(self, req: Req) -> None:
+        """Let a request write as long as the model's context allows: the pool has room, whatever its length."""
+        given = req.sampling_params
+        asked, least = given.max_new_tokens, given.min_new_tokens
+        super().init_req_max_new_tokens(req)
+        if req.to_finish is not None:
+            return
+        limits = [asked, self.max_new_tokens_limit or None, self.max_req_len - len(req.origin_input_ids) - 1]
+        given.max_new_tokens = max(0, min(limit for limit in limits if limit is not None))
+        given.min_new_tokens = min(least, given.max_new_tokens)
+
+    def get_prefill_adder_class(self) -> type[PrefillAdder]:
+        """Admit by the most that a request ever holds."""
+        return functools.partial(BudgetAdder, budget=self.settings.budget)  # type: ignore[return-value]
+
+    def get_output_streamer_class(self) -> type[SchedulerOutputStreamer]:
+        """Send no token twice, and what the budget did with the last one."""
+        return functools.partial(BudgetStreamer, settings=self.settings)  # type: ignore[return-value]
+
+    def _create_generation_req(self, recv_req: Any, *args: Any, **kwargs: Any) -> Req:
+        return BudgetReq(*args, **kwargs)
+
+    def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
+        self.counters.preemptions += req.is_retracted
+        super()._add_request_to_queue(req, is_retracted)
+
+    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
+        """Evict where the budget is reached, then prepare the next step: it needs less room, and none is retracted."""
+        evictor = self.tp_worker.evictor
+        ending = self._reqs_finishing_inflight(batch)
+        due = [
+            number
+            for number, length in enumerate(batch.seq_lens_cpu.tolist())
+            if length >= self.settings.budget and not batch.reqs[number].finished() and batch.reqs[number] not in ending
+        ]
+        dropped = 0
+        if due:
+            if self.enable_overlap:
+                # the step under way reads the very rows that are rewritten here, and writes the latest scores
+                self.schedule_stream.wait_stream(self.forward_stream)
+            dropped = evictor.evict(batch, due)
+        prepared = super().update_running_batch(batch)
+        if prepared is not None:
+            live = int(prepared.seq_lens_cpu.sum()) if prepared.reqs else 0
+            self.counters.note_step(len(prepared.reqs), live, len(due), dropped)
+        return prepared
+
+    def _relay_forward_payload(self, batch: ScheduleBatch, future_indices: Any, batch_result: Any) -> None:
+        force_replayed(batch, batch_result)
+        super()._relay_forward_payload(batch, future_indices, batch_result)
+
+    def get_init_info(self) -> dict[str, Any]:
+        """Tell the process that started this one that the budget holds."""
+        return {**super().get_init_info(), "dynts_budget": self.settings.budget}
