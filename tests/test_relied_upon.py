@@ -1,5 +1,5 @@
-"""What dynts relies on in transformers, torch, vLLM and SGLang beyond their documentation, each with the place in src/dynts
-that does.
+"""What dynts relies on in transformers, torch, vLLM and SGLang beyond their documentation, each with the place in
+src/dynts that does.
 
 A failure after an upgrade says what has changed and where to look. vLLM's rows run in `make vllm`, SGLang's in `make
 sglang`, and all others on the newest releases in `make newest`.
@@ -341,7 +341,7 @@ def test_overridden_methods_take_what_they_are_called_with(place: str, name: str
             above = next((vars(base)[method] for base in theirs if method in vars(base)), None)
             if isinstance(function, FunctionType) and isinstance(above, FunctionType) and method != "__init__":
                 taken = inspect.signature(above).parameters.values()
-                named = [part.name for part in taken if part.kind == part.POSITIONAL_OR_KEYWORD]
+                named = [part.name for part in taken if part.kind in (part.POSITIONAL_OR_KEYWORD, part.KEYWORD_ONLY)]
                 inspect.signature(function).bind(**dict.fromkeys(named))
 
 
