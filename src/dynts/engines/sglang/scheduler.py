@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -12,9 +11,9 @@ from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOu
 from sglang.srt.runtime_context import get_context, get_device, get_schedule
 
 from dynts.engines.counters import Counters
-from dynts.engines.settings import PluginSettings
 from dynts.engines.sglang.admission import BudgetAdder
-from dynts.engines.sglang.plugin import check_hooks
+from dynts.engines.sglang.plugin import READY, check_hooks
+from dynts.engines.sglang.refusals import settings_of
 from dynts.engines.sglang.request import BudgetReq, force_replayed
 from dynts.engines.sglang.streamer import BudgetStreamer
 from dynts.engines.sglang.worker import BudgetWorker
@@ -31,10 +30,11 @@ class EvictingScheduler(Scheduler):
 
     tp_worker: BudgetWorker
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
         check_hooks()
-        settings = PluginSettings.from_environment(os.environ)
-        assert settings is not None
+        settings = settings_of(server_args)
+        if settings is None:
+            raise RuntimeError("dynts: the server's arguments were not checked, so there are no settings")
         self.settings = settings
         self.counters = Counters()
         changed: dict[str, Any] = {"return_hidden_states_mode": "last"}
@@ -42,7 +42,7 @@ class EvictingScheduler(Scheduler):
             changed["max_running_requests"] = DEFAULT_REQUESTS
         # server arguments are sealed by now; decode graphs are recorded for what the server returns at most
         get_context().override("dynts", **changed)
-        super().__init__(*args, **kwargs)
+        super().__init__(server_args, *args, **kwargs)
         logger.info("dynts: KV cache budget of %d tokens a request, predictor %s", settings.budget, settings.predictor)
 
     def init_tp_model_worker(self) -> None:
@@ -107,4 +107,4 @@ class EvictingScheduler(Scheduler):
 
     def get_init_info(self) -> dict[str, Any]:
         """Tell the process that started this one that the budget holds."""
-        return {**super().get_init_info(), "dynts_budget": self.settings.budget}
+        return {**super().get_init_info(), READY: self.settings.budget}
