@@ -20,6 +20,9 @@ from unittest import mock
 import pytest
 import torch
 
+import dynts
+from dynts.engines.settings import PluginSettings
+
 TIMEOUT = 120
 """Seconds that a scheduler may take for one answer."""
 
@@ -31,7 +34,7 @@ ENVIRONMENT = {
     "SGLANG_CHECK_KV_PAGE_INVARIANTS": "1",
     "OMP_NUM_THREADS": "1",
 }
-"""Of every process: SGLang looks for leaks and slots that are freed twice or still in use, after every step."""
+"""Of every process: SGLang looks for leaks, and slots that are freed twice or still in use, after every step."""
 
 SERVER = {
     "device": "cpu",
@@ -50,7 +53,18 @@ SERVER = {
 
 @dataclass
 class Result:
-    """What SGLang has sent about a request so far: tokens, and log-probabilities of each and of the likeliest five."""
+    """What SGLang has sent about a request so far.
+
+    Attributes:
+        tokens: that it generated.
+        logprobs: of each.
+        top: of the likeliest five in its place.
+        prompt_logprobs: of the prompt's tokens, where they were asked for.
+        cached: tokens of the prompt that the radix cache had.
+        retractions: how often it was retracted.
+        messages: how many times SGLang sent something.
+        finish: why it ended, in SGLang's words; None as long as it runs.
+    """
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -62,23 +76,22 @@ class Result:
     finish: dict[str, Any] | None = None
 
 
+class SchedulerError(Exception):
+    """Carries the traceback of a scheduler's process."""
+
+
 @dataclass
 class _Failed:
     text: str
-
-
-class SchedulerError(Exception):
-    """Carries the traceback of a scheduler's process."""
 
 
 class Scheduler:
     """A scheduler in its own process, between two steps of its event loop."""
 
     def __init__(self, process: Any, pipe: Any) -> None:
-        self.results: dict[int, Result] = {}
+        self.results: list[Result] = []
         self._process, self._pipe = process, pipe
-        self._new: list[tuple[int, Any]] = []
-        self._added = 0
+        self._new: list[tuple[Any, ...]] = []
         self._receive()
 
     def add(
@@ -86,31 +99,48 @@ class Scheduler:
         prompts: Sequence[Sequence[int]],
         sampling: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         **options: Any,
-    ) -> list[int]:
-        """Hands over requests at the next step, and returns their numbers; options are fields of SGLang's request."""
-        each = [sampling] * len(prompts) if isinstance(sampling, Mapping) else sampling
-        for prompt, chosen in zip(prompts, each, strict=True):
-            self.results[self._added] = Result()
-            self._new.append((self._added, (list(prompt), dict(chosen), options)))
-            self._added += 1
-        return list(range(self._added - len(prompts), self._added))
+    ) -> slice:
+        """Hands over requests at the next step, and returns where in `results` they are.
 
-    def step(self, steps: int | None) -> None:
-        """Lets the event loop make so many steps, or, with None, run until it is idle and has looked for leaks."""
+        Options are fields of SGLang's request.
+        """
+        each = [sampling] * len(prompts) if isinstance(sampling, Mapping) else sampling
+        first = len(self.results)
+        for prompt, chosen in zip(prompts, each, strict=True):
+            self._new.append((len(self.results), list(prompt), dict(chosen), options))
+            self.results.append(Result())
+        return slice(first, len(self.results))
+
+    def run(self, steps: int | None = None) -> None:
+        """Lets the event loop make so many steps, or go on until it is idle and has looked for leaks."""
         new, self._new = self._new, []
         self._pipe.send(("run", new, steps))
-        self.results |= self._receive()
+        for number, result in self._receive().items():
+            self.results[number] = result
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Any, **options: Any) -> list[Result]:
         """Adds requests, and runs until all are done."""
-        numbers = self.add(prompts, sampling, **options)
-        self.step(None)
-        return [self.results[number] for number in numbers]
+        added = self.add(prompts, sampling, **options)
+        self.run()
+        return self.results[added]
 
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def call(self, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         """Calls a module's function in the scheduler's process, with SGLang's scheduler first."""
-        self._pipe.send(("call", function, arguments))
+        self._pipe.send(("call", function, arguments, named))
         return self._receive()
+
+    @contextmanager
+    def copied(self) -> Iterator[None]:
+        """Talks to a copy of the process, which may be broken, and afterwards to the process as it was."""
+        self._pipe.send(("copy",))
+        self._receive()
+        results = list(self.results)
+        try:
+            yield
+        finally:
+            self._pipe.send(("end",))
+            self.results = results
+            self._receive()
 
     def close(self) -> None:
         """Ends the process."""
@@ -132,25 +162,28 @@ class Scheduler:
 
 
 @contextmanager
-def started(model: Path, settings: Mapping[str, str] | None, **server: Any) -> Iterator[Scheduler]:
-    """A scheduler with a model; settings are the plugin's environment variables, server SGLang's settings.
+def started(model: Path, settings: Mapping[str, str], **server: Any) -> Iterator[Scheduler]:
+    """A scheduler with a model, radix cache and overlap of steps on, as SGLang has them.
 
-    The radix cache and the overlap of steps are on, as in SGLang. Upper-case names are further environment variables.
+    Settings are environment variables, those of the plugin and of SGLang; server is SGLang's.
     """
-    variables = {name: server.pop(name) for name in list(server) if name.isupper()}
     here, there = multiprocessing.Pipe()
     run = multiprocessing.get_context("spawn").Process(target=_run, args=(there, {"model_path": str(model), **server}))
-    with mock.patch.dict(os.environ, {**ENVIRONMENT, **(settings or {}), **variables}):
+    with mock.patch.dict(os.environ, {**ENVIRONMENT, **settings}):
         run.start()
     there.close()
-    scheduler = None
     try:
         scheduler = Scheduler(run, here)
         yield scheduler
+        scheduler.close()
     finally:
-        if scheduler:
-            scheduler.close()
         run.kill()
+
+
+def budget(config: dynts.CompressionConfig, predictor: Path, **more: str) -> dict[str, str]:
+    """The plugin's environment variables; more are further settings of it."""
+    chosen = PluginSettings(str(predictor), config.budget, config.local_window, config.retention_ratio, **more)
+    return chosen.to_environment()
 
 
 def sampling(tokens: int, **options: Any) -> dict[str, Any]:
@@ -178,15 +211,15 @@ def furthest(results: Sequence[Result], expected: Sequence[torch.Tensor]) -> flo
 class _Driver:
     """Stands between the event loop and the test: gives it requests, and gathers what it sends."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, scheduler: Any) -> None:
         self.pipe = pipe
-        self.scheduler: Any = None
+        self.scheduler = scheduler
         self.results: dict[int, Result] = {}
         self.left: int | None = 1  # steps until it is the test's turn, None for until all is done
 
     def recv_requests(self, local_reqs: Sequence[Any] | None = None) -> list[Any]:
         """Called by the event loop at the beginning of each step."""
-        arriving: list[Any] = []
+        arriving = list(local_reqs or [])
         if self.left is not None:
             self.left -= 1
         elif self.scheduler.is_fully_idle():
@@ -196,17 +229,29 @@ class _Driver:
             self.results = {number: result for number, result in self.results.items() if result.finish is None}
         while self.left == 0:
             match self.pipe.recv():
-                case "call", function, arguments:
-                    self.pipe.send(function(self.scheduler, *arguments))
+                case "call", function, arguments, named:
+                    self.pipe.send(function(self.scheduler, *arguments, **named))
                 case "run", requests, steps:
-                    arriving, self.left = [self._request(*request) for request in requests], steps
-        return [*arriving, *(local_reqs or [])]
+                    arriving += [self._request(*request) for request in requests]
+                    self.left = steps
+                case ("copy",):
+                    self._copy()
+                case ("end",):
+                    os._exit(0)
+        return arriving
 
-    def _request(self, number: int, given: tuple[list[int], dict[str, Any], dict[str, Any]]) -> Any:
+    def _copy(self) -> None:
+        """Lets a copy of the process go on, and waits for its end."""
+        if copy := os.fork():
+            _, broken = os.waitpid(copy, 0)
+            if broken:
+                self.pipe.recv()  # the word to end, which the copy has not lived to hear
+        self.pipe.send(None)
+
+    def _request(self, number: int, prompt: list[int], sampling: dict[str, Any], options: dict[str, Any]) -> Any:
         from sglang.srt.managers.io_struct import TokenizedGenerateReqInput
         from sglang.srt.sampling.sampling_params import SamplingParams
 
-        prompt, sampling, options = given
         chosen = SamplingParams(**sampling)
         chosen.normalize(self.scheduler.tokenizer)
         chosen.verify(self.scheduler.model_config.vocab_size)
@@ -227,9 +272,10 @@ class _Driver:
         )
 
     def send_output(self, output: Any, request: Any = None) -> None:
-        """Called by the scheduler with a batch of outputs, or with the word that a request is aborted."""
-        if not hasattr(output, "rids"):
+        """Called by the scheduler with a batch of outputs, with the word that a request is aborted, and others."""
+        if type(output).__name__ == "AbortReq":
             self.results[int(output.rid)].finish = output.finished_reason or {"type": "abort"}
+        if type(output).__name__ != "BatchTokenIDOutput":
             return
         for place, rid in enumerate(output.rids):
             result = self.results[int(rid)]
@@ -250,7 +296,7 @@ class _Driver:
 
 
 def _run(pipe: Any, server: dict[str, Any]) -> None:
-    """The process: what `sglang.srt.managers.scheduler.run_scheduler_process` does, without signals to the parent."""
+    """The process: what SGLang's `run_scheduler_process` does, but for its signals to the process that started it."""
     try:
         from sglang.srt.plugins import load_plugins
 
@@ -266,14 +312,12 @@ def _run(pipe: Any, server: dict[str, Any]) -> None:
         publish(arguments, role="scheduler", ranks=SpawnRanks(world_rank=0, dp_rank=None, gpu_id=0))
         module.configure_scheduler_process(arguments, 0)
         scheduler = module.Scheduler(arguments, ports)
-        driver = _Driver(pipe)
-        driver.scheduler = scheduler
-        scheduler.request_receiver = driver
+        scheduler.request_receiver = driver = _Driver(pipe, scheduler)
         scheduler.ipc_channels.send_to_tokenizer.send_output = driver.send_output
         scheduler.ipc_channels.send_to_detokenizer.send_output = driver.send_output
         scheduler.run_event_loop()
     except EOFError:  # the test is done
-        pass
+        os._exit(0)  # SGLang's threads and sockets would wait for others
     except BaseException:
         pipe.send(_Failed(traceback.format_exc()))
-    os._exit(0)  # SGLang's threads and sockets would wait for peers
+        os._exit(1)

@@ -24,12 +24,13 @@ def leak(scheduler: Any) -> None:
 def test_logprobs_equal_transformers_and_a_leak_is_noticed(random_model: Callable[[str], Path]) -> None:
     folder = random_model("llama")
     model = AutoModelForCausalLM.from_pretrained(folder)
-    with started(folder, None, skip_tokenizer_init=True) as scheduler:
+    with started(folder, {}, skip_tokenizer_init=True) as scheduler:
         drawn = scheduler.generate(PROMPTS, [sampling(60 + 9 * number) for number in range(12)])
+        with scheduler.copied():
+            scheduler.call(leak)
+            with pytest.raises(SchedulerError, match="Mem Leak Detected"):
+                scheduler.generate(PROMPTS[:1], sampling(1))
         best = scheduler.generate(PROMPTS[:3], sampling(50, temperature=0.0))
-        scheduler.call(leak)
-        with pytest.raises(SchedulerError, match="Mem Leak Detected"):
-            scheduler.generate(PROMPTS[:1], sampling(1))
     assert [len(result.tokens) for result in drawn] == [60 + 9 * number for number in range(12)]
     assert all(result.finish["type"] == "length" for result in drawn)
     assert sum(result.cached >= len(SHARED) for result in drawn) >= 4, "prompts must be shared"

@@ -1,0 +1,52 @@
+"""SGLang run otherwise: other architectures, steps that do not overlap, prompts in pieces, no radix cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sglang_engines import budget, furthest, needs_sglang, sampling, started
+from test_sglang_engine import (
+    CONFIG,
+    LENGTHS,
+    POOL,
+    PROMPTS,
+    TOLERANCE,
+    compactions,
+    counted,
+    expect,
+    free_slots,
+)
+
+pytestmark = needs_sglang
+
+
+def test_steps_that_do_not_overlap_prompts_in_pieces_and_penalties(random_model: Callable[[str], Path]) -> None:
+    folder = random_model("qwen2")
+    chosen = {"disable_overlap_schedule": True, "chunked_prefill_size": 16, "max_total_tokens": POOL}
+    greedy = sampling(200, temperature=0.0, frequency_penalty=0.2, presence_penalty=0.3)
+    with started(folder, budget(CONFIG, folder / "predictor"), skip_tokenizer_init=True, **chosen) as scheduler:
+        results = scheduler.generate(PROMPTS, [sampling(length) for length in LENGTHS])
+        assert scheduler.call(counted)["compactions"] == compactions(PROMPTS, results)
+        assert scheduler.call(free_slots) == POOL
+        penalised = scheduler.generate(PROMPTS[:3], greedy)
+    assert furthest(results, expect(folder, PROMPTS, results)) < TOLERANCE
+    for result, row in zip(penalised, expect(folder, PROMPTS[:3], penalised), strict=True):
+        written = torch.zeros(row.shape[1])
+        for step, token in enumerate(result.tokens):
+            left = row[step] - 0.2 * written - 0.3 * (written > 0)  # what was evicted counts too
+            assert left.max() - left[token] < TOLERANCE
+            written[token] += 1
+
+
+def test_without_a_radix_cache_and_retracted_by_sglang(random_model: Callable[[str], Path]) -> None:
+    folder = random_model("qwen3")
+    forced = {"SGLANG_TEST_RETRACT": "1", "SGLANG_TEST_RETRACT_INTERVAL": "97"}
+    settings = {**budget(CONFIG, folder / "predictor"), **forced}
+    with started(folder, settings, skip_tokenizer_init=True, disable_radix_cache=True) as scheduler:
+        results = scheduler.generate(PROMPTS, [sampling(length) for length in LENGTHS])
+        counters = scheduler.call(counted)
+    retractions = sum(result.retractions for result in results)
+    assert retractions == counters["preemptions"] >= 4
+    assert counters["compactions"] > compactions(PROMPTS, results), "some must have evicted before"
+    assert not any(result.cached for result in results)
+    assert furthest(results, expect(folder, PROMPTS, results)) < TOLERANCE
