@@ -1,11 +1,17 @@
-"""What a plugin needs of an engine: methods that are as it knows them, and settings that it supports."""
+"""What a plugin needs of an engine: methods that it knows, settings that it supports, the predictor's model."""
 
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
+import torch
+from transformers import PreTrainedConfig
+
+from dynts.engines.settings import PluginSettings
 from dynts.errors import UnsupportedError
+from dynts.predictor.fingerprint import check_fingerprint
+from dynts.predictor.model import ImportancePredictor
 
 
 def check_signatures(signatures: Mapping[str, str], engine: str, fix: str) -> None:
@@ -41,6 +47,38 @@ def refuse(reasons: Mapping[str, object], instead: str = "") -> None:
     for reason, holds in reasons.items():
         if holds:
             raise UnsupportedError(f"dynts does not support {reason}{instead}")
+
+
+def load_predictor(
+    settings: PluginSettings, device: torch.device, config: PreTrainedConfig, embedding: torch.nn.Module
+) -> ImportancePredictor:
+    """Load the predictor beside an engine's model.
+
+    Args:
+        settings: the plugin's.
+        device: of the model.
+        config: the model's.
+        embedding: the model's, of input tokens; where processes share it out it tells nothing.
+
+    Raises:
+        DyntsError: the predictor cannot be read, or was trained for another model.
+    """
+    predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
+    model = cast(Any, _Fingerprinted(config, embedding))
+    check_fingerprint(predictor.config.fingerprint, model, predictor.config.base_model)
+    return predictor
+
+
+class _Fingerprinted:
+    """An engine's model as `check_fingerprint` looks at it."""
+
+    def __init__(self, config: PreTrainedConfig, embedding: torch.nn.Module) -> None:
+        self.config = config
+        self.embedding = embedding
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """As in transformers."""
+        return self.embedding
 
 
 def _engines_own(name: str) -> Callable[..., Any] | None:

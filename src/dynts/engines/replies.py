@@ -95,13 +95,20 @@ class _Reply:
                 said["reasoning_content"] = said["reasoning"]
         usage = reply.get("usage")
         if usage and self.settings is not None and len(self.completions) == 1:
-            usage["dynts"] = _cache_usage(usage, self.settings)
+            usage["dynts"] = cache_usage(usage["prompt_tokens"], usage["completion_tokens"], self.settings)
         return json.dumps(reply, ensure_ascii=False).encode()
 
 
-def _cache_usage(usage: dict[str, Any], settings: PluginSettings) -> dict[str, Any]:
+def cache_usage(prompt_tokens: int, completion_tokens: int, settings: PluginSettings) -> dict[str, Any]:
+    """Return what the budget did with a completion: that follows from lengths.
+
+    Args:
+        prompt_tokens: how many it read.
+        completion_tokens: how many it wrote.
+        settings: of the plugin.
+    """
     schedule = settings.schedule
-    lengths = cache_lengths(usage["prompt_tokens"], usage["completion_tokens"], schedule)
+    lengths = cache_lengths(prompt_tokens, completion_tokens, schedule)
     return {
         "method": type(settings.policy).__name__,
         "budget": schedule.budget,

@@ -2,18 +2,17 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.runtime_context import get_parallel, get_schedule
 
 from dynts.cache.selection import left_align
+from dynts.engines.compat import load_predictor
 from dynts.engines.ledger import Ledger
 from dynts.engines.settings import PluginSettings
 from dynts.methods.dynts import predicted_scores
-from dynts.predictor.fingerprint import check_fingerprint
-from dynts.predictor.model import ImportancePredictor
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +31,7 @@ class SlotEvictor:
 
     def __init__(self, settings: PluginSettings, runner: Any, tokenizer: Any) -> None:
         device, config = torch.device(runner.device), runner.model_config
-        self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
-        known = self.predictor.config
-        check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(runner)), known.base_model)
+        self.predictor = load_predictor(settings, device, config.hf_config, runner.model.model.embed_tokens)
         scanner = settings.scanner(tokenizer, self.predictor)
         rows = get_schedule().max_running_requests
         self.ledger = Ledger(settings.schedule, scanner, rows, config.context_len, device)
@@ -101,15 +98,3 @@ class SlotEvictor:
         gone = [row[count:] for row, count in zip(slots, settled, strict=True)]
         batch.token_to_kv_pool_allocator.free(torch.cat(gone).long())
         return budget - torch.tensor(settled)
-
-
-class _Fingerprinted:
-    """SGLang's model as `check_fingerprint` looks at it."""
-
-    def __init__(self, runner: Any) -> None:
-        self.config = runner.model_config.hf_config
-        self.runner = runner
-
-    def get_input_embeddings(self) -> torch.nn.Module:
-        """As in transformers."""
-        return cast(torch.nn.Module, self.runner.model.model.embed_tokens)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.scheduler_components.output_streamer import SchedulerOutputStreamer
 
+from dynts.engines.replies import cache_usage
 from dynts.engines.settings import PluginSettings
 
 
@@ -30,3 +31,14 @@ class BudgetStreamer(SchedulerOutputStreamer):
                 req.end_replay()
         told = [req for req in reqs if req.replay is None]
         super()._stream_output_generation(told, return_logprob, skip_req, is_idle_batch)
+
+    def build_additional_customized_info(self, reqs: Sequence[Req]) -> dict[str, list[Any]]:
+        """Tell what the budget did with requests that have ended, in `meta_info` of their answers.
+
+        Args:
+            reqs: whose output is sent.
+        """
+        return {"dynts": [[self._usage(req)] if req.finished() else [] for req in reqs]}
+
+    def _usage(self, req: Req) -> dict[str, Any]:
+        return cache_usage(len(req.origin_input_ids), len(req.output_ids_through_stop), self.settings)

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Sequence
 from itertools import compress
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
+from dynts.engines.compat import load_predictor
 from dynts.engines.ledger import Ledger
 from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written, own_heads
 from dynts.engines.vllm.plugin import engine_tokenizer
@@ -17,8 +18,6 @@ from dynts.engines.vllm.refusals import check_kv_cache
 from dynts.engines.vllm.settings import KEY, LOGGER, configured
 from dynts.errors import UnsupportedError
 from dynts.methods.dynts import predicted_scores
-from dynts.predictor.fingerprint import check_fingerprint
-from dynts.predictor.model import ImportancePredictor
 
 logger = logging.getLogger(LOGGER)
 
@@ -38,10 +37,8 @@ class Evictor:
     def __init__(self, runner: Any) -> None:
         device, rows, model_config = torch.device(runner.device), runner.max_num_reqs, runner.model_config
         settings = configured(runner.vllm_config.additional_config[KEY])
-        self.predictor = ImportancePredictor.from_pretrained(settings.predictor).to(device)
-        known = self.predictor.config
-        check_fingerprint(known.fingerprint, cast(Any, _Fingerprinted(runner)), known.base_model)
-        policy = settings.policy
+        self.predictor = load_predictor(settings, device, model_config.hf_config, runner.get_model().model.embed_tokens)
+        known, policy = self.predictor.config, settings.policy
         self.native, sets = policy.granularity == "native", None
         if self.native:
             ranks = get_tp_group()
@@ -177,15 +174,3 @@ class Evictor:
         )
         for layer, cache in enumerate(self.caches):
             self.move(cache, source[layer] if self.native else source, target)
-
-
-class _Fingerprinted:
-    """vLLM's model as `check_fingerprint` looks at it."""
-
-    def __init__(self, runner: Any) -> None:
-        self.config = runner.model_config.hf_config
-        self.runner = runner
-
-    def get_input_embeddings(self) -> torch.nn.Module:
-        """As in transformers."""
-        return cast(torch.nn.Module, self.runner.get_model().model.embed_tokens)
