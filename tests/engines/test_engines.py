@@ -20,7 +20,9 @@ from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.decode.arm import Arm
 from dynts.decode.sampling import RowSampling, draws_of
 from dynts.engines.engine import FULL_CACHE, Request
+from dynts.engines.offline import OfflineSpec
 from dynts.engines.settings import PluginSettings
+from dynts.engines.sglang.offline import SglangSpec
 from dynts.engines.transformers import TransformersEngine, _Handover
 from dynts.engines.vllm.offline import VllmEngine, VllmSpec
 from dynts.engines.vllm.settings import read_settings
@@ -401,11 +403,16 @@ def test_each_has_its_own_seconds_and_those_of_the_run(vllm: FakeVllm) -> None:
         assert start >= (earlier.run_seconds or 0) > 0, "it begins when there is room, and only then does its time run"
 
 
-def test_what_vllm_cannot_do_is_refused_before_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spec", [VllmSpec, SglangSpec])
+def test_what_a_plugin_cannot_do_is_refused_before_its_engine_is_looked_for(
+    spec: type[OfflineSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     for name in ("window", "dynts-random", "rkv"):
-        with pytest.raises(DyntsError, match=f"methods full, dynts and dynts-all, got {METHODS[name].__name__}"):
-            VllmSpec(SOURCE, SAMPLING, (FULL_CACHE, Arm(METHODS[name]())), 4)
+        with pytest.raises(DyntsError, match=f"the methods full, dynts.*, got {METHODS[name].__name__}"):
+            spec(SOURCE, SAMPLING, (FULL_CACHE, Arm(METHODS[name]())), 4)
+    with pytest.raises(DyntsError, match=re.escape(pip_install(spec.package))):
+        spec(SOURCE, SAMPLING, (FULL_CACHE,), 4)
 
 
 def test_a_prompt_that_the_budget_has_no_room_for_is_refused(vllm: FakeVllm) -> None:

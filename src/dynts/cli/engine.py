@@ -19,16 +19,18 @@ class EngineOptions:
     Args:
         engine: its name.
         batch: samples at a time; None takes the engine's default.
-        engine_args: JSON for vLLM's EngineArgs.
+        engine_args: JSON for vLLM's EngineArgs or SGLang's ServerArgs.
     """
 
     engine: EngineName = option("transformers", help="What generates.")
     batch: int | None = option(
         None,
-        help=f"Samples generated at a time (default: {ENGINES['transformers'].batch}, with vllm "
-        f"{ENGINES['vllm'].batch}).",
+        help=f"Samples generated at a time (default: {ENGINES['transformers'].batch}, with vllm and "
+        f"sglang {ENGINES['vllm'].batch}).",
     )
-    engine_args: str | None = option(None, help="JSON for vLLM's EngineArgs, such as '{\"tensor_parallel_size\": 2}'.")
+    engine_args: str | None = option(
+        None, help="JSON for vLLM's EngineArgs, such as '{\"tensor_parallel_size\": 2}', or for SGLang's ServerArgs."
+    )
 
     def arguments(self) -> dict[str, Any]:
         """Return what --engine-args says.

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 from dynts.cli.checks import check_chat, load_session, resolve
 from dynts.cli.console import say, show
@@ -13,6 +13,8 @@ _TRANSFORMERS_ONLY = (
     *("max_batch", "max_waiting", "prefill_tokens", "max_new_tokens", "max_body_bytes", "drain_seconds"),
     *("temperature", "top_p", "top_k", "open_thinking", "gguf_file", "device", "attention"),
 )
+_METHODS = {"vllm": ("dynts", "dynts-all"), "sglang": ("dynts",)}
+"""Of the engines that bring a server."""
 
 
 @dataclass(kw_only=True)
@@ -20,12 +22,12 @@ class ServeCommand:
     """What `dynts serve` is given."""
 
     source: ModelSource = part(name={"positional": True})
-    vllm_options: tuple[str, ...] = option(
-        (), positional=True, help="After --: further options of vLLM's server, with --engine vllm."
+    engine_options: tuple[str, ...] = option(
+        (), positional=True, help="After --: further options of vLLM's or SGLang's server, with that --engine."
     )
     method: MethodOptions = part(protect_question=None)
-    engine: Literal["auto", "transformers", "vllm"] = option(
-        "auto", help="What generates; auto is vllm if it is installed."
+    engine: Literal["auto", "transformers", "vllm", "sglang"] = option(
+        "auto", help="What generates; auto is vllm, or else sglang, if it is installed."
     )
     host: str = option("127.0.0.1", help="Address to listen at; 0.0.0.0 is every network.")
     port: int = option(8000, least=0, most=65535, help="0 takes a free one.")
@@ -48,18 +50,21 @@ def serve(given: ServeCommand, explicit: Collection[str]) -> None:
 
     Sampling options are for requests that leave theirs open.
     """
-    from dynts.engines.vllm.server import has_vllm
     from dynts.errors import DyntsError, check_count
-    from dynts.extras import need
+    from dynts.extras import installed, need
 
     if given.api_key is not None and not given.api_key.strip():
         raise DyntsError("the API key is empty: give one, or leave --api-key and DYNTS_API_KEY out")
     if given.api_key is None and given.host not in ("127.0.0.1", "::1", "localhost"):
         say(f"dynts: anyone who reaches {given.host} can use this server: set DYNTS_API_KEY")
-    if given.engine == "vllm" or (given.engine == "auto" and has_vllm()):
-        _become_vllm(given, explicit)
-    if given.vllm_options:
-        raise DyntsError(f"options after -- are for --engine vllm, got {' '.join(given.vllm_options)}: drop them")
+    # one of another environment lacks the plugin, and would never evict
+    for engine in _METHODS:
+        if given.engine == engine or (given.engine == "auto" and installed(engine)):
+            _become(engine, given, explicit)
+    if given.engine_options:
+        raise DyntsError(
+            f"options after -- are for --engine vllm and sglang, got {' '.join(given.engine_options)}: drop them"
+        )
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         need(package, "serve", "dynts serve")
     for name in ("max_batch", "max_waiting", "prefill_tokens", "max_body_bytes"):
@@ -91,22 +96,27 @@ def serve(given: ServeCommand, explicit: Collection[str]) -> None:
         )
 
 
-def _become_vllm(given: ServeCommand, explicit: Collection[str]) -> None:
-    """Become vLLM's server.
+def _become(engine: str, given: ServeCommand, explicit: Collection[str]) -> NoReturn:
+    """Become the engine's server.
 
     Raises:
         DyntsError: an option or a method that it does not have.
     """
-    from dynts.engines.vllm.server import exec_vllm
     from dynts.errors import DyntsError
 
     for name in _TRANSFORMERS_ONLY:
         if name in explicit:
-            raise DyntsError(f"{flag_of(name)} is for --engine transformers: give vLLM its own options after --")
-    name = given.method.method
-    if name not in ("dynts", "dynts-all"):
-        raise DyntsError(f"--engine vllm has methods dynts and dynts-all only, got {name!r}: use --engine transformers")
+            raise DyntsError(
+                f"{flag_of(name)} is for --engine transformers: give the server of {engine} its own options after --"
+            )
+    name, has = given.method.method, " and ".join(_METHODS[engine])
+    if name not in _METHODS[engine]:
+        raise DyntsError(f"--engine {engine} has of the methods {has} only, got {name!r}: use --engine transformers")
     arm = resolve(given.method)
     options = {"host": given.host, "port": given.port, "served-model-name": given.served_model_name}
     check_chat(given.source)
-    exec_vllm(given.source, options, given.vllm_options, arm, given.api_key)
+    if engine == "vllm":
+        from dynts.engines.vllm.server import exec_vllm as become
+    else:
+        from dynts.engines.sglang.server import exec_sglang as become
+    become(given.source, options, given.engine_options, arm, given.api_key)

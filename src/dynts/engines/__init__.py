@@ -1,4 +1,4 @@
-"""What generates: transformers and vLLM behind one interface, on one machine or on a Ray cluster."""
+"""What generates: transformers, vLLM and SGLang behind one interface, on one machine or on a Ray cluster."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dynts.decode.arm import Arm
     from dynts.engines.engine import EngineSpec
 
-EngineName = Literal["transformers", "vllm"]
+EngineName = Literal["transformers", "vllm", "sglang"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,18 @@ def _vllm(
     return VllmSpec(source, sampling, arms, batch, arguments)
 
 
+def _sglang(
+    source: "ModelSource", sampling: "Sampling", arms: "tuple[Arm[str], ...]", batch: int, arguments: dict[str, Any]
+) -> "EngineSpec":
+    from dynts.engines.sglang.offline import SglangSpec
+
+    return SglangSpec(source, sampling, arms, batch, arguments)
+
+
 ENGINES: dict[EngineName, EngineKind] = {
     "transformers": EngineKind(20, True, False, False, _transformers),
     "vllm": EngineKind(256, False, True, True, _vllm),
+    "sglang": EngineKind(256, False, True, True, _sglang),
 }
 
 

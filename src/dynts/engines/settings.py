@@ -175,6 +175,12 @@ class PluginSettings:
         return scanner_of(None, None, recorded)
 
 
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return variables without those of the settings, so that an engine runs as it is."""
+    ours = set(map(_variable, NAMES))
+    return {name: value for name, value in environment.items() if name not in ours}
+
+
 def _variable(name: str) -> str:
     return f"{PREFIX}{name.upper()}"
 

@@ -14,7 +14,7 @@ _SAMPLING = {
     "max_new_tokens": "new tokens at most",
     "seed": "seed",
 }
-_PACKAGES = ("dynts", "torch", "transformers", "vllm", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+_PACKAGES = ("dynts", "torch", "transformers", "vllm", "sglang", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 
 
 def conditions(group: Group) -> str:

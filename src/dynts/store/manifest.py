@@ -23,7 +23,7 @@ from dynts.store.jsonlines import read_object
 
 MANIFEST_FILE = "manifest.json"
 _CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # torch brings one of them; what attention costs depends on it
-_PACKAGES = ("torch", "transformers", "vllm", "math-verify", "pyarrow", "datasets", *_CUDNN)
+_PACKAGES = ("torch", "transformers", "vllm", "sglang", "math-verify", "pyarrow", "datasets", *_CUDNN)
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ BUDGET = ("--budget", CONFIG.budget, "--local-window", CONFIG.local_window, "--r
 PROBLEM = make_problem(HELD_OUT[0])
 KEY = "sesame"
 DOCS = Path(__file__).parents[3] / "docs" / "serving.md"
-ROW = re.compile(r"^\| `(\{.*\})` \| (\d+)\b.* \| (\d+)\b.* \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `(\{.*\})` \| (\d+)\b[^|]*\| (\d+)\b[^|]*\| ", re.MULTILINE)
 
 
 class Server:

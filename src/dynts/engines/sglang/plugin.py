@@ -30,11 +30,13 @@ def register() -> None:
         HookRegistry.register(target, guard, HookType.AROUND)
     if PluginSettings.from_environment(os.environ) is None:
         return
+    from dynts.engines.sglang.reasoning import register_parser
     from dynts.engines.sglang.scheduler import EvictingScheduler
     from dynts.engines.sglang.worker import true_positions
 
     HookRegistry.register("sglang.srt.managers.scheduler.Scheduler", EvictingScheduler, HookType.REPLACE)
     HookRegistry.register(POSITIONS, true_positions, HookType.AROUND)
+    register_parser()
 
 
 def check_hooks() -> None:

@@ -199,6 +199,22 @@ def check_request(request: Any, prompt: Sequence[int] | None, schedule: Compress
     schedule.check_question(len(prompt or ()))
 
 
+def check_method(settings: PluginSettings) -> None:
+    """Refuse methods and granularities that need more than SGLang keeps.
+
+    Args:
+        settings: as the user gave them.
+
+    Raises:
+        UnsupportedError: names the method or the granularity.
+    """
+    all_tokens = (
+        f"method {settings.method} with SGLang, which keeps no hidden states of shared prompts: use method dynts"
+    )
+    native = "granularity native with SGLang, where all heads share the slot of a token: use shared"
+    refuse({all_tokens: not settings.policy.protect_question, native: settings.granularity == "native"})
+
+
 def check_settings(settings: PluginSettings, server_args: Any) -> PluginSettings:
     """Return the settings as the schedulers need them.
 
@@ -214,11 +230,7 @@ def check_settings(settings: PluginSettings, server_args: Any) -> PluginSettings
     from sglang.srt.arg_groups.overrides import model_config_of, resolving_view
     from sglang.srt.utils.hf_transformers import get_tokenizer
 
-    all_tokens = (
-        f"method {settings.method} with SGLang, which keeps no hidden states of shared prompts: use method dynts"
-    )
-    native = "granularity native with SGLang, where all heads share the slot of a token: use shared"
-    refuse({all_tokens: not settings.policy.protect_question, native: settings.granularity == "native"})
+    check_method(settings)
     resolved, predictor = settings.resolve(model_config_of(server_args).hf_config)
     args = resolving_view(server_args)
     tokenizer = None

@@ -1,76 +1,32 @@
 """Collect with vLLM, offline: continuous batching, no server."""
 
-import time
-import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
-from itertools import groupby
-from operator import attrgetter
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
-from transformers import GenerationConfig
-
-from dynts.cache.lengths import cache_lengths
-from dynts.chat.prompts import Prompt, encode_question
-from dynts.chat.written import decode_text
-from dynts.config import ModelSource, Sampling
 from dynts.decode.arm import Arm
-from dynts.decode.checkpoint import say_once
-from dynts.engines.engine import FULL_CACHE, Completion, Request
+from dynts.engines.engine import Request
+from dynts.engines.offline import OfflineEngine, OfflineSpec, Output
 from dynts.engines.settings import PluginSettings
 from dynts.engines.vllm.settings import KEY
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.extras import need
 from dynts.methods import DynTS, DynTSAll, Full
 from dynts.models import load_generation_config
 from dynts.models.shape import ModelShape
 
 _THEIR_NAMES = {"repetition_penalty": "repetition_penalty", "min_p": "min_p", "min_new_tokens": "min_tokens"}
 """Settings of a generation config, and what vLLM calls them."""
-_NOT_OF_THE_TEXT = {
-    *("temperature", "top_p", "top_k", "do_sample", "max_length", "max_new_tokens", "stop_strings"),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "cache_implementation", "return_dict_in_generate"),
-    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
-    *("transformers_version", "_from_model_config"),
-}
-"""Settings that options give, that vLLM reads itself, or that change no text."""
 _SHUTDOWN_SECONDS = 30
 """For an engine's processes to end by themselves, before vLLM kills them."""
 
 
 @dataclass(frozen=True, slots=True)
-class VllmSpec:
-    """How to start a `VllmEngine`.
+class VllmSpec(OfflineSpec):
+    """How to start a `VllmEngine`; engine_args are fields of `EngineArgs`, such as max_model_len."""
 
-    Args:
-        source: the model; without a GGUF file, and on vLLM's own devices.
-        sampling: how to draw tokens; its seed is not used, each request has one.
-        arms: all that requests will ask for.
-        batch: most requests in the engine at a time.
-        engine_args: further fields of vLLM's `EngineArgs`, such as tensor_parallel_size and max_model_len.
-
-    Raises:
-        DyntsError: a method that vLLM does not have, or vllm is not installed.
-    """
-
-    source: ModelSource
-    sampling: Sampling
-    arms: tuple[Arm[str], ...]
-    batch: int
-    engine_args: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for arm in self.arms:
-            if arm.method.name not in (Full.name, DynTS.name, DynTSAll.name):
-                raise DyntsError(
-                    f"--engine vllm takes the methods full, dynts and dynts-all, got {type(arm.method).__name__}: "
-                    "use --engine transformers"
-                )
-            if arm.keeps_question:
-                raise DyntsError(
-                    "--engine vllm has dynts-all without --protect-question only: drop it, or use --engine transformers"
-                )
-        need("vllm", "vllm", "--engine vllm")
+    title: ClassVar[str] = "vLLM"
+    package: ClassVar[str] = "vllm"
+    methods: ClassVar[tuple[str, ...]] = (Full.name, DynTS.name, DynTSAll.name)
 
     def start(self) -> "VllmEngine":
         """Look at what vLLM is asked for; the model is loaded with the first request."""
@@ -107,87 +63,57 @@ class VllmSpec:
             raise DyntsError(f"vLLM refuses the engine arguments {self.engine_args}: {error}") from error
 
 
-class VllmEngine:
+class VllmEngine(OfflineEngine):
     """vLLM's `LLMEngine`, stepped here, because `LLM.generate` gives nothing back before its last request ends.
 
-    An engine of vLLM has one budget. A request of another arm ends the engine there is, and starts its own.
+    Args:
+        spec: how to start it.
 
     Raises:
         DyntsError: vLLM does not know one of the engine arguments, or a predictor does not fit the model.
         UnsupportedError: the plugin does not support what the engine is asked for.
     """
 
+    spec: VllmSpec
+
     def __init__(self, spec: VllmSpec) -> None:
+        super().__init__(spec)
         # all at once, so that what does not fit shows before hours of work on what does
         for arm in spec.arms:
             spec.arguments(arm).create_engine_config()
-        self.spec = spec
-        self.checkpoint = _followed(load_generation_config(spec.source))
-        self.engine: Any = None
-        self.arm = FULL_CACHE
+        config = load_generation_config(spec.source)
+        self.checkpoint = spec.followed(config, _THEIR_NAMES)
+        if config.stop_strings:
+            self.checkpoint |= {"stop": config.stop_strings, "include_stop_str_in_output": True, "detokenize": True}
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """Keep up to `batch` requests of the same arm in the engine; see `Engine`."""
-        for arm, group in groupby(requests, key=attrgetter("arm")):
-            if self.engine is None or arm != self.arm:
-                self.shut_down()
-                self._load(arm)
-            yield from self._work(group)
-
-    def shut_down(self) -> None:
-        """End vLLM's engine with its processes, if there is one, and free what it held."""
-        if self.engine is None:
-            return
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        self.engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
-        self.engine = None
-        # of an engine that has no process of its own
-        cleanup_dist_env_and_memory()
-
-    def _load(self, arm: Arm[str]) -> None:
+    def load(self, arm: Arm[str]) -> None:
+        """Start an engine that decodes by an arm."""
         from vllm import LLMEngine
 
         self.engine = LLMEngine.from_engine_args(self.spec.arguments(arm))
-        self.arm = arm
         self.tokenizer = self.engine.get_tokenizer()
         self.bytes_per_token = _bytes_per_token(self.engine.vllm_config)
 
-    def _work(self, requests: Iterator[Request]) -> Iterator[Completion]:
-        """One run of the engine, which never stands still between its first request and its last."""
-        running: dict[str, tuple[Request, Prompt, float]] = {}
-        exhausted = False
-        batch, started = uuid.uuid4().hex, time.perf_counter()
-        try:
-            while True:
-                while not exhausted and len(running) < self.spec.batch:
-                    request = next(requests, None)
-                    if request is None:
-                        exhausted = True
-                    else:
-                        running[request.id] = (request, self._add(request), time.perf_counter())
-                if not running:
-                    return
-                outputs = [output for output in self.engine.step() if output.finished]
-                now = time.perf_counter()
-                for output in outputs:
-                    request, prompt, joined = running.pop(output.request_id)
-                    written = output.outputs[0]
-                    yield self._completion(request, prompt, written, now - joined, batch, now - started)
-        finally:
-            if running:
-                self.engine.abort_request(list(running))
+    def end(self) -> None:
+        """End the engine that `load` started."""
+        from vllm.distributed import cleanup_dist_env_and_memory
 
-    def _add(self, request: Request) -> Prompt:
-        """Hand a request to the engine: its prompt."""
+        self.engine.engine_core.shutdown(timeout=_SHUTDOWN_SECONDS)
+        del self.engine
+        # of an engine that has no process of its own
+        cleanup_dist_env_and_memory()
+
+    def add(self, request: Request, ids: list[int]) -> None:
+        """Hand a request to the engine.
+
+        Args:
+            request: it.
+            ids: its prompt.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         sampling = self.spec.sampling
-        prompt = encode_question(self.tokenizer, request.problem.question, self.spec.source.chat)
-        ids = prompt.ids
-        if self.arm.schedule is not None:
-            self.arm.schedule.check_question(len(ids))
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -199,50 +125,18 @@ class VllmEngine:
             **{"detokenize": False, **self.checkpoint},
         )
         self.engine.add_request(request.id, {"prompt_token_ids": ids}, parameters)
-        return prompt
 
-    def _completion(
-        self, request: Request, prompt: Prompt, written: Any, seconds: float, batch: str, run_seconds: float
-    ) -> Completion:
-        ids, finished = list(written.token_ids), written.finish_reason == "stop"
-        format = self.spec.source.chat.format(self.tokenizer)
-        lengths = cache_lengths(len(prompt.ids), len(ids), self.arm.schedule)
-        return Completion(
-            request,
-            decode_text(
-                self.tokenizer,
-                ids,
-                ids[-1:] if finished and not isinstance(written.stop_reason, str) else (),
-                format,
-            ),
-            finished,
-            prompt.ids,
-            ids,
-            seconds,
-            batch,
-            run_seconds,
-            lengths,
-            None if self.bytes_per_token is None else self.bytes_per_token * lengths.peak,
-            format,
-            prompt.thinks,
-        )
+    def work(self) -> list[Output]:
+        """Make a step, and return what has ended with it."""
+        ended = [(output.request_id, output.outputs[0]) for output in self.engine.step() if output.finished]
+        return [
+            Output(name, list(text.token_ids), text.finish_reason == "stop", isinstance(text.stop_reason, str))
+            for name, text in ended
+        ]
 
-
-def _followed(config: GenerationConfig) -> dict[str, Any]:
-    """What vLLM follows of a checkpoint's generation config, as arguments of `SamplingParams`.
-
-    A line says what it does not.
-    """
-    found: dict[str, Any] = {
-        theirs: getattr(config, ours) for ours, theirs in _THEIR_NAMES.items() if getattr(config, ours) is not None
-    }
-    if config.stop_strings:
-        found |= {"stop": config.stop_strings, "include_stop_str_in_output": True, "detokenize": True}
-    said = {name for name, value in config.to_diff_dict().items() if value not in (None, False, 0, 1)}
-    left_out = sorted(said - _THEIR_NAMES.keys() - _NOT_OF_THE_TEXT)
-    if left_out:
-        say_once(f"dynts: vLLM does not follow {', '.join(left_out)} of the checkpoint's generation config")
-    return found
+    def abort(self, names: Sequence[str]) -> None:
+        """Drop requests that nobody waits for any longer."""
+        self.engine.abort_request(list(names))
 
 
 def _bytes_per_token(config: Any) -> int | None:
