@@ -217,6 +217,16 @@ def generate(prompt: list[int], **given: Any) -> Any:
     return request if request.is_single else request[0]
 
 
+def test_a_pool_without_room_for_one_request(
+    resolve: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings(folder / "predictor").to_environment().items():
+        monkeypatch.setenv(name, value)
+    guard_server(lambda args: None, resolve(max_total_tokens=352))
+    with pytest.raises(UnsupportedError, match="cache of 351 tokens has no room.*budget of 350, which takes 352"):
+        guard_server(lambda args: None, resolve(max_total_tokens=351))
+
+
 def test_requests() -> None:
     def check(prompt: list[int] | None, **given: Any) -> None:
         check_request(generate([8] * 200, **given), prompt, CONFIG)

@@ -14,6 +14,8 @@ VERSION = "0.5.23"
 _MANAGERS = "sglang.srt.managers"
 _SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
 _BATCH = f"{_MANAGERS}.schedule_batch.ScheduleBatch"
+_STREAMER = f"{_MANAGERS}.scheduler_components.output_streamer.SchedulerOutputStreamer"
+_WORKER = f"{_MANAGERS}.tp_worker.TpModelWorker"
 _ADDER = f"{_MANAGERS}.schedule_policy.PrefillAdder"
 SIGNATURES = {
     "sglang.srt.server_args.ServerArgs.check_server_args": "self",
@@ -23,16 +25,32 @@ SIGNATURES = {
     f"{_SCHEDULER}.__init__": "self server_args port_args",
     f"{_SCHEDULER}.init_req_max_new_tokens": "self req",
     f"{_SCHEDULER}.get_prefill_adder_class": "self",
+    f"{_SCHEDULER}.get_output_streamer_class": "self",
+    f"{_SCHEDULER}.get_init_info": "self",
+    f"{_SCHEDULER}.init_tp_model_worker": "self",
     f"{_SCHEDULER}.update_running_batch": "self batch",
+    f"{_SCHEDULER}._add_request_to_queue": "self req is_retracted",
+    f"{_SCHEDULER}._create_generation_req": "self recv_req args kwargs",
+    f"{_SCHEDULER}._relay_forward_payload": "self batch future_indices batch_result",
+    f"{_SCHEDULER}._reqs_finishing_inflight": "self batch",
+    f"{_STREAMER}._stream_output_generation": "self reqs return_logprob skip_req is_idle_batch",
+    f"{_STREAMER}.build_additional_customized_info": "self reqs",
     f"{_BATCH}.prepare_for_decode": "self",
     f"{_BATCH}.retract_decode": "self",
     f"{_BATCH}.filter_batch": "self reqs_to_exclude keep_indices",
     f"{_BATCH}.merge_batch": "self other",
     f"{_MANAGERS}.schedule_batch.Req.reset_for_retract": "self",
+    f"{_MANAGERS}.schedule_batch.Req.init_next_round_input": "self tree_cache cow_mamba",
     f"{_MANAGERS}.schedule_batch.Req.owned_kv_len": "self",
     f"{_ADDER}.add_one_req": "self req has_chunked_req truncation_align_size",
     f"{_ADDER}._get_running_request_total_token_offset": "self req",
-    f"{_MANAGERS}.tp_worker.TpModelWorker.forward_batch_generation": "self batch forward_batch pp_proxy_tensors "
+    f"{_ADDER}._check_prefill_budget": "self req extend_input_len total_tokens swa_host_hit_length chunk_limit",
+    f"{_ADDER}._update_prefill_budget": "self prefix_len extend_input_len max_new_tokens retracted_stain "
+    "mamba_gap_reserve request_slot_reserve is_chunked_continuation replay_len",
+    f"{_WORKER}.alloc_memory_pool": "self memory_pool_config req_to_token_pool token_to_kv_pool_allocator "
+    "draft_parallel_layout",
+    f"{_WORKER}.get_worker_info": "self",
+    f"{_WORKER}.forward_batch_generation": "self batch forward_batch pp_proxy_tensors "
     "is_verify skip_attn_backend_init capture_hidden_mode return_kv_loc_plan",
     "sglang.srt.model_executor.forward_batch_info.ForwardBatch.init_new": "cls batch model_runner capture_hidden_mode "
     "return_hidden_states_before_norm extend_position_info spec_mrope_positions kv_loc_plan write_cols",
@@ -177,6 +195,24 @@ def check_model(model: Any) -> None:
     refuse({f"models with full attention in {full} of {text.num_hidden_layers} layers": full != text.num_hidden_layers})
 
 
+def check_pool(tokens: int, schedule: CompressionConfig) -> None:
+    """Refuse a pool in which no request would ever find room.
+
+    Args:
+        tokens: slots of the pool.
+        schedule: the budget.
+
+    Raises:
+        UnsupportedError: names both numbers.
+    """
+    needed = schedule.budget + 2  # SGLang keeps two aside for what it admits
+    if tokens < needed:
+        raise UnsupportedError(
+            f"a KV cache of {tokens} tokens has no room for one request under a budget of {schedule.budget}, which "
+            f"takes {needed}: use a larger --max-total-tokens or --mem-fraction-static, or a smaller budget"
+        )
+
+
 def check_request(request: Any, prompt: Sequence[int] | None, schedule: CompressionConfig) -> None:
     """Refuse a request that cannot be decoded under the budget.
 
@@ -264,6 +300,8 @@ def guard_server(check: Callable[..., None], server_args: Any) -> None:
         check_sglang(sglang.__version__)
         check_server_args(server_args)
         settings = check_settings(settings, server_args)
+        if server_args.max_total_tokens is not None:
+            check_pool(server_args.max_total_tokens, settings.schedule)
     server_args._dynts = settings
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from sglang.srt.managers.schedule_batch import Req, ReqLogprob, ScheduleBatch
+from sglang.srt.sampling.sampling_mask import SamplingMaskRows
 
 
 @dataclass(slots=True)
@@ -20,11 +21,13 @@ class Written:
     Attributes:
         tokens: their ids.
         logprobs: their log-probabilities, by SGLang's names of the lists.
+        sampling_mask: of those not yet sent, what they were drawn from; None unless asked for.
         fed: how many have been sent back to the model.
     """
 
     tokens: "array[int]"
     logprobs: dict[str, list[Any]]
+    sampling_mask: Any
     fed: int = 0
 
 
@@ -41,6 +44,7 @@ class BudgetReq(Req):
 
     output_ids: "array[int]"
     skip_radix_cache_insert: bool
+    sampling_mask_rows: SamplingMaskRows | None
     noted = False
     replay: Written | None = None
     _fresh_grammar: Any = None
@@ -58,14 +62,15 @@ class BudgetReq(Req):
         self.noted = False
         if evicted:
             self.skip_radix_cache_insert = False
+        logprobs, sampling_mask = self._take_logprobs(), self.sampling_mask_rows
         if self.replay is not None:
             self.replay.fed = 0
         elif self.output_ids:
-            self.replay = Written(self.output_ids, self._take_logprobs())
-        if self.replay is None:
+            self.replay = Written(self.output_ids, logprobs, sampling_mask)
+        else:
             return
         self.output_ids = array("q")
-        self._take_logprobs()
+        self.sampling_mask_rows = None if sampling_mask is None else SamplingMaskRows()
         # what SGLang counts of each token is counted anew
         self.reasoning_tokens, self._is_reasoning_over = 0, False
         self._think_end_match_len = self._think_start_match_len = 0
@@ -78,6 +83,7 @@ class BudgetReq(Req):
         self.output_ids = self.replay.tokens
         for name, values in self.replay.logprobs.items():
             setattr(self.logprob, name, values)
+        self.sampling_mask_rows = self.replay.sampling_mask
         self.replay = None
 
     def _take_logprobs(self) -> dict[str, list[Any]]:

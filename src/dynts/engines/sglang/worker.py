@@ -8,6 +8,7 @@ from sglang.srt.managers.tp_worker import TpModelWorker
 
 from dynts.engines.settings import PluginSettings
 from dynts.engines.sglang.evictor import SlotEvictor
+from dynts.engines.sglang.refusals import check_pool
 
 
 class BudgetWorker(TpModelWorker):
@@ -25,6 +26,7 @@ class BudgetWorker(TpModelWorker):
         """Load predictor and ledger before SGLang takes what memory is left. Arguments as SGLang's."""
         self.evictor = SlotEvictor(self.settings, self.model_runner, self.tokenizer)
         super().alloc_memory_pool(*args, **kwargs)
+        check_pool(self.model_runner.max_total_num_tokens, self.settings.schedule)
 
     def get_worker_info(self) -> tuple[Any, ...]:
         """Let requests be as long as the model's context, which the pool need not hold."""
