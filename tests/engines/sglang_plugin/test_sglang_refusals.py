@@ -223,7 +223,7 @@ def test_a_pool_without_room_for_one_request(
     for name, value in settings(folder / "predictor").to_environment().items():
         monkeypatch.setenv(name, value)
     guard_server(lambda args: None, resolve(max_total_tokens=352))
-    with pytest.raises(UnsupportedError, match="cache of 351 tokens has no room.*budget of 350, which takes 352"):
+    with pytest.raises(UnsupportedError, match=r"cache of 351 tokens has no room.*budget of 350, which takes 352"):
         guard_server(lambda args: None, resolve(max_total_tokens=351))
 
 
