@@ -18,7 +18,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 
 import dynts
 from dynts.engines.settings import PluginSettings
@@ -189,20 +188,6 @@ def budget(config: dynts.CompressionConfig, predictor: Path, **more: str) -> dic
 def sampling(tokens: int, **options: Any) -> dict[str, Any]:
     """Drawn at random, to a given length."""
     return {"max_new_tokens": tokens, "temperature": 1.0, "ignore_eos": True, **options}
-
-
-def furthest(results: Sequence[Result], expected: Sequence[torch.Tensor]) -> float:
-    """Largest difference between the log-probabilities that SGLang reports and the expected ones, [tokens,
-    vocabulary]."""
-    assert all(len(result.tokens) == len(result.top) == len(result.logprobs) for result in results)
-    return max(
-        abs(reported - row[step, token].item())
-        for result, row in zip(results, expected, strict=True)
-        for step, (chosen, logprob, likeliest) in enumerate(
-            zip(result.tokens, result.logprobs, result.top, strict=True)
-        )
-        for token, reported in [(chosen, logprob), *likeliest.items()]
-    )
 
 
 # --- in the scheduler's process

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from sglang_engines import SchedulerError, furthest, needs_sglang, sampling, started
+from budget_cases import furthest
+from sglang_engines import SchedulerError, needs_sglang, sampling, started
 from transformers import AutoModelForCausalLM
 
 from decoding import random_tokens

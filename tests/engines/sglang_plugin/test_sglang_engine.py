@@ -1,70 +1,37 @@
 """SGLang under a budget, beside the transformers path: one scheduler for everything that it does by default."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sglang_engines import Result, Scheduler, budget, furthest, needs_sglang, sampling, started
+from budget_cases import (
+    LENGTHS,
+    POOL,
+    PROMPTS,
+    SYSTEM,
+    TOLERANCE,
+    compactions,
+    counted,
+    dispatch,
+    expect,
+    free_slots,
+    furthest,
+)
+from sglang_engines import Scheduler, needs_sglang, sampling
 from transformers import AutoModelForCausalLM
 
-import dynts
 from decoding import random_tokens
-from dynts.cache.lengths import cache_lengths
-from dynts.chat.markers import ThinkMarkers
-from transformers_path import MARKERS, forced_logprobs
 
 pytestmark = needs_sglang
 
-TOLERANCE = 1e-4
-CONFIG = dynts.CompressionConfig(budget=140, local_window=24, retention_ratio=0.4)
-SYSTEM = random_tokens(40, 0)
-PROMPTS = [SYSTEM + random_tokens(5 + 3 * number, number + 1) for number in range(16)]
-LENGTHS = [110 + 31 * (number % 7) for number in range(16)]
-POOL = 450
-"""Tokens: three budgets and a little; the longest sequence takes nearly as much alone."""
-
-
-@pytest.fixture(scope="module")
-def folder(random_model: Callable[[str], Path]) -> Path:
-    return random_model("llama")
-
-
-@pytest.fixture(scope="module")
-def process(folder: Path) -> Iterator[Scheduler]:
-    """A random Llama: eight requests at a time, in a pool that holds about three."""
-    settings = budget(CONFIG, folder / "predictor")
-    with started(folder, settings, skip_tokenizer_init=True, max_total_tokens=POOL) as scheduler:
-        yield scheduler
-
-
-@pytest.fixture
-def scheduler(process: Scheduler) -> Iterator[Scheduler]:
-    """As it was when it had started."""
-    with process.copied():
-        yield process
-
-
-def counted(scheduler: Any) -> dict[str, int]:
-    """In the scheduler's process: the plugin's counters."""
-    return {name: getattr(scheduler.counters, name) for name in ("compactions", "peak_requests", "preemptions")}
-
-
-def free_slots(scheduler: Any) -> int:
-    """Likewise: slots of the pool that no request holds and no prompt in the radix cache."""
-    return int(scheduler.token_to_kv_pool_allocator.available_size() + scheduler.tree_cache.evictable_size())
-
-
-def dispatch(scheduler: Any, name: str, **fields: Any) -> None:
-    """Likewise: hands over one of SGLang's requests that control the scheduler."""
-    from sglang.srt.managers import io_struct
-
-    scheduler.process_input_requests([getattr(io_struct, name)(**fields)])
-
 
 def heed_seeds(scheduler: Any) -> None:
-    """Likewise: what --enable-deterministic-inference does to the sampler; as a whole it wants kernels of GPUs."""
+    """In the scheduler's process: what --enable-deterministic-inference does to the sampler.
+
+    As a whole that wants kernels of GPUs.
+    """
     from sglang.srt.runtime_context import get_context
 
     @torch.library.custom_op("sgl_kernel::murmur_hash32_cpu", mutates_args=())
@@ -91,23 +58,8 @@ def drawn(scheduler: Any, logprobs: Sequence[torch.Tensor], seeds: Sequence[int]
     ]
 
 
-def compactions(prompts: Sequence[Sequence[int]], results: Sequence[Result]) -> int:
-    """As many as with transformers."""
-    return sum(
-        len(cache_lengths(len(prompt), len(result.tokens), CONFIG).compactions)
-        for prompt, result in zip(prompts, results, strict=True)
-    )
-
-
-def expect(folder: Path, prompts: Sequence[Sequence[int]], results: Sequence[Result]) -> list[torch.Tensor]:
-    """What the transformers path says of the tokens that SGLang generated."""
-    predictor = dynts.ImportancePredictor.from_pretrained(folder / "predictor")
-    markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    return forced_logprobs(folder, prompts, [result.tokens for result in results], CONFIG, predictor, markers)[0]
-
-
 def test_logprobs_equal_the_transformers_path_with_queueing_and_shared_prompts(
-    scheduler: Scheduler, folder: Path
+    scheduler: Scheduler, llama: Path
 ) -> None:
     before = scheduler.call(counted)
     results = scheduler.generate(PROMPTS, [sampling(length) for length in LENGTHS])
@@ -117,11 +69,11 @@ def test_logprobs_equal_the_transformers_path_with_queueing_and_shared_prompts(
     assert 1 < after["peak_requests"] < len(PROMPTS), "some must wait"
     assert not any(result.retractions for result in results), "what was admitted must find room to its end"
     assert after["compactions"] - before["compactions"] == compactions(PROMPTS, results) >= 30
-    assert furthest(results, expect(folder, PROMPTS, results)) < TOLERANCE
+    assert furthest(results, expect(llama, PROMPTS, results)) < TOLERANCE
     assert scheduler.call(free_slots) == POOL
 
 
-def test_second_turns_find_prompts_and_what_was_not_evicted(scheduler: Scheduler, folder: Path) -> None:
+def test_second_turns_find_prompts_and_what_was_not_evicted(scheduler: Scheduler, llama: Path) -> None:
     """The next turn of a conversation finds all of the last one in the radix cache, or only its prompt."""
     scheduler.call(dispatch, "FlushCacheReqInput")
     first = [
@@ -136,10 +88,10 @@ def test_second_turns_find_prompts_and_what_was_not_evicted(scheduler: Scheduler
     held = [len(prompt) for prompt in PROMPTS[:4]]
     assert [result.cached for result in results[:2]] == [length + 29 for length in held[:2]], "all that was fed"
     assert [result.cached for result in results[2:]] == held[2:], "nothing that was generated before an eviction"
-    assert furthest(results, expect(folder, turns, results)) < TOLERANCE
+    assert furthest(results, expect(llama, turns, results)) < TOLERANCE
 
 
-def test_retracted_requests_are_replayed_exactly(scheduler: Scheduler, folder: Path) -> None:
+def test_retracted_requests_are_replayed_exactly(scheduler: Scheduler, llama: Path) -> None:
     prompts, before = PROMPTS[:3], scheduler.call(counted)
     numbers = scheduler.add(prompts, sampling(250), stream=True)
     for steps in (150, 170, 30):  # after evictions; again; while the tokens are fed again
@@ -153,11 +105,11 @@ def test_retracted_requests_are_replayed_exactly(scheduler: Scheduler, folder: P
     assert after["preemptions"] - before["preemptions"] == 9
     assert after["compactions"] - before["compactions"] > compactions(prompts, results)
     assert [len(result.tokens) for result in results] == [250] * 3, "nothing may be sent twice"
-    assert furthest(results, expect(folder, prompts, results)) < TOLERANCE
+    assert furthest(results, expect(llama, prompts, results)) < TOLERANCE
     assert scheduler.call(free_slots) == POOL
 
 
-def test_streams_stops_and_aborts(scheduler: Scheduler, folder: Path) -> None:
+def test_streams_stops_and_aborts(scheduler: Scheduler, llama: Path) -> None:
     greedy = sampling(200, temperature=0.0)
     (whole,) = scheduler.generate(PROMPTS[:1], greedy)
     stop = next(token for token in reversed(whole.tokens) if whole.tokens.index(token) > 100)
@@ -176,11 +128,11 @@ def test_streams_stops_and_aborts(scheduler: Scheduler, folder: Path) -> None:
     assert all(result.finish["type"] == "abort" for result in aborted)
     assert 100 < len(aborted[0].tokens) < 300
     assert len(left.tokens) == 300
-    assert furthest([left], expect(folder, PROMPTS[2:3], [left])) < TOLERANCE
+    assert furthest([left], expect(llama, PROMPTS[2:3], [left])) < TOLERANCE
     assert scheduler.call(free_slots) == POOL
 
 
-def test_seeds(scheduler: Scheduler, folder: Path) -> None:
+def test_seeds(scheduler: Scheduler, llama: Path) -> None:
     """The noise belongs to a seed and a place in the sequence: evictions do not shift it, retractions repeat it."""
     prompts, seeds = [PROMPTS[1]] * 2 + [PROMPTS[2]], [1, 2, 2]
     chosen = [sampling(200, sampling_seed=seed) for seed in seeds]
@@ -194,14 +146,14 @@ def test_seeds(scheduler: Scheduler, folder: Path) -> None:
     retracted = scheduler.results[numbers]
     # the position of the token that is fed
     starts = [len(prompt) - 1 for prompt in prompts]
-    expected = scheduler.call(drawn, expect(folder, prompts, results), seeds, starts)
+    expected = scheduler.call(drawn, expect(llama, prompts, results), seeds, starts)
     assert [result.tokens for result in results] == expected
     assert all(result.retractions == 1 for result in retracted)
     assert [result.tokens for result in retracted] == expected
 
 
-def test_logprobs_of_prompts(scheduler: Scheduler, folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
+def test_logprobs_of_prompts(scheduler: Scheduler, llama: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(llama)
     results = scheduler.generate(PROMPTS[:3], sampling(150), logprob_start_len=0)
     for prompt, result in zip(PROMPTS, results, strict=False):
         with torch.no_grad():
@@ -209,4 +161,4 @@ def test_logprobs_of_prompts(scheduler: Scheduler, folder: Path) -> None:
         first, *others = result.prompt_logprobs
         assert first is None
         assert others == pytest.approx([row[at, token].item() for at, token in enumerate(prompt[1:])], abs=TOLERANCE)
-    assert furthest(results, expect(folder, PROMPTS[:3], results)) < TOLERANCE
+    assert furthest(results, expect(llama, PROMPTS[:3], results)) < TOLERANCE

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from sglang_engines import budget, furthest, needs_sglang, sampling, started
-from test_sglang_engine import (
+from budget_cases import (
     CONFIG,
     LENGTHS,
     POOL,
@@ -15,7 +14,9 @@ from test_sglang_engine import (
     counted,
     expect,
     free_slots,
+    furthest,
 )
+from sglang_engines import budget, needs_sglang, sampling, started
 
 pytestmark = needs_sglang
 
