@@ -297,6 +297,8 @@ def _run(pipe: Any, server: dict[str, Any]) -> None:
         publish(arguments, role="scheduler", ranks=SpawnRanks(world_rank=0, dp_rank=None, gpu_id=0))
         module.configure_scheduler_process(arguments, 0)
         scheduler = module.Scheduler(arguments, ports)
+        if refusal := getattr(scheduler, "refusal", None):
+            raise refusal
         scheduler.request_receiver = driver = _Driver(pipe, scheduler)
         scheduler.ipc_channels.send_to_tokenizer.send_output = driver.send_output
         scheduler.ipc_channels.send_to_detokenizer.send_output = driver.send_output

@@ -1,6 +1,9 @@
 """What the plugin refuses, before a server of SGLang starts and before a request does."""
 
+import multiprocessing
 import pickle
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +17,12 @@ from decoding import random_predictor
 from dynts.config import CompressionConfig
 from dynts.engines.settings import PluginSettings
 from dynts.engines.sglang import refusals
+from dynts.engines.sglang.handshake import READY, REFUSED, guard_start, pass_on
 from dynts.engines.sglang.refusals import check_request, check_server_args, check_settings, guard_request, guard_server
 from dynts.errors import DyntsError, UnsupportedError
+from dynts.predictor.config import PredictorConfig
+from dynts.predictor.fingerprint import fingerprint
+from dynts.predictor.model import ImportancePredictor
 from tiny import COMMON, tiny_model
 
 pytestmark = needs_sglang
@@ -280,3 +287,69 @@ def test_hooks_keep_each_engine_to_its_own_settings(
     # they go with SGLang's settings to other processes
     assert refusals.settings_of(pickle.loads(pickle.dumps(budgeted))) == settings(folder / "predictor")
     assert refusals.settings_of(plain) is None
+
+
+def test_what_a_scheduler_refuses_is_raised_where_it_was_started(
+    folder: Path, resolve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A predictor of another model of the same shape, which only shows beside the weights: the scheduler's process does
+    not end the one that started it."""
+    from sglang.srt.entrypoints.engine import _wait_for_scheduler_ready
+    from sglang.srt.managers.scheduler import run_scheduler_process
+    from sglang.srt.server_args import PortArgs, ServerArgs
+
+    known = PredictorConfig(HIDDEN, fingerprint=fingerprint(tiny_model("llama", seed=1)))
+    ImportancePredictor(known).save_pretrained(tmp_path)
+    for name, value in settings(tmp_path).to_environment().items():
+        monkeypatch.setenv(name, value)
+    args = resolve(context_length=64, max_total_tokens=64, max_running_requests=2)
+    guard_server(ServerArgs.check_server_args, args)
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_scheduler_process, args=(args, PortArgs.init_new(args), 0, 0, 0, None, there)
+    )
+    process.start()
+    there.close()
+    with pytest.raises(DyntsError, match="trained for another model of the same shape"):
+        guard_start(_wait_for_scheduler_ready, [here], [process])
+    process.join(30)
+    assert process.exitcode in (1, -signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ([{READY: 350}, {READY: 350}], None),
+        ([{READY: 350}, {}], "run without the budget"),
+        ([{READY: 350}, {REFUSED: DyntsError("another model")}], "another model"),
+    ],
+)
+@pytest.mark.parametrize("replicas", [False, True])
+def test_schedulers_that_run_without_the_budget(
+    told: list[dict[str, Any]], error: str | None, replicas: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of them, which a process of SGLang's has started that speaks for both where they are replicas."""
+    from sglang.srt.entrypoints.engine import _wait_for_scheduler_ready
+    from sglang.srt.managers.data_parallel_controller import DataParallelController
+
+    monkeypatch.setenv("DYNTS_PREDICTOR", "predictor")
+    usual = {"status": "ready", "max_total_num_tokens": 0, "max_req_input_len": 0}
+    infos = [usual | info for info in told]
+    if replicas:
+        controller = object.__new__(DataParallelController)
+        controller._scheduler_init_info_lock, controller._scheduler_init_infos = threading.Lock(), []
+        controller._record_scheduler_init_infos(infos)
+        infos = [usual | pass_on(DataParallelController.get_init_info, controller)]
+    pipes = [multiprocessing.Pipe(duplex=False) for _ in infos]
+    killed: list[bool] = []
+    processes = [SimpleNamespace(kill=lambda: killed.append(True), is_alive=lambda: True) for _ in infos]
+    for (_, there), info in zip(pipes, infos, strict=True):
+        there.send(info)
+    readers = [here for here, _ in pipes]
+    if error is None:
+        assert guard_start(_wait_for_scheduler_ready, readers, processes) == infos
+        assert not killed
+        return
+    with pytest.raises((DyntsError, RuntimeError), match=error):
+        guard_start(_wait_for_scheduler_ready, readers, processes)
+    assert len(killed) == len(infos)

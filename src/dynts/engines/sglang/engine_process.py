@@ -26,7 +26,7 @@ def run(connection: Connection) -> None:
         _check(arguments, budgets)
         from sglang import Engine
 
-        from dynts.engines.sglang.plugin import READY
+        from dynts.engines.sglang.handshake import READY
 
         engine = Engine(**arguments)
         if engine.get_server_info().get(READY) != budget:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -12,11 +13,13 @@ from sglang.srt.runtime_context import get_context, get_device, get_schedule
 
 from dynts.engines.counters import Counters
 from dynts.engines.sglang.admission import BudgetAdder
-from dynts.engines.sglang.plugin import READY, check_hooks
+from dynts.engines.sglang.handshake import READY, REFUSED
+from dynts.engines.sglang.plugin import check_hooks
 from dynts.engines.sglang.refusals import settings_of
 from dynts.engines.sglang.request import BudgetReq, force_replayed
 from dynts.engines.sglang.streamer import BudgetStreamer
 from dynts.engines.sglang.worker import BudgetWorker
+from dynts.errors import DyntsError
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +32,26 @@ class EvictingScheduler(Scheduler):
     """Adds the budget to SGLang's scheduler. A request's evictions follow from its length alone."""
 
     tp_worker: BudgetWorker
+    refusal: DyntsError | None = None
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
-        check_hooks()
-        settings = settings_of(server_args)
-        if settings is None:
-            raise RuntimeError("dynts: the server's arguments were not checked, so there are no settings")
-        self.settings = settings
         self.counters = Counters()
-        changed: dict[str, Any] = {"return_hidden_states_mode": "last"}
-        if get_schedule().max_running_requests is None:
-            changed["max_running_requests"] = DEFAULT_REQUESTS
-        # server arguments are sealed by now; decode graphs are recorded for what the server returns at most
-        get_context().override("dynts", **changed)
-        super().__init__(server_args, *args, **kwargs)
+        try:
+            check_hooks()
+            settings = settings_of(server_args)
+            if settings is None:
+                raise DyntsError("SGLang has not checked the server's arguments, so there are no settings of dynts")
+            self.settings = settings
+            changed: dict[str, Any] = {"return_hidden_states_mode": "last"}
+            if get_schedule().max_running_requests is None:
+                changed["max_running_requests"] = DEFAULT_REQUESTS
+            # server arguments are sealed by now; decode graphs are recorded for what the server returns at most
+            get_context().override("dynts", **changed)
+            super().__init__(server_args, *args, **kwargs)
+        except DyntsError as error:
+            # were it raised, SGLang would kill the process that started this one
+            self.refusal = error
+            return
         logger.info("dynts: KV cache budget of %d tokens a request, predictor %s", settings.budget, settings.predictor)
 
     def init_tp_model_worker(self) -> None:
@@ -106,5 +115,13 @@ class EvictingScheduler(Scheduler):
         super()._relay_forward_payload(batch, future_indices, batch_result)
 
     def get_init_info(self) -> dict[str, Any]:
-        """Tell the process that started this one that the budget holds."""
+        """Tell the process that started this one that the budget holds, or why not."""
+        if self.refusal is not None:
+            return {"status": "ready", "max_total_num_tokens": 0, "max_req_input_len": 0, REFUSED: self.refusal}
         return {**super().get_init_info(), READY: self.settings.budget}
+
+    def run_event_loop(self) -> None:
+        """Serve, unless the start was refused."""
+        if self.refusal is not None:
+            os._exit(1)  # there is nothing that SGLang could take down
+        super().run_event_loop()
