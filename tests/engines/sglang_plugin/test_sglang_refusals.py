@@ -118,7 +118,6 @@ def test_other_versions_and_changed_methods(monkeypatch: pytest.MonkeyPatch) -> 
         ({"lora_paths": ["adapter"]}, "LoRA adapters: merge one"),
         ({"return_hidden_states_mode": "full"}, "hidden states in answers"),
         ({"dllm_algorithm": "LowConfidence"}, "diffusion models"),
-        ({"enable_priority_scheduling": True}, "add --disable-priority-preemption"),
         ({"kv_canary": "log"}, "use --kv-canary none"),
     ],
 )
@@ -136,7 +135,7 @@ def test_settings_that_the_plugin_supports(resolve: Callable[..., Any]) -> None:
     for given in (
         {"tp_size": 2, "dp_size": 2, "disable_radix_cache": True, "disable_overlap_schedule": True},
         {"chunked_prefill_size": 16, "schedule_policy": "lpm", "kv_cache_dtype": "fp8_e5m2"},
-        {"enable_priority_scheduling": True, "disable_priority_preemption": True},
+        {"enable_priority_scheduling": True},
         {"strip_thinking_cache": True, "retraction_policy": "length", "stream_interval": 4},
     ):
         args = resolve(**given)

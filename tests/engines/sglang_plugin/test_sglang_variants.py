@@ -1,4 +1,4 @@
-"""SGLang run otherwise: other architectures, steps that do not overlap, prompts in pieces, no radix cache."""
+"""SGLang run otherwise: other architectures, no overlap of steps, prompts in pieces, priorities, no radix cache."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,16 +21,30 @@ from sglang_engines import budget, needs_sglang, sampling, started
 pytestmark = needs_sglang
 
 
-def test_steps_that_do_not_overlap_prompts_in_pieces_and_penalties(random_model: Callable[[str], Path]) -> None:
+def test_steps_that_do_not_overlap_prompts_in_pieces_priorities_and_penalties(
+    random_model: Callable[[str], Path],
+) -> None:
     folder = random_model("qwen2")
-    chosen = {"disable_overlap_schedule": True, "chunked_prefill_size": 16, "max_total_tokens": POOL}
+    chosen = {
+        "disable_overlap_schedule": True,
+        "chunked_prefill_size": 16,
+        "max_total_tokens": POOL,
+        "max_running_requests": 3,
+        "enable_priority_scheduling": True,
+    }
     greedy = sampling(200, temperature=0.0, frequency_penalty=0.2, presence_penalty=0.3)
     with started(folder, budget(CONFIG, folder / "predictor"), skip_tokenizer_init=True, **chosen) as scheduler:
         results = scheduler.generate(PROMPTS, [sampling(length) for length in LENGTHS])
         assert scheduler.call(counted)["compactions"] == compactions(PROMPTS, results)
         assert scheduler.call(free_slots) == POOL
         penalised = scheduler.generate(PROMPTS[:3], greedy)
+        low = scheduler.add(PROMPTS[:3], sampling(220), priority=0)
+        scheduler.run(140)
+        scheduler.generate(PROMPTS[3:5], sampling(100), priority=1000)
+        pushed_out = scheduler.results[low]
     assert furthest(results, expect(folder, PROMPTS, results)) < TOLERANCE
+    assert sum(result.retractions for result in pushed_out) >= 2
+    assert furthest(pushed_out, expect(folder, PROMPTS[:3], pushed_out)) < TOLERANCE
     for result, row in zip(penalised, expect(folder, PROMPTS[:3], penalised), strict=True):
         written = torch.zeros(row.shape[1])
         for step, token in enumerate(result.tokens):

@@ -153,9 +153,6 @@ def check_server_args(server_args: Any) -> None:
             args.return_hidden_states_mode
         ),
         "diffusion models: drop --dllm-algorithm": args.dllm_algorithm,
-        "requests that push others out: add --disable-priority-preemption": (
-            args.enable_priority_scheduling and not args.disable_priority_preemption
-        ),
         # it checks that a slot holds the token of its place in the sequence
         "the watch over slots of the KV cache: use --kv-canary none": args.kv_canary != "none",
     }
