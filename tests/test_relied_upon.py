@@ -167,6 +167,21 @@ CALLED = {
         "vllm.utils.torch_utils.kv_cache_dtype_str_to_dtype": "kv_cache_dtype model_config",
         "vllm.v1.engine.core_client.EngineCoreClient.shutdown": "timeout",
     },
+    "engines/sglang/engine_process.py": {
+        "sglang.srt.entrypoints.engine.Engine.async_generate": "input_ids sampling_params",
+        "sglang.srt.entrypoints.engine.Engine.get_server_info": "",
+        "sglang.srt.entrypoints.engine.Engine.shutdown": "",
+    },
+    "engines/sglang/offline.py": {
+        "sglang.srt.server_args.ServerArgs": "model_path revision dtype max_running_requests "
+        "enable_deterministic_inference",
+        "sglang.srt.sampling.sampling_params.SamplingParams": "temperature top_p top_k max_new_tokens stop "
+        "min_new_tokens sampling_seed",
+    },
+    "engines/sglang/reasoning.py": {
+        "sglang.srt.parser.reasoning_parser.BaseReasoningFormatDetector": "think_start_token think_end_token "
+        "reasoning_default continue_final_message previous_content",
+    },
     "decode/answers.py": {"transformers.set_seed": "seed"},
     "decode/checkpoint.py": {
         "transformers.GenerationMixin._get_logits_processor": "generation_config input_ids_seq_length "

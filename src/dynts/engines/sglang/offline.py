@@ -133,8 +133,14 @@ class SglangEngine(OfflineEngine):
         Args:
             request: it.
             ids: its prompt.
+
+        Raises:
+            DyntsError: the engine has ended.
         """
-        self.pipe.send((request.id, ids, {**self.parameters, "sampling_seed": request.sampling_seed}))
+        try:
+            self.pipe.send((request.id, ids, {**self.parameters, "sampling_seed": request.sampling_seed}))
+        except ConnectionError as error:
+            raise self._ended() from error
 
     def work(self) -> list[Output]:
         """Wait for a request to end, and return all that have ended by then."""
@@ -158,9 +164,11 @@ class SglangEngine(OfflineEngine):
         """
         try:
             message = self.pipe.recv()
-        except EOFError:
-            code = self.process.wait()
-            raise DyntsError(f"SGLang's engine has ended (exit code {code}); see its error above") from None
+        except (EOFError, ConnectionError) as error:
+            raise self._ended() from error
         if isinstance(message, str):
             raise DyntsError(message)
         return message
+
+    def _ended(self) -> DyntsError:
+        return DyntsError(f"SGLang's engine has ended (exit code {self.process.wait()}); see its error above")
