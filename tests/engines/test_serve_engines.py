@@ -240,7 +240,6 @@ def test_what_sglang_cannot_do_is_refused_before_it_starts(
     tmp_path: Path,
 ) -> None:
     packages("sglang")
-    ImportancePredictor(PredictorConfig(16, layers=2, kv_heads=2)).save_pretrained(tmp_path / "native")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS)
     tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]"]})
     tokenizer.chat_template = str(tokenizer.chat_template).replace("<think>", "[THINK]")
@@ -250,10 +249,9 @@ def test_what_sglang_cannot_do_is_refused_before_it_starts(
         code, _, err = run(monkeypatch, capsys, "serve", "--engine", "sglang", *options)
         return code, err
 
-    native = ("--granularity", "native", "--predictor", tmp_path / "native")
-    code, err = answer(WEIGHTS, *native)
+    code, err = answer(WEIGHTS, "--method", "dynts-all", "--predictor", PREDICTOR)
     assert (code, started) == (2, [])
-    assert "granularity native with SGLang" in err
+    assert "--engine sglang has of the methods dynts only" in err
     special = (tmp_path / "model", "--predictor", PREDICTOR)
     code, err = answer(*special)
     assert (code, started) == (2, [])

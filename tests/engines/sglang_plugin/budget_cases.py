@@ -10,6 +10,7 @@ from sglang_engines import Result
 import dynts
 from decoding import random_tokens
 from dynts.cache.lengths import cache_lengths
+from dynts.cache.method import Method
 from dynts.chat.markers import ThinkMarkers
 from transformers_path import MARKERS, forced_logprobs
 
@@ -47,11 +48,17 @@ def compactions(prompts: Sequence[Sequence[int]], results: Sequence[Result]) -> 
     )
 
 
-def expect(folder: Path, prompts: Sequence[Sequence[int]], results: Sequence[Result]) -> list[torch.Tensor]:
+def expect(
+    folder: Path,
+    prompts: Sequence[Sequence[int]],
+    results: Sequence[Result],
+    predictor: str = "predictor",
+    method: str | Method = "dynts",
+) -> list[torch.Tensor]:
     """What the transformers path says of the tokens that SGLang generated."""
-    predictor = dynts.ImportancePredictor.from_pretrained(folder / "predictor")
+    known = dynts.ImportancePredictor.from_pretrained(folder / predictor)
     markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    return forced_logprobs(folder, prompts, [result.tokens for result in results], CONFIG, predictor, markers)[0]
+    return forced_logprobs(folder, prompts, [result.tokens for result in results], CONFIG, known, markers, method)[0]
 
 
 def furthest(results: Sequence[Result], expected: Sequence[torch.Tensor]) -> float:

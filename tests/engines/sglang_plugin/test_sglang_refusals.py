@@ -196,8 +196,11 @@ def test_a_predictor_of_another_model_and_a_wrong_setting(
     random_predictor(48).save_pretrained(tmp_path)
     with pytest.raises(DyntsError, match=f"hidden states of size 48, this model's have size {HIDDEN}"):
         check_settings(settings(tmp_path), args)
-    with pytest.raises(UnsupportedError, match=r"granularity native with SGLang.*use shared"):
-        check_settings(settings(folder / "native", granularity="native"), args)
+    with pytest.raises(DyntsError, match=r"one score for all layers and heads.*granularity 'shared'"):
+        check_settings(settings(folder / "predictor", granularity="native"), args)
+    random_predictor(HIDDEN, native=(3, 2)).save_pretrained(tmp_path)
+    with pytest.raises(DyntsError, match="for 3 layers of 2 KV heads, this model has 2 full-attention layers of 2"):
+        check_settings(settings(tmp_path, granularity="native"), args)
     with pytest.raises(UnsupportedError, match=r"method dynts-all with SGLang.*use method dynts"):
         check_settings(settings(folder / "predictor", method="dynts-all"), args)
 
@@ -301,7 +304,7 @@ def test_what_a_scheduler_refuses_is_raised_where_it_was_started(
     ImportancePredictor(known).save_pretrained(tmp_path)
     for name, value in settings(tmp_path).to_environment().items():
         monkeypatch.setenv(name, value)
-    args = resolve(context_length=64, max_total_tokens=64, max_running_requests=2)
+    args = resolve(context_length=512, max_total_tokens=512, max_running_requests=2)
     guard_server(ServerArgs.check_server_args, args)
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(

@@ -1,4 +1,8 @@
-"""Which tokens of the running requests stay cached in SGLang: with a page for each token, evicting copies nothing."""
+"""Which tokens of the running requests stay cached in SGLang.
+
+With a page for each token, evicting copies nothing, unless each layer and KV head keeps tokens of its own: then what a
+head keeps is copied into the first slots of the request.
+"""
 
 import logging
 from collections.abc import Sequence
@@ -6,12 +10,14 @@ from typing import Any
 
 import torch
 from sglang.srt.managers.schedule_batch import ScheduleBatch
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_parallel, get_schedule
 
 from dynts.cache.selection import left_align
 from dynts.engines.compat import load_predictor
-from dynts.engines.ledger import Ledger
+from dynts.engines.ledger import Ledger, Moves, own_heads
 from dynts.engines.settings import PluginSettings
+from dynts.errors import UnsupportedError
 from dynts.methods.dynts import predicted_scores
 
 logger = logging.getLogger(__name__)
@@ -33,8 +39,12 @@ class SlotEvictor:
         device, config = torch.device(runner.device), runner.model_config
         self.predictor = load_predictor(settings, device, config.hf_config, runner.model.model.embed_tokens)
         scanner = settings.scanner(tokenizer, self.predictor)
-        rows = get_schedule().max_running_requests
-        self.ledger = Ledger(settings.schedule, scanner, rows, config.context_len, device)
+        rows, sets, self.heads = get_schedule().max_running_requests, None, None
+        if settings.granularity == "native":
+            known, ranks = self.predictor.config, get_parallel()
+            self.heads = own_heads(ranks.attn_tp_rank, ranks.attn_tp_size, known.kv_heads)
+            sets = known.layers, self.heads.stop - self.heads.start
+        self.ledger = Ledger(settings.schedule, scanner, rows, config.context_len, device, sets)
         logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)
 
     def take_note(self, batch: ScheduleBatch, hidden: torch.Tensor) -> None:
@@ -54,7 +64,8 @@ class SlotEvictor:
                 req.noted = True
         rows = ledger.upload([ledger.entries[req.rid].row for req in batch.reqs])
         ledger.note_tokens(rows, batch.orig_seq_lens - 1, batch.input_ids)
-        ledger.note_scores(rows, batch.seq_lens - 1, predicted_scores(self.predictor, hidden))
+        scores = predicted_scores(self.predictor, hidden, native=self.heads is not None)
+        ledger.note_scores(rows, batch.seq_lens - 1, scores if self.heads is None else scores[..., self.heads])
 
     def evict(self, batch: ScheduleBatch, due: Sequence[int]) -> int:
         """Drop what requests that have reached the budget do not keep.
@@ -82,19 +93,57 @@ class SlotEvictor:
         return int(dropped.sum())
 
     def _drop(self, batch: ScheduleBatch, due: Sequence[int]) -> torch.Tensor:
-        """Rewrite rows of SGLang's table, and give back the slots of dropped tokens: how many for each, on the host."""
+        """Give back the slots of dropped tokens: how many for each request, on the host."""
         reqs = [batch.reqs[number] for number in due]
         names, budget = [req.rid for req in reqs], self.ledger.schedule.budget
         kept = self.ledger.choose(names)
-        if get_parallel().tp_size > 1:
+        # with sets of its own each rank moves the heads that it has
+        if self.heads is None and get_parallel().tp_size > 1:
             kept = get_parallel().tp_group.broadcast(kept)
-        self.ledger.evict(names, kept)
+        moves = self.ledger.evict(names, kept)
         rows = self.ledger.upload([req.kv.req_pool_idx for req in reqs])
-        table = batch.req_to_token_pool.req_to_token
-        # kept slots first, in their order, then the others
-        slots = table[rows, :budget].gather(1, left_align(kept[:, 0], budget))
-        table[rows, :budget] = slots
+        table, allocator = batch.req_to_token_pool.req_to_token, batch.token_to_kv_pool_allocator
+        slots = table[rows, :budget]
+        if self.heads is None:
+            # kept slots first, in their order, then the others
+            slots = slots.gather(1, left_align(kept[:, 0], budget))
+            table[rows, :budget] = slots
+        else:
+            copy_kept(allocator.get_kvcache(), slots.long(), moves)
         settled = [self.ledger.entries[name].settled for name in names]
         gone = [row[count:] for row, count in zip(slots, settled, strict=True)]
-        batch.token_to_kv_pool_allocator.free(torch.cat(gone).long())
+        allocator.free(torch.cat(gone).long())
         return budget - torch.tensor(settled)
+
+
+def copy_kept(pool: MHATokenToKVPool, slots: torch.Tensor, moves: Moves) -> None:
+    """Copy what each layer and KV head keeps into the first slots of its request; those of the prompt stay as they are.
+
+    Args:
+        pool: keys and values.
+        slots: int64 [requests, budget], those of each request, in the order of its tokens.
+        moves: of a ledger with a set of tokens for each layer and KV head.
+    """
+    target = slots[moves.which, moves.target]
+    source = slots[moves.which[:, None], moves.source]
+    head = torch.arange(source.shape[2], device=slots.device)
+    for caches in (pool.k_buffer, pool.v_buffer):
+        for cache, read in zip(caches, source, strict=True):
+            # the right side is gathered before anything is written
+            cache[target] = cache[read, head]
+
+
+def check_layout(pool: Any) -> None:
+    """Refuse pools in which `copy_kept` would not find a head's keys and values.
+
+    Args:
+        pool: SGLang's.
+
+    Raises:
+        UnsupportedError: names the kind of pool.
+    """
+    if type(pool) is not MHATokenToKVPool or pool.kv_cache_layout != "nhd" or pool.is_quantized_kv_cache:
+        raise UnsupportedError(
+            f"granularity native does not know how {type(pool).__name__} lays out keys and values "
+            f"({getattr(pool, 'kv_cache_layout', 'unknown')}): use granularity shared, or unset SGLANG_USE_HND_KVCACHE"
+        )

@@ -69,7 +69,7 @@ class SglangEngine(OfflineEngine):
 
     Raises:
         DyntsError: a predictor cannot be read, is for another model, or does not serve the method.
-        UnsupportedError: the plugin does not support the granularity.
+        UnsupportedError: the plugin does not support the method.
     """
 
     spec: SglangSpec

@@ -233,19 +233,18 @@ def check_request(request: Any, prompt: Sequence[int] | None, schedule: Compress
 
 
 def check_method(settings: PluginSettings) -> None:
-    """Refuse methods and granularities that need more than SGLang keeps.
+    """Refuse methods that need more than SGLang keeps.
 
     Args:
         settings: as the user gave them.
 
     Raises:
-        UnsupportedError: names the method or the granularity.
+        UnsupportedError: names the method.
     """
     all_tokens = (
         f"method {settings.method} with SGLang, which keeps no hidden states of shared prompts: use method dynts"
     )
-    native = "granularity native with SGLang, where all heads share the slot of a token: use shared"
-    refuse({all_tokens: not settings.policy.protect_question, native: settings.granularity == "native"})
+    refuse({all_tokens: not settings.policy.protect_question})
 
 
 def check_settings(settings: PluginSettings, server_args: Any) -> PluginSettings:
@@ -258,7 +257,7 @@ def check_settings(settings: PluginSettings, server_args: Any) -> PluginSettings
     Raises:
         DyntsError: the predictor cannot be read, is for another model or does not serve the method, or think markers
             are not known.
-        UnsupportedError: the method or its granularity is not supported.
+        UnsupportedError: the method is not supported.
     """
     from sglang.srt.arg_groups.overrides import model_config_of, resolving_view
     from sglang.srt.utils.hf_transformers import get_tokenizer

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dynts.config import ModelSource
 from dynts.engines.server import exec_server, server_settings
-from dynts.engines.sglang.refusals import check_method
 from dynts.engines.sglang.settings import API_KEY, PARSER, environment
 from dynts.errors import UnsupportedError
 from dynts.extras import need
@@ -32,12 +31,10 @@ def exec_sglang(
 
     Raises:
         DyntsError: sglang is not installed, or the predictor cannot be read or does not serve the method.
-        UnsupportedError: the plugin does not support the method or the granularity, or SGLang would not show the
-            model's think markers to dynts' reasoning parser.
+        UnsupportedError: SGLang would not show the model's think markers to dynts' reasoning parser.
     """
     need("sglang", "sglang", "--engine sglang")
     settings = server_settings(arm, source)
-    check_method(settings)
     if not any(word.startswith("--reasoning-parser") for word in more):
         _check_markers(source)
     options = {

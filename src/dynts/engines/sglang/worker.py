@@ -7,7 +7,7 @@ from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.managers.tp_worker import TpModelWorker
 
 from dynts.engines.settings import PluginSettings
-from dynts.engines.sglang.evictor import SlotEvictor
+from dynts.engines.sglang.evictor import SlotEvictor, check_layout
 from dynts.engines.sglang.refusals import check_pool
 
 
@@ -27,6 +27,8 @@ class BudgetWorker(TpModelWorker):
         self.evictor = SlotEvictor(self.settings, self.model_runner, self.tokenizer)
         super().alloc_memory_pool(*args, **kwargs)
         check_pool(self.model_runner.max_total_num_tokens, self.settings.schedule)
+        if self.settings.granularity == "native":
+            check_layout(self.model_runner.token_to_kv_pool)
 
     def get_worker_info(self) -> tuple[Any, ...]:
         """Let requests be as long as the model's context, which the pool need not hold."""

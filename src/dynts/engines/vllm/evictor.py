@@ -11,8 +11,8 @@ from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from dynts.engines.compat import load_predictor
-from dynts.engines.ledger import Ledger
-from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written, own_heads
+from dynts.engines.ledger import Ledger, own_heads
+from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written
 from dynts.engines.vllm.plugin import engine_tokenizer
 from dynts.engines.vllm.refusals import check_kv_cache
 from dynts.engines.vllm.settings import KEY, LOGGER, configured

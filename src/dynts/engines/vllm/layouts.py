@@ -64,18 +64,6 @@ LAYOUTS: dict[str, Move] = {
 """By the name of vLLM's attention back end."""
 
 
-def own_heads(rank: int, size: int, heads: int) -> slice:
-    """Return the KV heads of a layer that a process of a tensor parallel group holds, as vLLM shares them out.
-
-    Args:
-        rank: of the process.
-        size: processes of the group; each head has copies where there are more than heads.
-        heads: KV heads of the whole layer.
-    """
-    first = rank * heads // size
-    return slice(first, first + max(1, heads // size))
-
-
 def moves_as_written(
     move: Move, write: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None], cache: torch.Tensor, head_size: int
 ) -> bool:
