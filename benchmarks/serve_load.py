@@ -49,13 +49,13 @@ BAD: list[dict[str, Any]] = [
     {"max_tokens": 10**9},
     {"max_tokens": "many"},
     {"n": 0},
-    {"tools": [{"type": "function"}]},
-    {"model": "another"},
     {"messages": "hello"},
     {"messages": [{"role": "user", "content": "a " * 220}]},  # no room in the budget
     {"messages": [{"role": "user", "content": "a " * 1500}]},  # nor in the model
 ]
+BAD_OF_VLLM: list[dict[str, Any]] = [{"tools": [{"type": "function"}]}, {"model": "another"}]
 BAD_HERE: list[dict[str, Any]] = [
+    *BAD_OF_VLLM,
     {"temperature": 9},
     {"n": 1000},
     {"stop": [""]},
@@ -65,14 +65,21 @@ BAD_HERE: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "a " * 700_000}]},
     {"messages": [{"role": "user", "content": "\ud800"}]},
 ]
-"""Which vLLM's server takes, or answers in its own way."""
+"""Which the engines' servers take, or answer in their own way."""
+SGLANG_ON_CPU = [
+    *("--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch"),
+    *("--disable-cuda-graph", "--max-total-tokens", 2200),
+]
+"""With little more room than eight requests may take."""
 GAUGES = {
     "transformers": ("dynts_live_kv_tokens", "dynts_running", "dynts_waiting"),
     "vllm": ("dynts_live_tokens", "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+    "sglang": ("dynts_live_tokens", "sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:kv_used_tokens"),
 }
 COUNTERS = {
     "transformers": ("dynts_compactions_total", "dynts_generated_tokens_total"),
     "vllm": ("dynts_compactions_total", "vllm:generation_tokens_total", "vllm:num_preemptions_total"),
+    "sglang": ("dynts_compactions_total", "sglang:generation_tokens_total", "sglang:num_retracted_requests_total"),
 }
 
 
@@ -126,13 +133,17 @@ def start(engine: str, metrics: str) -> tuple[subprocess.Popen[str], str]:
     own = {
         "transformers": ["--max-new-tokens", MAX_NEW_TOKENS, "--max-batch", TOGETHER, "--prefill-tokens", PIECE],
         "vllm": ["--", "--max-model-len", 1024, "--max-num-seqs", TOGETHER, "--block-size", 32],
+        "sglang": ["--", "--context-length", 1024, "--max-running-requests", TOGETHER, *SGLANG_ON_CPU],
     }
-    own_environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "PROMETHEUS_MULTIPROC_DIR": metrics} if engine == "vllm" else {}
+    environments = {
+        "vllm": {"VLLM_CPU_KVCACHE_SPACE": "1", "PROMETHEUS_MULTIPROC_DIR": metrics},
+        "sglang": {"SGLANG_USE_CPU_ENGINE": "1", "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1"},
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "dynts", *map(str, words + own[engine])],
         stdout=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **own_environment},
+        env={**os.environ, **environments.get(engine, {})},
     )
     url = f"http://127.0.0.1:{port}"
     while process.poll() is None:
@@ -157,7 +168,7 @@ class Load:
         self.expected = expected
         self.engine = engine
         self.server = server
-        self.bad = BAD if engine == "vllm" else BAD + BAD_HERE
+        self.bad = BAD + {"vllm": BAD_OF_VLLM, "sglang": [], "transformers": BAD_HERE}[engine]
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
         self.lock = threading.Lock()
