@@ -105,10 +105,16 @@ class EvictingScheduler(Scheduler):
                 self.schedule_stream.wait_stream(self.forward_stream)
             dropped = evictor.evict(batch, due)
         prepared = super().update_running_batch(batch)
-        if prepared is not None:
-            live = int(prepared.seq_lens_cpu.sum()) if prepared.reqs else 0
-            self.counters.note_step(len(prepared.reqs), live, len(due), dropped)
+        requests = 0 if prepared is None else len(prepared.reqs)
+        live = int(prepared.seq_lens_cpu.sum()) if requests else 0
+        self.counters.note_step(requests, live, len(due), dropped)
         return prepared
+
+    def on_idle(self) -> None:
+        """Do what SGLang does without requests; none holds a token."""
+        if self.counters.live_tokens:
+            self.counters.note_step(0, 0, 0, 0)
+        super().on_idle()
 
     def _relay_forward_payload(self, batch: ScheduleBatch, future_indices: Any, batch_result: Any) -> None:
         force_replayed(batch, batch_result)
