@@ -68,3 +68,15 @@ def test_pools_whose_layout_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
         check_layout(pool())
     with pytest.raises(UnsupportedError, match="how object lays out"):
         check_layout(object())
+
+
+def test_the_input_embedding_has_another_name_in_each_model() -> None:
+    from torch import nn
+
+    from dynts.engines.sglang.evictor import input_embedding
+
+    tokens, places = nn.Embedding(64, 8), nn.Embedding(32, 8)
+    model = nn.ModuleDict({"transformer": nn.ModuleDict({"wte": tokens, "wpe": places}), "lm_head": nn.Linear(8, 64)})
+    assert input_embedding(model) is tokens
+    with pytest.raises(UnsupportedError, match="no input embedding in SGLang's Linear"):
+        input_embedding(model["lm_head"])

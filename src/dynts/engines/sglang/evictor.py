@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.runtime_context import get_parallel, get_schedule
@@ -37,7 +38,7 @@ class SlotEvictor:
 
     def __init__(self, settings: PluginSettings, runner: Any, tokenizer: Any) -> None:
         device, config = torch.device(runner.device), runner.model_config
-        self.predictor = load_predictor(settings, device, config.hf_config, runner.model.model.embed_tokens)
+        self.predictor = load_predictor(settings, device, config.hf_config, input_embedding(runner.model))
         scanner = settings.scanner(tokenizer, self.predictor)
         rows, sets, self.heads = get_schedule().max_running_requests, None, None
         if settings.granularity == "native":
@@ -147,3 +148,16 @@ def check_layout(pool: Any) -> None:
             f"granularity native does not know how {type(pool).__name__} lays out keys and values "
             f"({getattr(pool, 'kv_cache_layout', 'unknown')}): use granularity shared, or unset SGLANG_USE_HND_KVCACHE"
         )
+
+
+def input_embedding(model: torch.nn.Module) -> torch.nn.Module:
+    """Return what looks up the vectors of input tokens, whatever its name in SGLang's model.
+
+    Raises:
+        UnsupportedError: there is nothing of the kind.
+    """
+    kinds = (VocabParallelEmbedding, torch.nn.Embedding)
+    found = next((module for module in model.modules() if type(module) in kinds), None)
+    if found is None:
+        raise UnsupportedError(f"dynts finds no input embedding in SGLang's {type(model).__name__}: use another model")
+    return found
