@@ -36,9 +36,10 @@ def forced_logprobs(
     predictor: dynts.ImportancePredictor,
     markers: ThinkMarkers | None,
     method: str | Method = "dynts",
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[list[torch.Tensor], int]:
     """Log-probabilities [tokens, vocabulary] of each row, and how many compactions there were (rows not told apart)."""
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     loaded.generation_config.eos_token_id = None
     width, steps = max(map(len, prompts)), max(map(len, outputs))
     ids = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
@@ -55,5 +56,5 @@ def forced_logprobs(
             pad_token_id=0,
         )
     logits = torch.stack(out.logits, dim=1)
-    rows = [row[: len(tokens)].log_softmax(-1) for row, tokens in zip(logits, outputs, strict=True)]
+    rows = [row[: len(tokens)].float().log_softmax(-1) for row, tokens in zip(logits, outputs, strict=True)]
     return rows, len(session.stats[0].compactions)

@@ -54,11 +54,13 @@ def expect(
     results: Sequence[Result],
     predictor: str = "predictor",
     method: str | Method = "dynts",
+    dtype: torch.dtype = torch.float32,
 ) -> list[torch.Tensor]:
     """What the transformers path says of the tokens that SGLang generated."""
     known = dynts.ImportancePredictor.from_pretrained(folder / predictor)
     markers = ThinkMarkers((MARKERS[0],), (MARKERS[1],))
-    return forced_logprobs(folder, prompts, [result.tokens for result in results], CONFIG, known, markers, method)[0]
+    outputs = [result.tokens for result in results]
+    return forced_logprobs(folder, prompts, outputs, CONFIG, known, markers, method, dtype)[0]
 
 
 def furthest(results: Sequence[Result], expected: Sequence[torch.Tensor]) -> float:

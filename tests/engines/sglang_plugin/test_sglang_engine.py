@@ -73,6 +73,14 @@ def test_logprobs_equal_the_transformers_path_with_queueing_and_shared_prompts(
     assert scheduler.call(free_slots) == POOL
 
 
+def test_sequences_longer_than_the_pool(scheduler: Scheduler, llama: Path) -> None:
+    results = scheduler.generate(PROMPTS[:2], sampling(POOL + 50))
+    assert [len(result.tokens) for result in results] == [POOL + 50] * 2
+    assert not any(result.retractions for result in results)
+    assert furthest(results, expect(llama, PROMPTS[:2], results)) < TOLERANCE
+    assert scheduler.call(free_slots) == POOL
+
+
 def test_second_turns_find_prompts_and_what_was_not_evicted(scheduler: Scheduler, llama: Path) -> None:
     """The next turn of a conversation finds all of the last one in the radix cache, or only its prompt."""
     scheduler.call(dispatch, "FlushCacheReqInput")
