@@ -15,9 +15,9 @@ def llama(random_model: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def process(llama: Path) -> Iterator[Scheduler]:
-    """A random Llama: eight requests at a time, in a pool that holds about three."""
-    settings = budget(CONFIG, llama / "predictor")
-    with started(llama, settings, skip_tokenizer_init=True, max_total_tokens=POOL) as scheduler:
+    """A random Llama: eight requests at a time, in a pool that holds about three, prompts in pieces of at most 64."""
+    settings, chosen = budget(CONFIG, llama / "predictor"), {"max_total_tokens": POOL, "chunked_prefill_size": 64}
+    with started(llama, settings, skip_tokenizer_init=True, **chosen) as scheduler:
         yield scheduler
 
 

@@ -117,6 +117,26 @@ def test_retracted_requests_are_replayed_exactly(scheduler: Scheduler, llama: Pa
     assert scheduler.call(free_slots) == POOL
 
 
+def test_retracted_requests_are_aborted(scheduler: Scheduler, llama: Path) -> None:
+    """One while it waits, one while its tokens are fed again; the last one goes on."""
+    numbers = scheduler.add(PROMPTS[:3], sampling(250), stream=True)
+    scheduler.run(150)
+    scheduler.call(dispatch, "PauseGenerationReqInput", mode="retract")
+    scheduler.run(1)
+    sent = [len(result.tokens) for result in scheduler.results[numbers]]
+    scheduler.call(dispatch, "AbortReq", rid="0")
+    scheduler.call(dispatch, "ContinueGenerationReqInput")
+    scheduler.run(40)
+    scheduler.call(dispatch, "AbortReq", rid="1")
+    scheduler.run()
+    *aborted, left = scheduler.results[numbers]
+    assert [result.finish["type"] for result in aborted] == ["abort", "abort"]
+    assert [len(result.tokens) for result in aborted] == sent[:2]
+    assert len(left.tokens) == 250
+    assert furthest([left], expect(llama, PROMPTS[2:3], [left])) < TOLERANCE
+    assert scheduler.call(free_slots) == POOL
+
+
 def test_streams_stops_and_aborts(scheduler: Scheduler, llama: Path) -> None:
     greedy = sampling(200, temperature=0.0)
     (whole,) = scheduler.generate(PROMPTS[:1], greedy)

@@ -41,20 +41,21 @@ _SETTINGS = "test_sglang_refusals.py::test_server_settings"
 _MODELS, _REQUESTS = "test_sglang_refusals.py::test_models", "test_sglang_refusals.py::test_requests"
 FEATURES = [
     (
-        "overlap scheduler, queueing, shared prompts (radix cache)",
+        "overlap scheduler, queueing, chunked prefill, shared prompts (radix cache)",
         RIGHT,
         f"{_ENGINE}logprobs_equal_the_transformers_path_with_queueing_and_shared_prompts",
     ),
     ("next turns of a conversation", RIGHT, f"{_ENGINE}second_turns_find_prompts_and_what_was_not_evicted"),
     ("sequences longer than the pool", RIGHT, f"{_ENGINE}sequences_longer_than_the_pool"),
     ("retraction, pausing", RIGHT, _RETRACTED),
+    ("aborts of retracted requests", RIGHT, f"{_ENGINE}retracted_requests_are_aborted"),
     ("streams, stop tokens, aborts", RIGHT, f"{_ENGINE}streams_stops_and_aborts"),
     ("seeds", RIGHT, f"{_ENGINE}seeds"),
     ("log-probabilities of prompts", RIGHT, f"{_ENGINE}logprobs_of_prompts"),
     ("texts", RIGHT, f"{_HERE}the_embedded_model_answers_as_with_transformers"),
     ("stop strings", RIGHT, f"{_HERE}stop_strings"),
     ("structured output", RIGHT, f"{_HERE}structured_output_and_its_retraction"),
-    ("`--disable-overlap-schedule`, chunked prefill, priorities, penalties", RIGHT, _OTHERWISE),
+    ("`--disable-overlap-schedule`, priorities, penalties", RIGHT, _OTHERWISE),
     ("`--disable-radix-cache`", RIGHT, f"{_VARIANTS}without_a_radix_cache_and_retracted_by_sglang"),
     ("bfloat16", RIGHT, f"{_VARIANTS}bfloat16"),
     (
