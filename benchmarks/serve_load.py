@@ -261,7 +261,8 @@ class Load:
         if rng.random() < 0.2:
             content = content[: rng.randrange(len(content) - 1)]
         response = http.post(CHAT, content=content, headers={"Content-Type": "application/json"})
-        refused = 400 <= response.status_code < 500 and response.json()["error"]["message"]
+        reply = response.json() if 400 <= response.status_code < 500 else {}
+        refused = reply.get("error", reply).get("message")  # SGLang has nothing around it
         return None if refused else f"{content[:100]} got {response.status_code}: {response.text[:100]}"
 
     def _sample(self, begun: float) -> dict[str, float]:

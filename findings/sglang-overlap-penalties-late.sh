@@ -33,6 +33,7 @@ cat > torchvision.py <<'PYTHON'
 import sys
 from unittest.mock import MagicMock
 
+__version__ = "0.28"
 for name in ("io", "transforms", "transforms.functional", "transforms.v2", "transforms.v2.functional"):
     sys.modules[f"torchvision.{name}"] = MagicMock()
 PYTHON
