@@ -58,7 +58,7 @@ def load_predictor(
         settings: the plugin's.
         device: of the model.
         config: the model's.
-        embedding: the model's, of input tokens; where processes share it out it tells nothing.
+        embedding: the model's, of input tokens; where processes share it out, all of them are here at the same time.
 
     Raises:
         DyntsError: the predictor cannot be read, or was trained for another model.

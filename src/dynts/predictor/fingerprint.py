@@ -63,13 +63,19 @@ def check_fingerprint(recorded: Mapping[str, Any], model: PreTrainedModel, base_
 
 
 def _embedding_sample(model: PreTrainedModel, vocab_size: int) -> torch.Tensor | None:
-    weight = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings()
+    weight = embedding.weight
     assert isinstance(weight, torch.Tensor)
-    if weight.is_meta or vocab_size > weight.shape[0]:
+    if weight.is_meta or vocab_size > model.config.get_text_config().vocab_size:
         return None
     rows, columns = (torch.arange(_SAMPLES) * size // _SAMPLES for size in (vocab_size, weight.shape[1]))
-    if isinstance(weight, DTensor):  # shared out among the processes of tensor parallelism
-        weight = weight.full_tensor()
-    # looked up as the model does it: quantised weights know no other indexing
-    sample = torch.nn.functional.embedding(rows.to(weight.device), weight.detach())
-    return sample[:, columns.to(weight.device)].float().cpu()
+    rows = rows.to(weight.device)
+    if vocab_size > weight.shape[0]:
+        # the rows are shared out among an engine's processes, all of which look these up at the same time
+        sample = embedding(rows)
+    else:
+        if isinstance(weight, DTensor):  # shared out among the processes of tensor parallelism
+            weight = weight.full_tensor()
+        # looked up as the model does it: quantised weights know no other indexing
+        sample = torch.nn.functional.embedding(rows, weight.detach())
+    return sample.detach()[:, columns.to(weight.device)].float().cpu()
