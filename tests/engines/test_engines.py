@@ -1,12 +1,14 @@
 """The back ends: what they draw, when they hand it over, and what they ask vLLM for."""
 
 import re
+import shutil
 import sys
 import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from dynts.extras import pip_install
 from dynts.grading.grader import Grader
 from dynts.methods import METHODS
 from dynts.models.shape import ModelShape
-from dynts.tiny import load_tiny_model, load_tiny_predictor
+from dynts.tiny import WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.task import PREDICTOR, make_problem
 from dynts.traces.filters import judge
 from dynts.traces.problems import Problem
@@ -435,3 +437,25 @@ def test_unknown_engine_arguments_and_a_missing_package(vllm: FakeVllm, monkeypa
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     with pytest.raises(DyntsError, match=re.escape(f"--engine vllm needs vllm: {pip_install('vllm')}")):
         VllmSpec(SOURCE, SAMPLING, (FULL_CACHE,), 4)
+
+
+def test_what_sglang_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dynts.extras.find_spec", lambda name: object())
+    shutil.copytree(WEIGHTS, tmp_path / "model")
+    settings = {"repetition_penalty": 1.1, "min_p": 0.1, "min_new_tokens": 5, "stop_strings": ["###"]}
+    GenerationConfig(**settings, do_sample=True, eos_token_id=2).save_pretrained(tmp_path / "model")
+    source = ModelSource(str(tmp_path / "model"), "v1")
+    engine = SglangSpec(source, Sampling(300), (FULL_CACHE,), 4, {"context_length": 900}).start()
+    assert "SGLang does not follow min_p, repetition_penalty of the checkpoint's" in caplog.text
+    drawn = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_new_tokens": 300}
+    assert engine.parameters == {**drawn, "stop": ["###"], "min_new_tokens": 5}
+    given = {"model_path": source.name, "revision": "v1", "dtype": "auto", "max_running_requests": 4}
+    for accelerated, more in product([True, False], [{}, {"device": "cpu"}, {"enable_deterministic_inference": True}]):
+        monkeypatch.setattr("torch.accelerator.is_available", lambda found=accelerated: found)
+        seeds = (accelerated and "device" not in more) or "enable_deterministic_inference" in more
+        spec = SglangSpec(source, Sampling(300), (FULL_CACHE,), 4, more)
+        assert spec.arguments() == {**given, "enable_deterministic_inference": seeds, **more}
+    greedy = SglangSpec(source, Sampling(300, temperature=0), (FULL_CACHE,), 4)
+    assert greedy.arguments()["enable_deterministic_inference"] is False
