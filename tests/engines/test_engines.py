@@ -1,5 +1,6 @@
 """The back ends: what they draw, when they hand it over, and what they ask vLLM for."""
 
+import asyncio
 import re
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import product
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from dynts.decode.sampling import RowSampling, draws_of
 from dynts.engines.engine import FULL_CACHE, Request
 from dynts.engines.offline import OfflineSpec
 from dynts.engines.settings import PluginSettings
+from dynts.engines.sglang.engine_process import _answer
 from dynts.engines.sglang.offline import SglangSpec
 from dynts.engines.transformers import TransformersEngine, _Handover
 from dynts.engines.vllm.offline import VllmEngine, VllmSpec
@@ -403,6 +406,31 @@ def test_each_has_its_own_seconds_and_those_of_the_run(vllm: FakeVllm) -> None:
     begun = [(item.run_seconds or 0) - item.seconds for item in done]
     for earlier, start in zip(done[:-1], begun[1:], strict=True):
         assert start >= (earlier.run_seconds or 0) > 0, "it begins when there is room, and only then does its time run"
+
+
+def test_requests_may_be_handed_over_while_long_answers_wait() -> None:
+    """As when a batch of answers has reached its limit at once."""
+    count, tokens = 100, 20_000
+
+    class Engine:
+        tokenizer_manager = types.SimpleNamespace(context_len=tokens)
+
+        async def async_generate(self, **request: Any) -> dict[str, Any]:
+            return {"output_ids": [7] * tokens, "meta_info": {"finish_reason": {"type": "length"}}}
+
+    here, there = Pipe()
+
+    def hand_over() -> None:
+        for number in range(count):
+            here.send((str(number), [7] * 1000, {"max_new_tokens": tokens}))
+
+    threading.Thread(target=asyncio.run, args=(_answer(Engine(), there),), daemon=True).start()
+    giver = threading.Thread(target=hand_over, daemon=True)
+    giver.start()
+    giver.join(30)
+    assert not giver.is_alive(), "neither side reads"
+    assert [here.recv()[0] for _ in range(count)] == [str(number) for number in range(count)]
+    here.close()
 
 
 @pytest.mark.parametrize("spec", [VllmSpec, SglangSpec])

@@ -113,6 +113,7 @@ def test_retracted_requests_are_replayed_exactly(scheduler: Scheduler, llama: Pa
     assert after["preemptions"] - before["preemptions"] == 9
     assert after["compactions"] - before["compactions"] > compactions(prompts, results)
     assert [len(result.tokens) for result in results] == [250] * 3, "nothing may be sent twice"
+    assert [result.messages for result in results] == [250] * 3, "a message a token"
     assert furthest(results, expect(llama, prompts, results)) < TOLERANCE
     assert scheduler.call(free_slots) == POOL
 

@@ -40,7 +40,7 @@ def test_steps_that_do_not_overlap_prompts_in_pieces_priorities_and_penalties(
         penalised = scheduler.generate(PROMPTS[:3], greedy)
         low = scheduler.add(PROMPTS[:3], sampling(220), priority=0)
         scheduler.run(140)
-        scheduler.generate(PROMPTS[3:5], sampling(100), priority=1000)
+        scheduler.generate(PROMPTS[3:5], sampling(400), priority=1000)  # more than the pool has room for
         pushed_out = scheduler.results[low]
     assert furthest(results, expect(folder, PROMPTS, results)) < TOLERANCE
     assert sum(result.retractions for result in pushed_out) >= 2

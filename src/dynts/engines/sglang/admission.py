@@ -36,6 +36,15 @@ class BudgetAdder(PrefillAdder):
         finally:
             req.sampling_params.ignore_eos = ignores
 
+    def preempt_to_schedule(self, req: Req) -> bool:
+        """Push out less urgent requests, if they leave as much as this one will take. Arguments as SGLang's."""
+        asked = req.sampling_params.max_new_tokens
+        req.sampling_params.max_new_tokens = most_cached(req, self.budget) - len(req.origin_input_ids)
+        try:
+            return bool(super().preempt_to_schedule(req))
+        finally:
+            req.sampling_params.max_new_tokens = asked
+
     def _get_running_request_total_token_offset(self, req: Req) -> int:
         return most_cached(req, self.budget) - req.kv.kv_committed_len
 

@@ -9,6 +9,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -66,21 +67,29 @@ async def _answer(engine: Any, connection: Connection) -> None:
     closed, tasks = asyncio.Event(), set()
     loop = asyncio.get_running_loop()
 
-    def take() -> None:
-        try:
-            task = asyncio.create_task(_generate(engine, connection, *connection.recv()))
-        except EOFError:
-            loop.remove_reader(connection.fileno())
-            closed.set()
-            return
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+    # a thread of its own, for the other side may hand over requests, which must be read, before it reads answers
+    with ThreadPoolExecutor(1) as sender:
 
-    loop.add_reader(connection.fileno(), take)
-    await closed.wait()
+        async def answer(name: str, ids: list[int], parameters: dict[str, Any]) -> None:
+            message = await _generate(engine, name, ids, parameters)
+            await loop.run_in_executor(sender, connection.send, message)
+
+        def take() -> None:
+            try:
+                task = asyncio.create_task(answer(*connection.recv()))
+            except EOFError:
+                loop.remove_reader(connection.fileno())
+                closed.set()
+                return
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+        loop.add_reader(connection.fileno(), take)
+        await closed.wait()
 
 
-async def _generate(engine: Any, connection: Connection, name: str, ids: list[int], parameters: dict[str, Any]) -> None:
+async def _generate(engine: Any, name: str, ids: list[int], parameters: dict[str, Any]) -> tuple[Any, ...] | str:
+    """Return a request's answer, or what went wrong."""
     # SGLang refuses more than fits; an answer that long has not ended anyway
     room = engine.tokenizer_manager.context_len - len(ids)
     if 0 < room < parameters["max_new_tokens"]:
@@ -88,9 +97,8 @@ async def _generate(engine: Any, connection: Connection, name: str, ids: list[in
     try:
         written = await engine.async_generate(input_ids=ids, sampling_params=parameters)
     except Exception as error:
-        connection.send(error_of(error))
-        return
-    connection.send((name, written["output_ids"], written["meta_info"]["finish_reason"]))
+        return error_of(error)
+    return name, written["output_ids"], written["meta_info"]["finish_reason"]
 
 
 if __name__ == "__main__":

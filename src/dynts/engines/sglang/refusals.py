@@ -43,6 +43,7 @@ SIGNATURES = {
     f"{_MANAGERS}.schedule_batch.Req.init_next_round_input": "self tree_cache cow_mamba",
     f"{_MANAGERS}.schedule_batch.Req.owned_kv_len": "self",
     f"{_ADDER}.add_one_req": "self req has_chunked_req truncation_align_size",
+    f"{_ADDER}.preempt_to_schedule": "self req",
     f"{_ADDER}._get_running_request_total_token_offset": "self req",
     f"{_ADDER}._check_prefill_budget": "self req extend_input_len total_tokens swa_host_hit_length chunk_limit",
     f"{_ADDER}._update_prefill_budget": "self prefix_len extend_input_len max_new_tokens retracted_stain "

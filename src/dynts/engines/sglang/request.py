@@ -6,6 +6,7 @@ by token, with the same evictions as before.
 """
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -94,12 +95,13 @@ class BudgetReq(Req):
         return taken
 
 
-def force_replayed(batch: ScheduleBatch, result: Any) -> None:
+def force_replayed(batch: ScheduleBatch, result: Any, upload: Callable[[list[int]], torch.Tensor]) -> None:
     """Let requests in a replay write what they had written, in place of what was drawn.
 
     Args:
         batch: that was run.
         result: SGLang's; its tokens are replaced.
+        upload: puts numbers on the device without waiting for the step, which is still under way.
     """
     forced = {}
     for number, req in enumerate(batch.reqs):
@@ -109,5 +111,5 @@ def force_replayed(batch: ScheduleBatch, result: Any) -> None:
             req.replay.fed += 1
     if forced:
         drawn = result.next_token_ids
-        tokens = torch.tensor([*forced.values()], dtype=drawn.dtype).to(drawn.device, non_blocking=True)
-        result.next_token_ids = drawn.index_copy(0, torch.tensor([*forced]).to(drawn.device), tokens)
+        tokens = upload([*forced.values()]).to(drawn.dtype)
+        result.next_token_ids = drawn.index_copy(0, upload([*forced]), tokens)

@@ -117,7 +117,7 @@ class EvictingScheduler(Scheduler):
         super().on_idle()
 
     def _relay_forward_payload(self, batch: ScheduleBatch, future_indices: Any, batch_result: Any) -> None:
-        force_replayed(batch, batch_result)
+        force_replayed(batch, batch_result, self.tp_worker.evictor.ledger.upload)
         super()._relay_forward_payload(batch, future_indices, batch_result)
 
     def get_init_info(self) -> dict[str, Any]:

@@ -26,10 +26,11 @@ class BudgetStreamer(SchedulerOutputStreamer):
     def _stream_output_generation(
         self, reqs: Sequence[Req], return_logprob: bool, skip_req: Req | None = None, is_idle_batch: bool = False
     ) -> None:
+        # where a replay has just ended there is nothing new
+        told = [req for req in reqs if req.replay is None or req.finished()]
         for req in reqs:
             if req.replay is not None and (req.finished() or len(req.output_ids) >= len(req.replay.tokens)):
                 req.end_replay()
-        told = [req for req in reqs if req.replay is None]
         super()._stream_output_generation(told, return_logprob, skip_req, is_idle_batch)
 
     def build_additional_customized_info(self, reqs: Sequence[Req]) -> dict[str, list[Any]]:
