@@ -78,7 +78,12 @@ FEATURES = [
     ("the server in Rust", REFUSED, "test_sglang_refusals.py::test_the_server_in_rust"),
     ("MLA, sliding windows, hybrid, multimodal, embedding and encoder-decoder models", REFUSED, _MODELS),
     ("embeddings as prompts, sessions, beam search", REFUSED, _REQUESTS),
-    ("data parallelism, GPUs, CUDA graphs", NOT_RUN, ""),
+    (
+        "a predictor of another model, schedulers without the budget",
+        REFUSED,
+        "test_sglang_refusals.py::test_what_a_scheduler_refuses_is_raised_where_it_was_started",
+    ),
+    ("GPUs, CUDA graphs, FP8 KV caches (SGLang has none on CPUs)", NOT_RUN, ""),
 ]
 """What, whether it works, and the test that shows it."""
 
