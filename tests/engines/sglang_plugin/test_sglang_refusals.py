@@ -119,6 +119,7 @@ def test_other_versions_and_changed_methods(monkeypatch: pytest.MonkeyPatch) -> 
         ({"return_hidden_states_mode": "full"}, "hidden states in answers"),
         ({"dllm_algorithm": "LowConfidence"}, "diffusion models"),
         ({"kv_canary": "log"}, "use --kv-canary none"),
+        ({"startup_weight_load_mode": "overlap"}, "use --startup-weight-load-mode serial"),
     ],
 )
 def test_server_settings(resolve: Callable[..., Any], given: dict[str, Any], message: str) -> None:

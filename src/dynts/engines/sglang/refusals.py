@@ -154,6 +154,10 @@ def check_server_args(server_args: Any) -> None:
             args.return_hidden_states_mode
         ),
         "diffusion models: drop --dllm-algorithm": args.dllm_algorithm,
+        # the predictor is held against the model's weights, whose memory comes before that of the KV cache
+        "weights that come after the KV cache: use --startup-weight-load-mode serial": (
+            args.startup_weight_load_mode != "serial"
+        ),
         # it checks that a slot holds the token of its place in the sequence
         "the watch over slots of the KV cache: use --kv-canary none": args.kv_canary != "none",
     }

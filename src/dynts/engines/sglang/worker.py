@@ -26,13 +26,17 @@ class BudgetWorker(TpModelWorker):
         """Load predictor and ledger before SGLang takes what memory is left. Arguments as SGLang's."""
         self.evictor = SlotEvictor(self.settings, self.model_runner, self.tokenizer)
         super().alloc_memory_pool(*args, **kwargs)
-        check_pool(self.model_runner.max_total_num_tokens, self.settings.schedule)
         if self.settings.granularity == "native":
             check_layout(self.model_runner.token_to_kv_pool)
 
     def get_worker_info(self) -> tuple[Any, ...]:
-        """Let requests be as long as the model's context, which the pool need not hold."""
+        """Let requests be as long as the model's context, which the pool need not hold.
+
+        Raises:
+            UnsupportedError: the pool, whose size SGLang may settle as late as this, has no room for one request.
+        """
         found = list(super().get_worker_info())
+        check_pool(found[0], self.settings.schedule)
         longest = self.model_config.context_len - 1
         found[4:6] = longest, longest - 5
         return tuple(found)
