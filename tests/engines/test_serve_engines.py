@@ -258,3 +258,17 @@ def test_what_sglang_cannot_do_is_refused_before_it_starts(
     assert "SGLang leaves [THINK] out of texts" in err
     assert answer(*special, "--", "--reasoning-parser", "mistral")[0] == 0
     assert started.pop()[0][-2:] == ["--reasoning-parser", "mistral"]
+
+
+def test_sglang_is_told_a_free_port(
+    packages: Callable[..., Path],
+    started: Started,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    packages("sglang")
+    command = ("serve", WEIGHTS, "--engine", "sglang", "--predictor", PREDICTOR, "--port", 0)
+    assert run(monkeypatch, capsys, *command)[0] == 0
+    [(words, _)] = started
+    [port] = [int(word.removeprefix("--port=")) for word in words if word.startswith("--port=")]
+    assert port > 0, "SGLang would look for itself at port 0"

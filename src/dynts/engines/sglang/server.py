@@ -1,5 +1,6 @@
 """Start SGLang's OpenAI-compatible server with dynts' plugin switched on."""
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,6 +38,8 @@ def exec_sglang(
     settings = server_settings(arm, source)
     if not any(word.startswith("--reasoning-parser") for word in more):
         _check_markers(source)
+    if options.get("port") == 0:
+        options = {**options, "port": _free_port()}
     options = {
         "model-path": source.name,
         "reasoning-parser": PARSER,
@@ -45,6 +48,12 @@ def exec_sglang(
     }
     key = {} if api_key is None else {API_KEY: api_key}
     exec_server("dynts.engines.sglang.openai", source, options, more, {**environment(settings), **key})
+
+
+def _free_port() -> int:
+    """A port for SGLang, which takes the one that it is told for its own: it asks itself there before it is ready."""
+    with socket.create_server(("", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def _check_markers(source: ModelSource) -> None:
