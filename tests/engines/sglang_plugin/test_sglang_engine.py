@@ -191,3 +191,10 @@ def test_logprobs_of_prompts(scheduler: Scheduler, llama: Path) -> None:
         assert first is None
         assert others == pytest.approx([row[at, token].item() for at, token in enumerate(prompt[1:])], abs=TOLERANCE)
     assert furthest(results, expect(llama, PROMPTS[:3], results)) < TOLERANCE
+
+
+def test_a_prompt_that_comes_to_the_scheduler_and_is_too_long(scheduler: Scheduler) -> None:
+    long, right = scheduler.generate([random_tokens(130, 9), PROMPTS[0]], sampling(5))
+    assert long.finish["type"] == "abort"
+    assert "budget 140 is too small for a question of 130 tokens" in long.finish["message"]
+    assert len(right.tokens) == 5

@@ -65,6 +65,11 @@ class EvictingScheduler(Scheduler):
 
     def init_req_max_new_tokens(self, req: Req) -> None:
         """Let a request write as long as the model's context allows: the pool has room, whatever its length."""
+        try:
+            self.settings.schedule.check_question(len(req.origin_input_ids))
+        except DyntsError as error:
+            # `guard_request` has said so to whoever asked, unless the request came by another way
+            req.set_finish_with_abort(str(error))
         given = req.sampling_params
         asked, least = given.max_new_tokens, given.min_new_tokens
         super().init_req_max_new_tokens(req)
