@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
-# sglang 0.5.23: with the overlap scheduler, which is the default, a frequency penalty comes one token late.
+# sglang 0.5.23: frequency penalties come a token late with the overlap scheduler, and start anew after a retraction.
 #
-# Guess before running: the overlap scheduler hides the host's work behind the device's and changes no answer; a frequency
-# penalty of 0.5 takes 0.5 off a token's logit for each time that it was written, the latest token included.
+# Guess before running: a frequency penalty of 0.5 takes 0.5 off a token's logit for each time that it was written, the latest
+# token included. The overlap scheduler, which is the default, hides the host's work and changes no answer. A request that is
+# retracted for lack of memory is computed anew from its prompt and all that it wrote, and goes on as if nothing had happened.
 # Seen: with overlap the latest token does not count yet, since its value is still on the device when the penalties of the next
-# step are put together, and the last token of the prompt counts as if it had been written. Without overlap it is as guessed.
+# step are put together, and the last token of the prompt counts as if it had been written. After a retraction (without overlap,
+# as all of the second part) penalties count from nothing, so the answer is another one from there on; without a penalty it is
+# the same.
 #
 #   overlap True, penalty 0.0: as by the formula True, one token late True
 #   overlap True, penalty 0.5: as by the formula False, one token late True
 #   overlap False, penalty 0.0: as by the formula True, one token late True
 #   overlap False, penalty 0.5: as by the formula True, one token late False
+#   penalty 0.0, request 0: retracted 0 times, 150 of 150 tokens the same
+#   penalty 0.0, request 1: retracted 1 times, 150 of 150 tokens the same
+#   penalty 0.5, request 0: retracted 0 times, 150 of 150 tokens the same
+#   penalty 0.5, request 1: retracted 1 times, 104 of 150 tokens the same
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -42,53 +49,62 @@ import torch
 from sglang import Engine
 from transformers import LlamaConfig, LlamaForCausalLM
 
-FOLDER, NEW = "model", 60
-PROMPT = [3 + (7 * place) % 50 for place in range(20)]
+PROMPTS = [[3 + (7 * place) % 50 for place in range(20)], [5 + (11 * place) % 50 for place in range(20)]]
+PENALTIES = (0.0, 0.5)
 
 
-def written(overlap: bool, penalties: list[float]) -> list[list[int]]:
+def answers(prompts, tokens, pool=4096, **settings):
+    """By penalty, what is written greedily on each prompt and how often it was retracted."""
     engine = Engine(
-        model_path=FOLDER, skip_tokenizer_init=True, device="cpu", dtype="float32", attention_backend="torch_native",
+        model_path="model", skip_tokenizer_init=True, device="cpu", dtype="float32", attention_backend="torch_native",
         sampling_backend="pytorch", disable_cuda_graph=True, context_length=512, max_running_requests=2,
-        max_total_tokens=4096, disable_overlap_schedule=not overlap, log_level="error",
+        max_total_tokens=pool, schedule_conservativeness=0.1, disable_radix_cache=True, log_level="error", **settings,
     )  # fmt: skip
-    chosen = [{"max_new_tokens": NEW, "temperature": 0.0, "frequency_penalty": penalty} for penalty in penalties]
-    answers = [engine.generate(input_ids=PROMPT, sampling_params=one)["output_ids"] for one in chosen]
+    found = {}
+    for penalty in PENALTIES:
+        sampling = {"max_new_tokens": tokens, "temperature": 0.0, "frequency_penalty": penalty}
+        written = engine.generate(input_ids=prompts, sampling_params=sampling)
+        found[penalty] = [(answer["output_ids"], answer["meta_info"]["num_retractions"]) for answer in written]
     engine.shutdown()
-    return answers
+    return found
 
 
-def by_formula(model: LlamaForCausalLM, penalty: float, late: bool) -> list[int]:
+def by_formula(model, prompt, tokens, penalty, late):
     """Greedy, less the penalty for each time that a token was written.
 
     Late: the latest token does not count yet, but the prompt's last does.
     """
-    ids, counts = list(PROMPT), torch.zeros(model.config.vocab_size)
-    waiting = [PROMPT[-1]] if late else []
+    ids, counts = list(prompt), torch.zeros(model.config.vocab_size)
+    waiting = [prompt[-1]] if late else []
     with torch.no_grad():
-        for _ in range(NEW):
+        for _ in range(tokens):
             token = int((model(torch.tensor([ids])).logits[0, -1] - penalty * counts).argmax())
             ids.append(token)
             waiting.append(token)
             counts[waiting.pop(0)] += 1
-    return ids[len(PROMPT) :]
+    return ids[len(prompt) :]
 
 
-def main() -> None:
+def main():
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64, hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, initializer_range=0.1, eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    model.save_pretrained(FOLDER)
-    penalties = [0.0, 0.5]
-    seen = {overlap: written(overlap, penalties) for overlap in (True, False)}
-    for overlap, answers in seen.items():
-        for penalty, tokens in zip(penalties, answers, strict=True):
-            same = [tokens == by_formula(model, penalty, late) for late in (False, True)]
+    model.save_pretrained("model")
+    for overlap in (True, False):
+        for penalty, [(tokens, _)] in answers(PROMPTS[:1], 60, disable_overlap_schedule=not overlap).items():
+            same = [tokens == by_formula(model, PROMPTS[0], 60, penalty, late) for late in (False, True)]
             print(f"overlap {overlap}, penalty {penalty}: as by the formula {same[0]}, one token late {same[1]}")
             assert same == ([True, True] if not penalty else [not overlap, overlap])
+    roomy, tight = (answers(PROMPTS, 150, pool, disable_overlap_schedule=True) for pool in (4096, 240))
+    for penalty in PENALTIES:
+        for number, ((whole, _), (tokens, times)) in enumerate(zip(roomy[penalty], tight[penalty], strict=True)):
+            same = next((at for at in range(150) if whole[at] != tokens[at]), 150)
+            print(f"penalty {penalty}, request {number}: retracted {times} times, {same} of 150 tokens the same")
+            assert times == number
+            assert (same < 150) == bool(times and penalty)
 
 
 if __name__ == "__main__":
