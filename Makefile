@@ -90,7 +90,7 @@ vllm-next: .venv-vllm/installed
 sglang: .venv-sglang/installed
 	OMP_NUM_THREADS=1 .venv-sglang/bin/python -m pytest tests/engines/sglang_plugin tests/test_relied_upon.py
 
-.venv-sglang/installed: tests/engines/sglang_plugin/requirements.txt
+.venv-sglang/installed: pyproject.toml tests/engines/sglang_plugin/requirements.txt
 	$(PYTHON) -m venv .venv-sglang
 	.venv-sglang/bin/pip install --quiet $(TORCH)
 	.venv-sglang/bin/pip install --quiet --requirement tests/engines/sglang_plugin/requirements.txt
