@@ -439,7 +439,7 @@ def test_what_a_plugin_cannot_do_is_refused_before_its_engine_is_looked_for(
 ) -> None:
     monkeypatch.setattr("dynts.extras.find_spec", lambda name: None)
     for name in ("window", "dynts-random", "rkv"):
-        with pytest.raises(DyntsError, match=f"the methods full, dynts.*, got {METHODS[name].__name__}"):
+        with pytest.raises(DyntsError, match=f"the methods full.* dynts.*, got {METHODS[name].__name__}"):
             spec(SOURCE, SAMPLING, (FULL_CACHE, Arm(METHODS[name]())), 4)
     with pytest.raises(DyntsError, match=re.escape(pip_install(spec.package))):
         spec(SOURCE, SAMPLING, (FULL_CACHE,), 4)

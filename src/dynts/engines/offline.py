@@ -62,10 +62,11 @@ class OfflineSpec(ABC):
 
     def __post_init__(self) -> None:
         chosen = f"--engine {self.package}"
+        *others, last = self.methods
         for arm in self.arms:
             if arm.method.name not in self.methods:
                 raise DyntsError(
-                    f"{chosen} takes the methods {', '.join(self.methods)}, got {type(arm.method).__name__}: "
+                    f"{chosen} takes the methods {', '.join(others)} and {last}, got {type(arm.method).__name__}: "
                     "use --engine transformers"
                 )
             if arm.keeps_question:
