@@ -102,7 +102,7 @@ def watched(engine: Any) -> Callable[[float], Iterator[tuple[str, float]]]:
     parts += [("forward", runner, ("execute_model",)), ("sample", runner, ("sample_tokens",))]
     if hasattr(runner, "evictor"):
         parts += [("notes", runner.evictor, ("take_note",)), ("compact", runner.evictor, ("compact",))]
-        parts += [("predictor", runner.evictor.predictor, ("forward",))]
+        parts += [("predictor", runner.evictor.scorer.predictor, ("forward",))]
     spent: Counter[str] = Counter()
 
     def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:

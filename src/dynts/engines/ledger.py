@@ -195,15 +195,3 @@ class Ledger:
         slot = torch.arange(self.schedule.budget, device=self.device)
         fed = self.schedule.budget + max(entry.evicted for entry in entries)
         return scanner.after_thinking(self._tokens[rows, :fed]).gather(1, slot + evicted) & (slot >= settled)
-
-
-def own_heads(rank: int, size: int, heads: int) -> slice:
-    """Return the KV heads of a layer that a process of a tensor parallel group holds, as the engines share them out.
-
-    Args:
-        rank: of the process.
-        size: processes of the group; each head has copies where there are more than heads.
-        heads: KV heads of the whole layer.
-    """
-    first = rank * heads // size
-    return slice(first, first + max(1, heads // size))

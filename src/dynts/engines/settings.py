@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from dynts.methods import DynTS
     from dynts.predictor.model import ImportancePredictor
 
-MIDDLEWARE = "dynts.engines.replies.Replies"
-"""What the answers of the engine's server go through."""
 _DEFAULTS = CompressionConfig()
 PREFIX = "DYNTS_"
 _TYPES: dict[str, Callable[[str], Any]] = {

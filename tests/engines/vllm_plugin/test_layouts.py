@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dynts.engines.ledger import own_heads
+from dynts.engines.scorer import own_heads
 from dynts.engines.vllm.layouts import LAYOUTS, Move, move_slots, move_slots_cpu, moves_as_written
 
 BLOCKS, HEADS, SIZE, WIDTH = 5, 2, 16, 8

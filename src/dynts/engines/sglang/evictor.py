@@ -16,10 +16,10 @@ from sglang.srt.runtime_context import get_parallel, get_schedule
 
 from dynts.cache.selection import left_align
 from dynts.engines.compat import load_predictor
-from dynts.engines.ledger import Ledger, Moves, own_heads
+from dynts.engines.ledger import Ledger, Moves
+from dynts.engines.scorer import Scorer
 from dynts.engines.settings import PluginSettings
 from dynts.errors import UnsupportedError
-from dynts.methods.dynts import predicted_scores
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,11 @@ class SlotEvictor:
 
     def __init__(self, settings: PluginSettings, runner: Any, tokenizer: Any) -> None:
         device, config = torch.device(runner.device), runner.model_config
-        self.predictor = load_predictor(settings, device, config.hf_config, input_embedding(runner.model))
-        scanner = settings.scanner(tokenizer, self.predictor)
-        rows, sets, self.heads = get_schedule().max_running_requests, None, None
-        if settings.granularity == "native":
-            known, ranks = self.predictor.config, get_parallel()
-            self.heads = own_heads(ranks.attn_tp_rank, ranks.attn_tp_size, known.kv_heads)
-            sets = known.layers, self.heads.stop - self.heads.start
-        self.ledger = Ledger(settings.schedule, scanner, rows, config.context_len, device, sets)
+        predictor = load_predictor(settings, device, config.hf_config, input_embedding(runner.model))
+        ranks, rows = get_parallel(), get_schedule().max_running_requests
+        self.scorer = Scorer(predictor, settings.granularity == "native", ranks.attn_tp_rank, ranks.attn_tp_size)
+        scanner = settings.scanner(tokenizer, predictor)
+        self.ledger = Ledger(settings.schedule, scanner, rows, config.context_len, device, self.scorer.sets)
         logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)
 
     def take_note(self, batch: ScheduleBatch, hidden: torch.Tensor) -> None:
@@ -65,8 +62,7 @@ class SlotEvictor:
                 req.noted = True
         rows = ledger.upload([ledger.entries[req.rid].row for req in batch.reqs])
         ledger.note_tokens(rows, batch.orig_seq_lens - 1, batch.input_ids)
-        scores = predicted_scores(self.predictor, hidden, native=self.heads is not None)
-        ledger.note_scores(rows, batch.seq_lens - 1, scores if self.heads is None else scores[..., self.heads])
+        ledger.note_scores(rows, batch.seq_lens - 1, self.scorer.score(hidden))
 
     def evict(self, batch: ScheduleBatch, due: Sequence[int]) -> int:
         """Drop what requests that have reached the budget do not keep.
@@ -99,13 +95,13 @@ class SlotEvictor:
         names, budget = [req.rid for req in reqs], self.ledger.schedule.budget
         kept = self.ledger.choose(names)
         # with sets of its own each rank moves the heads that it has
-        if self.heads is None and get_parallel().tp_size > 1:
+        if self.scorer.sets is None and get_parallel().tp_size > 1:
             kept = get_parallel().tp_group.broadcast(kept)
         moves = self.ledger.evict(names, kept)
         rows = self.ledger.upload([req.kv.req_pool_idx for req in reqs])
         table, allocator = batch.req_to_token_pool.req_to_token, batch.token_to_kv_pool_allocator
         slots = table[rows, :budget]
-        if self.heads is None:
+        if self.scorer.sets is None:
             # kept slots first, in their order, then the others
             slots = slots.gather(1, left_align(kept[:, 0], budget))
             table[rows, :budget] = slots

@@ -96,19 +96,17 @@ class EvictingScheduler(Scheduler):
 
     def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
         """Evict where the budget is reached, then prepare the next step: it needs less room, and none is retracted."""
-        evictor = self.tp_worker.evictor
-        ending = self._reqs_finishing_inflight(batch)
-        due = [
-            number
-            for number, length in enumerate(batch.seq_lens_cpu.tolist())
-            if length >= self.settings.budget and not batch.reqs[number].finished() and batch.reqs[number] not in ending
-        ]
+        budget = self.settings.budget
+        due = [number for number, length in enumerate(batch.seq_lens_cpu.tolist()) if length >= budget]
+        if due:
+            ending = [req for req in batch.reqs if req.finished()] + self._reqs_finishing_inflight(batch)
+            due = [number for number in due if batch.reqs[number] not in ending]
         dropped = 0
         if due:
             if self.enable_overlap:
                 # the step under way reads the very rows that are rewritten here, and writes the latest scores
                 self.schedule_stream.wait_stream(self.forward_stream)
-            dropped = evictor.evict(batch, due)
+            dropped = self.tp_worker.evictor.evict(batch, due)
         prepared = super().update_running_batch(batch)
         requests = 0 if prepared is None else len(prepared.reqs)
         live = int(prepared.seq_lens_cpu.sum()) if requests else 0

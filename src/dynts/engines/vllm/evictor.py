@@ -11,13 +11,13 @@ from vllm.distributed import get_tensor_model_parallel_world_size, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from dynts.engines.compat import load_predictor
-from dynts.engines.ledger import Ledger, own_heads
+from dynts.engines.ledger import Ledger
+from dynts.engines.scorer import Scorer
 from dynts.engines.vllm.layouts import LAYOUTS, moves_as_written
 from dynts.engines.vllm.plugin import engine_tokenizer
 from dynts.engines.vllm.refusals import check_kv_cache
 from dynts.engines.vllm.settings import KEY, LOGGER, configured
 from dynts.errors import UnsupportedError
-from dynts.methods.dynts import predicted_scores
 
 logger = logging.getLogger(LOGGER)
 
@@ -37,16 +37,13 @@ class Evictor:
     def __init__(self, runner: Any) -> None:
         device, rows, model_config = torch.device(runner.device), runner.max_num_reqs, runner.model_config
         settings = configured(runner.vllm_config.additional_config[KEY])
-        self.predictor = load_predictor(settings, device, model_config.hf_config, runner.get_model().model.embed_tokens)
-        known, policy = self.predictor.config, settings.policy
-        self.native, sets = policy.granularity == "native", None
-        if self.native:
-            ranks = get_tp_group()
-            self.heads = own_heads(ranks.rank_in_group, ranks.world_size, known.kv_heads)
-            sets = known.layers, self.heads.stop - self.heads.start
-        scanner = settings.scanner(engine_tokenizer(model_config), self.predictor) if policy.protect_answer else None
+        predictor = load_predictor(settings, device, model_config.hf_config, runner.get_model().model.embed_tokens)
+        policy, ranks = settings.policy, get_tp_group()
+        self.scorer = Scorer(predictor, policy.granularity == "native", ranks.rank_in_group, ranks.world_size)
+        self.native = self.scorer.sets is not None
+        scanner = settings.scanner(engine_tokenizer(model_config), predictor) if policy.protect_answer else None
         length, question = runner.max_model_len, policy.protect_question
-        self.ledger = Ledger(settings.schedule, scanner, rows, length, device, sets, question)
+        self.ledger = Ledger(settings.schedule, scanner, rows, length, device, self.scorer.sets, question)
         logger.info("dynts: %.1f MB for token ids and scores of %d requests", self.ledger.bytes / 1e6, rows)
 
     def adopt(self, runner: Any, kv_cache_config: KVCacheConfig) -> None:
@@ -123,8 +120,7 @@ class Evictor:
         if len(scored) < len(tokens):
             chosen = self.ledger.upload(scored)
             rows, slots, hidden = rows[chosen], slots[chosen], hidden[chosen]
-        scores = predicted_scores(self.predictor, hidden, self.native)
-        self.ledger.note_scores(rows, slots, scores[..., self.heads] if self.native else scores)
+        self.ledger.note_scores(rows, slots, self.scorer.score(hidden))
 
     def check_due(self, due: Sequence[str], requests: Sequence[str], computed: np.ndarray, fed: np.ndarray) -> None:
         """Compare what the scheduler found with the lengths here: they must agree on who has reached the budget.

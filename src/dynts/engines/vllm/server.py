@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dynts.config import ModelSource
 from dynts.engines.server import exec_server, server_settings
-from dynts.engines.settings import MIDDLEWARE
-from dynts.engines.vllm.settings import PARSER
+from dynts.engines.vllm.settings import MIDDLEWARE, PARSER
 from dynts.extras import need
 
 if TYPE_CHECKING:

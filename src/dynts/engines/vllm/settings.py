@@ -11,6 +11,8 @@ LOGGER = "vllm.dynts"
 """Below vLLM's own logger, which is the only one that its processes show."""
 PARSER = "dynts"
 """The name of dynts' reasoning parser in vLLM."""
+MIDDLEWARE = "dynts.engines.replies.Replies"
+"""What the answers of vLLM's server go through."""
 
 
 def read_settings(additional_config: object, environment: Mapping[str, str] = os.environ) -> PluginSettings | None:
