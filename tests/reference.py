@@ -56,7 +56,7 @@ class ReferenceRun:
 class LayerRecord:
     """What one layer computed in the last forward, over the whole sequence T.
 
-    queries [heads, T, d] and keys [kv_heads, T, d] after RoPE; weights [heads, T, T].
+    queries [heads, T, d] and keys [kv_heads, T, d] after RoPE; weights [heads, T, T]; sinks [heads], if it has any.
     """
 
     queries: Tensor
@@ -64,6 +64,7 @@ class LayerRecord:
     weights: Tensor
     scaling: float
     softcap: float | None
+    sinks: Tensor | None
 
 
 @dataclass
@@ -95,6 +96,16 @@ def attention_logits(queries: Tensor, keys: Tensor, scaling: float, softcap: flo
     return logits
 
 
+def softmax(logits: Tensor, sinks: Tensor | None) -> Tensor:
+    """Softmax over the keys. A sink, one for each of the first dimension, gets its share as if it were a key."""
+    if sinks is None:
+        return torch.softmax(logits, dim=-1)
+    sink = sinks.double().view(-1, *[1] * (logits.ndim - 1))
+    largest = torch.maximum(logits.amax(dim=-1, keepdim=True).double(), sink)
+    shares = torch.exp(logits.double() - largest)
+    return (shares / (torch.exp(sink - largest) + shares.sum(dim=-1, keepdim=True))).float()
+
+
 def masked_attention(
     module: nn.Module,
     query: Tensor,
@@ -103,6 +114,7 @@ def masked_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """Plain attention under the current pass's masks; the mask made by transformers is not looked at."""
@@ -120,9 +132,9 @@ def masked_attention(
     keys = key[0].repeat_interleave(group, dim=0)
     values = value[0].repeat_interleave(group, dim=0)
     logits = attention_logits(query[0], keys, scaling, softcap)
-    weights = torch.softmax(logits.masked_fill(~visible, -math.inf), dim=-1)
+    weights = softmax(logits.masked_fill(~visible, -math.inf), s_aux)
     output = weights @ values.float()
-    this.records[layer] = LayerRecord(query[0], key[0], weights, scaling, softcap)
+    this.records[layer] = LayerRecord(query[0], key[0], weights, scaling, softcap, s_aux)
     return output.transpose(0, 1)[None].to(query.dtype), weights[None]
 
 
@@ -195,14 +207,15 @@ def max_pool(scores: Tensor, kernel: int) -> Tensor:
     return torch.stack(pooled) if pooled else scores
 
 
-def snapkv_scores(logits: Tensor, kernel: int) -> Tensor:
-    """SnapKV: logits [group, w, n - w] of the last w queries on the keys before them -> scores [n - w]."""
-    return max_pool(torch.softmax(logits.float(), dim=-1).mean(dim=(0, 1)), kernel)
+def snapkv_scores(logits: Tensor, kernel: int, sinks: Tensor | None = None) -> Tensor:
+    """SnapKV: logits [group, w, n - w] of the last w queries on the keys before them, sinks [group] -> [n - w]."""
+    return max_pool(softmax(logits.float(), sinks).mean(dim=(0, 1)), kernel)
 
 
-def rkv_attention(logits: Tensor, kernel: int) -> Tensor:
-    """R-KV's A: logits [group, w, n - w] -> [n - w]; the maximum over the group comes before the softmax."""
-    return max_pool(torch.softmax(logits.float().amax(dim=0), dim=-1).mean(dim=0), kernel)
+def rkv_attention(logits: Tensor, kernel: int, sinks: Tensor | None = None) -> Tensor:
+    """R-KV's A: logits [group, w, n - w], sinks [group] -> [n - w]; a group's maximum comes before the softmax."""
+    largest = None if sinks is None else sinks.max().expand(logits.shape[1])
+    return max_pool(softmax(logits.float().amax(dim=0), largest).mean(dim=0), kernel)
 
 
 def rkv_similarity(keys: Tensor) -> Tensor:
@@ -223,9 +236,9 @@ def rkv_redundancy(keys: Tensor) -> Tensor:
     return torch.softmax(rkv_similarity(keys).mean(dim=0), dim=-1)
 
 
-def rkv_scores(logits: Tensor, keys: Tensor, kernel: int, mix: float) -> Tensor:
-    """R-KV: logits [group, w, n - w], all n keys [n, d] -> scores [n - w]."""
-    attention = rkv_attention(logits, kernel)
+def rkv_scores(logits: Tensor, keys: Tensor, kernel: int, mix: float, sinks: Tensor | None = None) -> Tensor:
+    """R-KV: logits [group, w, n - w], all n keys [n, d], sinks [group] -> scores [n - w]."""
+    attention = rkv_attention(logits, kernel, sinks)
     return mix * attention - (1 - mix) * rkv_redundancy(keys)[: len(attention)]
 
 
@@ -391,6 +404,11 @@ class _Run:
         queries = self._group(record.queries, head)[:, list(positions[before:])]
         return attention_logits(queries, keys[:before], record.scaling, record.softcap), keys
 
+    def sinks(self, layer: int, head: int) -> Tensor | None:
+        """The sinks [group] of the query heads that share a KV head."""
+        sinks = self.records[layer].sinks
+        return None if sinks is None else self._group(sinks, head)
+
     def with_window(self, score: Callable[[], Tensor], positions: Sequence[int]) -> list[float]:
         """Scores of the keys before the observation window, whose own tokens rank above all."""
         if len(positions) <= self.observed:
@@ -485,11 +503,13 @@ class Rule:
 
 
 def _snapkv(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
-    return run.with_window(lambda: snapkv_scores(run.seen(layer, head, cached)[0], run.kernel), cached)
+    sinks = run.sinks(layer, head)
+    return run.with_window(lambda: snapkv_scores(run.seen(layer, head, cached)[0], run.kernel, sinks), cached)
 
 
 def _rkv(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
-    return run.with_window(lambda: rkv_scores(*run.seen(layer, head, cached), run.kernel, run.mix), cached)
+    sinks = run.sinks(layer, head)
+    return run.with_window(lambda: rkv_scores(*run.seen(layer, head, cached), run.kernel, run.mix, sinks), cached)
 
 
 def _sepllm(run: _Run, position: int) -> int:

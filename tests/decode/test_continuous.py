@@ -50,7 +50,7 @@ ARRIVALS = st.lists(
 
 @given(
     name=st.sampled_from(EVERY),
-    architecture=st.sampled_from(["llama", "gemma2"]),
+    architecture=st.sampled_from(["llama", "gemma2", "gpt_oss"]),
     stream=ARRIVALS,
     rows=st.integers(1, 4),
     prefill_tokens=st.sampled_from([1, 5, 64]),

@@ -176,6 +176,17 @@ def test_methods_that_look_at_queries_need_an_attention_that_shows_them(name: st
         dynts.compress(model, name, CONFIG)
 
 
+@pytest.mark.quick
+def test_sinks_that_are_no_number_of_each_head_are_refused_by_methods_that_look_at_attention() -> None:
+    model = tiny_model("gpt_oss")
+    for layer in model.get_decoder().layers:
+        layer.self_attn.sinks.data = layer.self_attn.sinks.view(-1, 1)
+    with dynts.compress(model, "h2o", CONFIG), pytest.raises(UnsupportedError, match=r"sinks of its own.*'window'"):
+        model.generate(IDS, **GREEDY)
+    with dynts.compress(model, "window", CONFIG):
+        assert model.generate(IDS, **GREEDY).shape == (1, 28)
+
+
 # --- the budget
 
 

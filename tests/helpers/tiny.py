@@ -56,7 +56,20 @@ SPECIFIC: dict[str, tuple[str, dict[str, Any]]] = {
             "query_pre_attn_scalar": 8,
         },
     ),
+    "gpt_oss": (
+        "gpt_oss",
+        {
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "sliding_window": SLIDING_WINDOW,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+        },
+    ),
 }
+
+WITHOUT_SDPA = ("gemma2", "gpt_oss")
+"""Soft-capping and attention sinks need eager attention."""
 
 TINY_NAMES = tuple(SPECIFIC)
 
@@ -64,12 +77,12 @@ TINY_NAMES = tuple(SPECIFIC)
 def tiny_model(name: str, seed: int = 0, attn_implementation: str = "sdpa", **overrides: Any) -> PreTrainedModel:
     """Build a random float32 model of architecture `name`; `overrides` go to its configuration.
 
-    Gemma 2 has no sdpa path (soft-capping) and is built with eager attention when sdpa is asked for.
+    Those that have no sdpa path are built with eager attention when sdpa is asked for.
     The caller's random state is left alone.
     """
     model_type, specific = SPECIFIC[name]
     config = AutoConfig.for_model(model_type, **{**COMMON, **specific, **overrides})
-    if name == "gemma2" and attn_implementation == "sdpa":
+    if name in WITHOUT_SDPA and attn_implementation == "sdpa":
         attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         # With this offset seed 0 makes every architecture write a varied text rather than one token for ever.
@@ -78,7 +91,10 @@ def tiny_model(name: str, seed: int = 0, attn_implementation: str = "sdpa", **ov
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
                 # Biases and norm weights start constant: give them values, or code that forgets them passes.
-                if parameter.ndim == 1:
+                if parameter_name.endswith("sinks"):
+                    # as large as logits get, or what forgets them passes
+                    parameter.normal_(mean=2.0)
+                elif parameter.ndim == 1:
                     parameter.add_(torch.randn_like(parameter), alpha=0.1)
                 elif "embed_tokens" in parameter_name:
                     # The padding row starts at zero, and a random model does generate token 0.

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GptOssConfig,
     LlamaConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -61,14 +62,25 @@ ARCHITECTURES = {
         attn_logit_softcapping=2.0,
         initializer_range=0.1,
     ),
+    "gpt_oss": GptOssConfig(
+        **SIZES,
+        num_hidden_layers=3,
+        num_key_value_heads=2,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention", "full_attention"],
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        # its sinks are drawn as its weights are
+        initializer_range=0.5,
+    ),
 }
 
 
 def build_model(architecture: str, seed: int = 0) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # Gemma 2 caps its logits, which sdpa does not
-        attention = "eager" if architecture == "gemma2" else "sdpa"
+        # Gemma 2 caps its logits and gpt-oss has sinks, which sdpa does not
+        attention = "eager" if architecture in ("gemma2", "gpt_oss") else "sdpa"
         return AutoModelForCausalLM.from_config(
             deepcopy(ARCHITECTURES[architecture]), attn_implementation=attention
         ).eval()

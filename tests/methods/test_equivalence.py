@@ -53,7 +53,7 @@ def test_single_row_of_other_architectures(architecture: str, name: str) -> None
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(("architecture", "attention"), [("llama", "sdpa"), ("qwen3", "eager"), ("gemma3", "sdpa")])
+@pytest.mark.parametrize(("architecture", "attention"), [("llama", "sdpa"), ("gpt_oss", "eager"), ("gemma3", "sdpa")])
 def test_each_row_of_a_padded_batch(architecture: str, attention: str, name: str) -> None:
     model = tiny_model(architecture, attn_implementation=attention)
     rows = [random_tokens(4, 6), random_tokens(13, 7), random_tokens(9, 8)]
@@ -75,6 +75,11 @@ def test_multi_turn(architecture: str, name: str) -> None:
     check_row(talk, 0, run)
     steps = [tuple(event) for stats in talk.session.stats for event in stats.compactions]
     assert steps == run.compactions
+
+
+@pytest.mark.parametrize("name", ["dynts", "h2o", "snapkv, native", "rkv"])
+def test_multi_turn_with_attention_sinks(name: str) -> None:
+    test_multi_turn("gpt_oss", name)
 
 
 @pytest.mark.parametrize("name", CASES)

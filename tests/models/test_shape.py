@@ -29,7 +29,7 @@ def test_parameters_and_cache_of_a_real_model(name: str, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("cached", [3, 40])
-@pytest.mark.parametrize("name", TINY_NAMES)
+@pytest.mark.parametrize("name", [name for name in TINY_NAMES if name != "gpt_oss"])  # whose experts are not counted
 def test_flops_of_a_step_are_what_torch_counts(name: str, cached: int) -> None:
     model = tiny_model(name, attn_implementation="eager")
     cache = DynamicCache(config=model.config)

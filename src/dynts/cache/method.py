@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError
+from dynts.models.attention import Softmax
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -57,14 +58,12 @@ class Attending:
     Attributes:
         live: bool [batch, cached + new tokens], or None if all keys are tokens.
         generated: False for tokens of a question or a user turn.
-        scaling: factor on the dot products.
-        softcap: Gemma 2's logit soft cap, or None.
+        softmax: what the layer makes of queries and keys.
     """
 
     live: torch.Tensor | None
     generated: bool
-    scaling: float
-    softcap: float | None
+    softmax: Softmax
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,7 +13,7 @@ from dynts.cache.method import Attending, Observed
 from dynts.cache.step import Step, Turn
 from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
-from dynts.models.attention import kernel_of
+from dynts.models.attention import Softmax, kernel_of
 from dynts.models.lengths import RowLengths
 
 TOKENS_AT_ONCE = 2048
@@ -84,15 +84,13 @@ class Observer:
         self.shown: list[tuple[int, torch.Size]] = []
 
     @torch.no_grad()
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
-    ) -> None:
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, softmax: Softmax) -> None:
         """Look at a layer. Arguments as in `AttentionObserver`."""
         if layer not in self.groups:
             return
         self.shown.append((layer, key.shape))
         live = None if self.step.live is None else self.step.live.to(query.device)
-        how = Attending(live, self.step.kind != "turn", scaling, softcap)
+        how = Attending(live, self.step.kind != "turn", softmax)
         self.seen[layer] = Observed(self.method.observe_attention(self.groups[layer], query, key, how), how)
 
 

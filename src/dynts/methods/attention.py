@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 
@@ -12,6 +12,7 @@ from dynts.cache.method import Attending, Granularity, Method, Observed, Surroun
 from dynts.cache.selection import live_slots, right_align
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
+from dynts.models.attention import Softmax
 
 
 @dataclass
@@ -92,7 +93,7 @@ class ObservationWindowMethod(AttentionMethod):
         """Make room for the queries of every layer."""
         self.used_window = min(self.window, max(surroundings.local_window, 1))
         self.queries: list[tuple[torch.Tensor, ...]] = [() for _ in surroundings.layers]
-        self.how: list[dict[str, Any]] = [{} for _ in surroundings.layers]
+        self.softmaxes: list[Softmax] = []
 
     def observe_attention(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, how: Attending
@@ -114,7 +115,7 @@ class ObservationWindowMethod(AttentionMethod):
 
     def remember_attention(self, seen: Sequence[Observed]) -> None:
         """Remember the last queries. Argument as in `Method`."""
-        self.how = [{"scaling": observed.how.scaling, "softcap": observed.how.softcap} for observed in seen]
+        self.softmaxes = [observed.how.softmax for observed in seen]
         self.queries = [
             kept if observed.told is None else (*kept, *observed.told.split(1, dim=2))[-self.used_window :]
             for kept, observed in zip(self.queries, seen, strict=True)
@@ -123,7 +124,7 @@ class ObservationWindowMethod(AttentionMethod):
     def take_rows(self, rows: Sequence[tuple[Method, int] | None], columns: int) -> None:
         """Take over the queries, the last ones of each row. Arguments as in `Method`."""
         methods = [None if row is None else (cast(ObservationWindowMethod, row[0]), row[1]) for row in rows]
-        self.how = next(method.how for method, _ in filter(None, methods))
+        self.softmaxes = next(method.softmaxes for method, _ in filter(None, methods))
 
         def taken(layer: int) -> tuple[torch.Tensor, ...]:
             return rows_of(methods, lambda method: torch.cat(method.queries[layer], dim=2), dim=2).split(1, dim=2)
@@ -141,23 +142,21 @@ class ObservationWindowMethod(AttentionMethod):
         def score_layer(layer: int) -> torch.Tensor:
             query, key = slots.of_rows(torch.cat(self.queries[layer], dim=2)), slots.keys(layer)
             masks = KeyMasks(*(mask.to(key.device) for mask in (slots.live, candidates, asking)))
-            scores = self.score_keys(query, key, masks, **self.how[layer])
+            scores = self.score_keys(query, key, masks, self.softmaxes[layer])
             return scores.masked_fill(~masks.candidates[:, None], torch.finfo(scores.dtype).max)
 
         return self.combine(score_layer, slots.columns.device)
 
     @abstractmethod
-    def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
-    ) -> torch.Tensor:
+    def score_keys(self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, softmax: Softmax) -> torch.Tensor:
         """Score the keys before the observation window.
 
         Args:
             query: [batch, query heads, window, head size].
             key: [batch, KV heads, slots, head size].
             masks: which slots and queries count.
-            scaling: factor on the dot products.
-            softcap: see `dynts.models.attention.attention_logits`.
+            softmax: of the layer. Its sinks take their share of a softmax over some of the keys as well: a query that
+                attends to none of them much tells little about which to keep.
 
         Returns:
             float32 [batch, KV heads, slots]; what it says of slots that are no candidates means nothing.

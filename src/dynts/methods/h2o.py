@@ -49,7 +49,7 @@ class H2O(AttentionMethod):
             if query.shape[2] > 1:
                 seen = live_slots(first + 1 + torch.arange(rows.shape[2], device=key.device), slots)
                 visible = seen if visible is None else seen & visible
-            received = attention_weights(rows, key, how.scaling, how.softcap, visible).mean(dim=2).sum(dim=2)
+            received = attention_weights(rows, key, how.softmax, visible).mean(dim=2).sum(dim=2)
             total = received if total is None else total + received
             first += rows.shape[2]
         return total

@@ -7,7 +7,7 @@ import torch
 
 from dynts.errors import DyntsError
 from dynts.methods.attention import KeyMasks, ObservationWindowMethod
-from dynts.models.attention import attention_logits
+from dynts.models.attention import Softmax, attention_logits, softmax_over_keys
 from dynts.models.pieces import piece_bytes
 
 SIMILAR = 0.5
@@ -32,13 +32,14 @@ class RKV(ObservationWindowMethod):
         if not isinstance(self.mix, int | float) or not 0.0 <= self.mix <= 1.0:
             raise DyntsError(f"mix must lie between 0 and 1, got {self.mix!r}")
 
-    def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
-    ) -> torch.Tensor:
+    def score_keys(self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, softmax: Softmax) -> torch.Tensor:
         """Return attention less redundancy. Arguments and result as in the base class."""
-        logits = attention_logits(query, key, scaling, softcap).amax(dim=2)
+        logits, sinks = attention_logits(query, key, softmax).amax(dim=2), softmax.grouped_sinks(key.shape[1])
+        if sinks is not None:
+            # a column of the logits as those of the keys are, and so its maximum over the group counts too
+            sinks = sinks.amax(dim=1)
         hidden = ~masks.candidates[:, None, None]
-        weights = logits.masked_fill(hidden, float("-inf")).softmax(dim=-1).masked_fill(hidden, 0.0)
+        weights = softmax_over_keys(logits.masked_fill(hidden, float("-inf")), sinks).masked_fill(hidden, 0.0)
         asking = masks.asking[:, None, :, None]
         attention = self.pool((weights * asking).sum(dim=2) / asking.sum(dim=2).clamp(min=1))
         return self.mix * attention - (1 - self.mix) * redundancy(key, masks.live)

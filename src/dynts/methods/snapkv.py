@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from dynts.methods.attention import KeyMasks, ObservationWindowMethod
-from dynts.models.attention import attention_weights
+from dynts.models.attention import Softmax, attention_weights
 
 
 @dataclass
@@ -19,11 +19,9 @@ class SnapKV(ObservationWindowMethod):
 
     name: ClassVar[str] = "snapkv"
 
-    def score_keys(
-        self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, scaling: float, softcap: float | None
-    ) -> torch.Tensor:
+    def score_keys(self, query: torch.Tensor, key: torch.Tensor, masks: KeyMasks, softmax: Softmax) -> torch.Tensor:
         """Return the pooled mean attention. Arguments and result as in the base class."""
-        weights = attention_weights(query, key, scaling, softcap, masks.candidates[:, None, None, None])
+        weights = attention_weights(query, key, softmax, masks.candidates[:, None, None, None])
         asking = masks.asking[:, None, None, :, None]
         # rows that did not have so many tokens yet average over the queries they have
         mean = (weights * asking).sum(dim=(2, 3)) / (asking.sum(dim=(2, 3)) * weights.shape[2]).clamp(min=1)

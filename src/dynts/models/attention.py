@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -47,63 +48,85 @@ def _hands_on(forward: Callable[..., Any]) -> bool:
     return any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Softmax:
+    """How a layer makes attention weights out of dot products.
+
+    Attributes:
+        scaling: factor on the dot products.
+        softcap: if given, logits become `softcap * tanh(logits / softcap)` (Gemma 2).
+        sinks: [query heads], a learned logit of each head that takes its share of the softmax and belongs to no token
+            (gpt-oss); None for none.
+    """
+
+    scaling: float
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+    def grouped_sinks(self, kv_heads: int) -> torch.Tensor | None:
+        """Return the sinks of each KV head's query heads, as a column of their logits: [KV heads, group, 1, 1]."""
+        return None if self.sinks is None else self.sinks.view(kv_heads, -1, 1, 1)
+
+
 class AttentionObserver(Protocol):
     """Called once per layer and forward pass, before attention is computed."""
 
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
-    ) -> None:
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, softmax: Softmax) -> None:
         """See one layer's inputs.
 
         Args:
             layer: index of the decoder layer.
             query: [batch, query heads, new tokens, head size], after rotary embedding.
             key: [batch, KV heads, cached + new tokens, head size], after rotary embedding.
-            scaling: factor on the dot products.
-            softcap: Gemma 2's logit soft cap, or None.
+            softmax: what the layer makes of them.
         """
 
 
 def attention_weights(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    scaling: float,
-    softcap: float | None = None,
-    visible: torch.Tensor | None = None,
+    query: torch.Tensor, key: torch.Tensor, softmax: Softmax, visible: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return softmax attention weights in float32, without expanding the KV heads to the query heads.
+    """Return attention weights in float32, without expanding the KV heads to the query heads.
 
     Args:
         query: [batch, query heads, rows, head size].
         key: [batch, KV heads, keys, head size].
-        scaling: factor on the dot products.
-        softcap: if given, logits become `softcap * tanh(logits / softcap)` (Gemma 2).
+        softmax: of the layer.
         visible: bool, broadcastable to [batch, KV heads, group, rows, keys]; False hides a key from a row.
 
     Returns:
         [batch, KV heads, group, rows, keys], where `group` is the number of query heads per KV head. A row that sees no
         key at all is zero.
     """
-    logits = attention_logits(query, key, scaling, softcap)
+    logits, sinks = attention_logits(query, key, softmax), softmax.grouped_sinks(key.shape[1])
     if visible is None:
-        return logits.softmax(dim=-1)
-    weights = logits.masked_fill(~visible, float("-inf")).softmax(dim=-1)
+        return softmax_over_keys(logits, sinks)
+    weights = softmax_over_keys(logits.masked_fill(~visible, float("-inf")), sinks)
     return weights.masked_fill(~visible, 0.0)
 
 
-def attention_logits(
-    query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None = None
-) -> torch.Tensor:
-    """Return scaled dot products in float32: [batch, KV heads, group, rows, keys].
+def softmax_over_keys(logits: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """Return the softmax over the last dimension, of which sinks take their share: float32, shaped as `logits`.
+
+    Args:
+        logits: [..., keys].
+        sinks: broadcastable to [..., 1]; None for none.
+    """
+    if sinks is None:
+        return logits.softmax(dim=-1, dtype=torch.float32)
+    column = sinks.expand(*logits.shape[:-1], 1)
+    return torch.cat([logits, column], dim=-1).softmax(dim=-1, dtype=torch.float32)[..., :-1]
+
+
+def attention_logits(query: torch.Tensor, key: torch.Tensor, softmax: Softmax) -> torch.Tensor:
+    """Return what the softmax gets of the keys, in float32: [batch, KV heads, group, rows, keys].
 
     Args:
         query: [batch, query heads, rows, head size].
         key: [batch, KV heads, keys, head size].
-        scaling: factor on the dot products.
-        softcap: as in `attention_weights`.
+        softmax: of the layer.
     """
-    logits = scaled_products(query, key, scaling).float()
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    logits = scaled_products(query, key, softmax.scaling).float()
+    return logits if softmax.softcap is None else torch.tanh(logits / softmax.softcap) * softmax.softcap
 
 
 def scaled_products(query: torch.Tensor, key: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -223,14 +246,15 @@ def _masks_heads(mask: torch.Tensor | None) -> bool:
     return mask is not None and mask.ndim == 4 and mask.shape[1] > 1
 
 
-def _check_plain(module: Any, mask: torch.Tensor | None, kwargs: dict[str, Any]) -> None:
-    """Refuse to show queries and keys from which the attention weights do not follow.
+def _softmax_of(module: Any, query: torch.Tensor, mask: torch.Tensor | None, kwargs: dict[str, Any]) -> Softmax:
+    """Return how a layer makes its weights, and refuse one whose weights do not follow from queries and keys.
 
     Raises:
         UnsupportedError: names what else takes part in the softmax.
     """
+    sinks = kwargs.get("s_aux")
     others = {
-        "attention sinks (s_aux)": kwargs.get("s_aux") is not None,
+        "attention sinks of its own for each token": sinks is not None and sinks.shape != query.shape[1:2],
         "a mask of its own for each head": _masks_heads(mask),
     }
     for what, present in others.items():
@@ -239,6 +263,7 @@ def _check_plain(module: Any, mask: torch.Tensor | None, kwargs: dict[str, Any])
                 f"{type(module).__name__} adds {what} to the softmax, from which dynts does not know the attention "
                 "weights: methods that do not look at attention, such as 'window', work with this model"
             )
+    return Softmax(kwargs.get("scaling") or query.shape[-1] ** -0.5, kwargs.get("softcap"), sinks)
 
 
 def _observing(implementation: str) -> Callable[..., Any]:
@@ -253,9 +278,7 @@ def _observing(implementation: str) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         if attention_observer is not None:
-            _check_plain(module, attention_mask, kwargs)
-            scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
-            attention_observer(int(module.layer_idx), query, key, scaling, kwargs.get("softcap"))
+            attention_observer(int(module.layer_idx), query, key, _softmax_of(module, query, attention_mask, kwargs))
         plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in _NOT_GROUPED)
         plain = plain and not _masks_heads(attention_mask)
         if implementation == "sdpa" and query.shape[2] == 1 and plain:

@@ -9,7 +9,14 @@ from transformers import DynamicCache, PreTrainedModel
 from dynts.cache.interface import CACHE
 from dynts.errors import DyntsError
 from dynts.models import input_device
-from dynts.models.attention import attention_logits, check_shown, observed_attention, scaled_products
+from dynts.models.attention import (
+    Softmax,
+    attention_logits,
+    check_shown,
+    observed_attention,
+    scaled_products,
+    softmax_over_keys,
+)
 from dynts.models.pieces import piece_bytes
 from dynts.models.shape import full_attention_layers
 from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS, Queries, check_window, find_labels
@@ -177,9 +184,7 @@ class _Rows:
     seen: list[int] = field(default_factory=list, init=False)
     sums: torch.Tensor | None = field(default=None, init=False)
 
-    def __call__(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None
-    ) -> None:
+    def __call__(self, layer: int, query: torch.Tensor, key: torch.Tensor, softmax: Softmax) -> None:
         if layer not in self.native:
             return
         self.seen.append(layer)
@@ -194,7 +199,7 @@ class _Rows:
         for first in range(start, keys, rows):
             last = min(first + rows, keys)
             asking = query[:, :, first - before : last - before]
-            self._add(layer, _causal_weights(asking, key[:, :, :last], scaling, softcap), first - start, keys - start)
+            self._add(layer, _causal_weights(asking, key[:, :, :last], softmax), first - start, keys - start)
 
     def _add(self, layer: int, weights: torch.Tensor, first: int, rows: int) -> None:
         """Take the weights of some rows: `rows` are observed in this forward pass, these begin at the `first` one."""
@@ -221,20 +226,19 @@ class _Rows:
         self.seen, self.sums = [], None
 
 
-def _causal_weights(query: torch.Tensor, key: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:
+def _causal_weights(query: torch.Tensor, key: torch.Tensor, softmax: Softmax) -> torch.Tensor:
     """Return float32 attention weights [KV heads, group, rows, keys], in as few passes over them as possible.
 
     Args:
         query: [1, query heads, rows, head size], of the last tokens.
         key: [1, KV heads, keys, head size].
-        scaling: factor on the dot products.
-        softcap: as in `attention_logits`.
+        softmax: of the layer.
     """
     rows, keys = query.shape[2], key.shape[2]
-    if softcap is None:
-        logits = scaled_products(query, key, scaling)[0]
+    if softmax.softcap is None:
+        logits = scaled_products(query, key, softmax.scaling)[0]
     else:
-        logits = attention_logits(query, key, scaling, softcap)[0]
+        logits = attention_logits(query, key, softmax)[0]
     later = torch.ones(rows, rows, dtype=torch.bool, device=query.device).triu_(1)
     logits[..., keys - rows :].masked_fill_(later, -torch.inf)
-    return logits.softmax(dim=-1, dtype=torch.float32)
+    return softmax_over_keys(logits, softmax.grouped_sinks(key.shape[1]))
