@@ -56,11 +56,13 @@ class ReferenceRun:
 class LayerRecord:
     """What one layer computed in the last forward, over the whole sequence T.
 
-    queries [heads, T, d] and keys [kv_heads, T, d] after RoPE; weights [heads, T, T]; sinks [heads], if it has any.
+    queries [heads, T, d] and keys [kv_heads, T, d] after RoPE; values [kv_heads, T, d]; weights [heads, T, T]; sinks
+    [heads], if it has any.
     """
 
     queries: Tensor
     keys: Tensor
+    values: Tensor
     weights: Tensor
     scaling: float
     softcap: float | None
@@ -134,7 +136,7 @@ def masked_attention(
     logits = attention_logits(query[0], keys, scaling, softcap)
     weights = softmax(logits.masked_fill(~visible, -math.inf), s_aux)
     output = weights @ values.float()
-    this.records[layer] = LayerRecord(query[0], key[0], weights, scaling, softcap, s_aux)
+    this.records[layer] = LayerRecord(query[0], key[0], value[0], weights, scaling, softcap, s_aux)
     return output.transpose(0, 1)[None].to(query.dtype), weights[None]
 
 
@@ -242,6 +244,20 @@ def rkv_scores(logits: Tensor, keys: Tensor, kernel: int, mix: float, sinks: Ten
     return mix * attention - (1 - mix) * rkv_redundancy(keys)[: len(attention)]
 
 
+def keydiff_scores(keys: Tensor) -> Tensor:
+    """KeyDiff: keys [n, d] -> minus the cosine similarity of each to the mean of the keys of length one [n]."""
+    unit = keys.double() / keys.double().norm(dim=-1, keepdim=True)
+    anchor = unit.mean(dim=0)
+    return -(unit @ anchor) / anchor.norm()
+
+
+def vase_scores(keys: Tensor, values: Tensor, projection: Tensor) -> Tensor:
+    """VaSE-DKV: keys and values [n, d], projection [d, r] -> products of squared lengths, which add up to one [n]."""
+    key_squares = (keys.double() @ projection.double()).norm(dim=-1) ** 2
+    value_squares = (values.double() @ projection.double()).norm(dim=-1) ** 2
+    return key_squares * value_squares / (key_squares * value_squares).sum()
+
+
 def select(
     scores: dict[int, float], target: int, local_window: int, protected: Collection[int]
 ) -> tuple[list[int], float]:
@@ -308,6 +324,7 @@ class _Run:
         n_initial: int,
         predictor: Callable[[Tensor], Tensor] | None,
         random_scores: Tensor | Sequence[float] | None,
+        projections: Callable[[int], Tensor] | None,
         think_start: Sequence[int],
         think_end: Sequence[int],
         separators: Collection[int],
@@ -323,7 +340,7 @@ class _Run:
         self.observed = min(window or self.rule.window, max(local_window, 1))
         self.kernel, self.mix = kernel, mix
         self.n_sink, self.n_initial, self.separators = n_sink, n_initial, separators
-        self.predictor, self.random_scores = predictor, random_scores
+        self.predictor, self.random_scores, self.projections = predictor, random_scores, projections
         self.think_start, self.think_end = think_start, think_end
 
         self.windows = layer_windows(model.config)
@@ -512,6 +529,18 @@ def _rkv(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
     return run.with_window(lambda: rkv_scores(*run.seen(layer, head, cached), run.kernel, run.mix, sinks), cached)
 
 
+def _keydiff(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
+    return keydiff_scores(run.records[layer].keys[head][cached]).tolist()
+
+
+def _vase(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
+    if run.projections is None:
+        raise ValueError("vase needs projections")
+    record, projection = run.records[layer], run.projections(len(run.tokens))[run.layers.index(layer)]
+    scores = vase_scores(record.keys[head][cached], record.values[head][cached], projection).tolist()
+    return [math.inf if p < run.n_sink else score for p, score in zip(cached, scores, strict=True)]
+
+
 def _sepllm(run: _Run, position: int) -> int:
     return 2 * TIER if position < run.n_initial else TIER * (run.tokens[position] in run.separators)
 
@@ -531,6 +560,8 @@ METHODS = {
     "snapkv": Rule(_snapkv, window=32),
     "rkv": Rule(_rkv, window=8),
     "random": Rule(lambda run, *at: run.own(run.random_scores, *at), question=True),
+    "keydiff": Rule(_keydiff),
+    "vase": Rule(_vase),
 }
 
 
@@ -551,6 +582,7 @@ def reference_generate(
     n_initial: int = 4,
     predictor: Callable[[Tensor], Tensor] | None = None,
     random_scores: Tensor | Sequence[float] | None = None,
+    projections: Callable[[int], Tensor] | None = None,
     think_start: Sequence[int] = (),
     think_end: Sequence[int] = (),
     separators: Collection[int] = (),
@@ -559,8 +591,9 @@ def reference_generate(
     """Decode one unpadded sequence over several turns, greedily or along `forced` tokens, evicting by `method`.
 
     `predictor` maps last hidden states [n, d] to scores [n], with native granularity to [n, full-attention layers, KV
-    heads]; `random_scores` is indexed by position. The model is
-    left untouched. End tokens are not looked at: every turn runs to its length.
+    heads]; `random_scores` is indexed by position; `projections` gives, for the number of tokens read so far, a matrix
+    [full-attention layers, d, r]. The model is left untouched. End tokens are not looked at: every turn runs to its
+    length.
     """
     run = _Run(
         model,
@@ -577,6 +610,7 @@ def reference_generate(
         n_initial=n_initial,
         predictor=predictor,
         random_scores=random_scores,
+        projections=projections,
         think_start=think_start,
         think_end=think_end,
         separators=separators,

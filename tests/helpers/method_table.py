@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from decoding import random_predictor
@@ -53,6 +54,11 @@ TABLE: dict[str, Row] = {
         {"seed": 0, "protect_question": True, "granularity": "shared"},
         ({"seed": 3}, NATIVE | {"seed": 4}),
     ),
+    "keydiff": Row({"granularity": "shared", "protect_question": False}, ({}, NATIVE, NATIVE | QUESTION)),
+    "vase": Row(
+        {"granularity": "shared", "protect_question": False, "seed": 0, "rank": 20, "n_sink": 4},
+        ({"seed": 3}, NATIVE | {"rank": 5, "n_sink": 2}),
+    ),
 }
 
 
@@ -81,10 +87,18 @@ def _native_scores(hidden: torch.Tensor) -> torch.Tensor:
     return torch.stack([scores[:, 0:2], scores[:, 2:4]], dim=1)
 
 
+def _projections(seed: int, rank: int, read: int) -> torch.Tensor:
+    """What `vase` draws for a row that has read so many tokens, of two layers with heads of size 8."""
+    return torch.from_numpy(np.random.default_rng((seed, read)).normal(size=(2, 8, rank)) / rank**0.5)
+
+
 def _case(name: str, settings: dict[str, Any]) -> Case:
     method = METHODS[name](**settings)
     options, native = {"method": name, **settings}, method.granularity == "native"
-    if "seed" in options:
+    if name == "vase":
+        seed, rank = options.pop("seed", 0), options.pop("rank", 20)
+        options["projections"] = lambda read: _projections(seed, rank, read)
+    elif "seed" in options:
         generator = torch.Generator().manual_seed(options.pop("seed"))
         options["random_scores"] = torch.rand(512, *((2, 2) if native else ()), generator=generator)
     if method.needs_predictor:

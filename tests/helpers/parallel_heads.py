@@ -14,7 +14,7 @@ from decoding import predictor_for, random_tokens
 from method_table import CASES, EVERY
 
 CONFIG = dynts.CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
-SHARED = ["h2o", "dynts", "snapkv", "rkv", "dynts-all", "dynts-random"]
+SHARED = ["h2o", "dynts", "snapkv", "rkv", "dynts-all", "dynts-random", "keydiff", "vase"]
 METHODS = [CASES[name].method for name in EVERY if name in SHARED or name.endswith("native")]
 
 

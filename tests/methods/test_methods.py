@@ -62,7 +62,7 @@ def slots_of(tokens: list[int], question: int, dead: int = 0, markers: ThinkMark
     history.append(ids[:, :question], positions[:, :question], asked=True)
     history.append(ids[:, question:], positions[:, question:], asked=False)
     turns = (Turn(0, question, (question,)),)
-    return Slots(torch.arange(count).view(1, 1, 1, -1), torch.arange(count)[None] >= dead, history, turns, [])
+    return Slots(torch.arange(count).view(1, 1, 1, -1), torch.arange(count)[None] >= dead, history, turns, [], [])
 
 
 # --- settings

@@ -97,7 +97,11 @@ def test_labels_need_the_queries_of_every_layer() -> None:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("method", ["snapkv", "rkv", H2O(granularity="native")], ids=["snapkv", "rkv", "native"])
+@pytest.mark.parametrize(
+    "method",
+    ["snapkv", "rkv", "keydiff", "vase", H2O(granularity="native")],
+    ids=["snapkv", "rkv", "keydiff", "vase", "native"],
+)
 def test_compressed_keys_are_refused_where_the_method_reads_the_cache(method: str | Method) -> None:
     model = tiny("deepseek_v3", **LATENT)
     with (

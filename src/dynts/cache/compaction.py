@@ -43,10 +43,11 @@ class Compactor:
         if chosen is not None and len(chosen) < contents.batch:
             rows = upload(chosen, contents.device)
         keys = [layer.keys[:, :, : contents.length] for layer in self.layers]
+        values = [layer.values[:, :, : contents.length] for layer in self.layers]
         columns, live = contents.slot_columns(), contents.live()
         if rows is not None:
             columns, live = columns[:, rows], live[rows]
-        return Slots(columns, live, self.history, contents.turns, keys, rows)
+        return Slots(columns, live, self.history, contents.turns, keys, values, rows)
 
     def compact(self, contents: Contents, keep: dict[int, int]) -> None:
         """Evict.

@@ -93,7 +93,8 @@ class Method(ABC):
         protect_question: whether tokens of questions are kept whatever their score.
         protect_answer: whether tokens after the end of the thinking rank above all others.
         observes_attention: whether `observe_attention` must see every layer's queries and keys.
-        reads_keys: whether `score` looks at cached keys (`Slots.keys`), and takes them for those that attention sees.
+        reads_cache: whether `score` looks at cached keys or values (`Slots.keys`), and takes them for those that
+            attention sees.
         needs_predictor: whether the method cannot work without an importance predictor.
         scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
         keeping_question: name of the method that is this one with the question protected, where that has a name of its
@@ -106,7 +107,7 @@ class Method(ABC):
     protect_question: bool = False
     protect_answer: ClassVar[bool] = False
     observes_attention: ClassVar[bool] = False
-    reads_keys: ClassVar[bool] = False
+    reads_cache: ClassVar[bool] = False
     needs_predictor: ClassVar[bool] = False
     scores_all_tokens: ClassVar[bool] = False
     keeping_question: ClassVar[str | None] = None

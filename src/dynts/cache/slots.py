@@ -99,6 +99,7 @@ class Slots:
         history: tables over the columns, of all rows.
         turns: the question and later user turns so far.
         all_keys: per full-attention layer, the cached keys of all rows, on the layer's device.
+        all_values: likewise the cached values.
         rows: int64 [batch], which rows these are; None for all.
     """
 
@@ -107,6 +108,7 @@ class Slots:
     history: History
     turns: tuple[Turn, ...]
     all_keys: list[torch.Tensor]
+    all_values: list[torch.Tensor]
     rows: torch.Tensor | None = None
 
     def of_rows(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -116,6 +118,10 @@ class Slots:
     def keys(self, layer: int) -> torch.Tensor:
         """Return the cached keys of a full-attention layer: [batch, KV heads, slots, head size]."""
         return self.of_rows(self.all_keys[layer])
+
+    def values(self, layer: int) -> torch.Tensor:
+        """Return the cached values of a full-attention layer: [batch, KV heads, slots, head size]."""
+        return self.of_rows(self.all_values[layer])
 
     def lookup(self, table: torch.Tensor) -> torch.Tensor:
         """Return values of a table over columns, [all rows, columns], for each slot: [groups, batch, heads, slots]."""

@@ -109,16 +109,20 @@ def check_first_pass(model: PreTrainedModel, cache: BudgetCache, shown: list[tup
             f"the layers of {name} cache keys of {', '.join(map(str, heads))} heads and not of {method.kv_heads}: "
             "native granularity has no set of tokens for each KV head there; use granularity 'shared'"
         )
-    if not method.observes_attention:
-        return
-    # a predictor needs labels, which are made of attention weights too
-    others = [each for each, kind in METHODS.items() if not kind.observes_attention and not kind.needs_predictor]
-    check_shown(model, [layer for layer, _ in shown], list(cached), f"choose one of the methods {', '.join(others)}")
-    if method.reads_keys and any(cached[layer].keys.shape[1::2] != keys[1::2] for layer, keys in shown):
-        others = [each for each, kind in METHODS.items() if not kind.reads_keys]
+    if method.observes_attention:
+        # a predictor needs labels, which are made of attention weights too
+        others = [each for each, kind in METHODS.items() if not kind.observes_attention and not kind.needs_predictor]
+        way_out = f"choose one of the methods {', '.join(others)}"
+        check_shown(model, [layer for layer, _ in shown], list(cached), way_out)
+        compressed = any(cached[layer].keys.shape[1::2] != keys[1::2] for layer, keys in shown)
+    else:
+        compressed = any(slots.keys.shape[1] != method.kv_heads for slots in cached.values())
+    if method.reads_cache and compressed:
+        others = [each for each, kind in METHODS.items() if not kind.reads_cache]
         raise UnsupportedError(
-            f"{name} caches compressed keys and expands them in every step, so method {type(method).__name__} cannot "
-            f"compute attention from what is cached: choose one of the methods {', '.join(others)}"
+            f"{name} caches compressed keys and values and expands them in every step, so method "
+            f"{type(method).__name__} cannot score tokens by what is cached: choose one of the methods "
+            f"{', '.join(others)}"
         )
 
 

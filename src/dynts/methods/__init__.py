@@ -4,11 +4,13 @@ from dynts.cache.method import Method, Surroundings
 from dynts.errors import DyntsError
 from dynts.methods.dynts import DynTS, DynTSAll, DynTSBottom, DynTSRandom
 from dynts.methods.h2o import H2O
+from dynts.methods.keydiff import KeyDiff
 from dynts.methods.random import Random
 from dynts.methods.rkv import RKV
 from dynts.methods.sepllm import SepLLM
 from dynts.methods.snapkv import SnapKV
 from dynts.methods.streaming_llm import StreamingLLM
+from dynts.methods.vase import VaSE
 from dynts.methods.window import Full, QuestionWindow, Window
 
 METHODS: dict[str, type[Method]] = {
@@ -27,6 +29,8 @@ METHODS: dict[str, type[Method]] = {
         SnapKV,
         RKV,
         Random,
+        KeyDiff,
+        VaSE,
     )
 }
 
@@ -67,6 +71,7 @@ __all__ = [
     "DynTSBottom",
     "DynTSRandom",
     "Full",
+    "KeyDiff",
     "Method",
     "QuestionWindow",
     "Random",
@@ -74,6 +79,7 @@ __all__ = [
     "SnapKV",
     "StreamingLLM",
     "Surroundings",
+    "VaSE",
     "Window",
     "check_predictor",
     "resolve_method",

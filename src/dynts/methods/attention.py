@@ -1,56 +1,26 @@
-"""What the attention-based methods share: granularity, and the queries of the observation window."""
+"""What the attention-based methods share: that they look at queries, and those of the observation window."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 
 from dynts.cache.columns import rows_of
-from dynts.cache.method import Attending, Granularity, Method, Observed, Surroundings, check_granularity
+from dynts.cache.method import Attending, Method, Observed, Surroundings
 from dynts.cache.selection import live_slots, right_align
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError, check_count
+from dynts.methods.heads import HeadwiseMethod
 from dynts.models.attention import Softmax
 
 
 @dataclass
-class AttentionMethod(Method):
-    """A method that scores tokens per layer and KV head.
+class AttentionMethod(HeadwiseMethod):
+    """A method that scores tokens per layer and KV head by the attention that they get."""
 
-    Args:
-        granularity: "native" keeps each layer and KV head its own tokens, as published; "shared" averages the scores
-            over layers and KV heads and keeps one set for all, as the DynTS release runs every method.
-        protect_question: keep the question too.
-    """
-
-    granularity: Granularity = "shared"
-    protect_question: bool = False
     observes_attention: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_granularity(self.granularity)
-
-    def combine(self, score_layer: Callable[[int], torch.Tensor], device: torch.device) -> torch.Tensor:
-        """Put layers together, as the granularity asks.
-
-        Args:
-            score_layer: gives the scores of a layer, float32 [batch, KV heads, slots].
-            device: where the result goes.
-
-        Returns:
-            [layers, batch, KV heads, slots], or [1, batch, 1, slots] with shared granularity.
-        """
-        layers = range(len(self.layers))
-        if self.granularity == "native":
-            return torch.stack([score_layer(layer).to(device) for layer in layers])
-        mean = torch.stack([score_layer(layer).mean(dim=1).to(device) for layer in layers]).mean(dim=0)
-        if self.heads_group is not None:
-            # each process has seen its own heads, and all must keep the same tokens
-            torch.distributed.all_reduce(mean, group=self.heads_group)
-            mean = mean / self.heads_group.size()
-        return mean[None, :, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +50,7 @@ class ObservationWindowMethod(AttentionMethod):
 
     window: int = 32
     kernel: int = 7
-    reads_keys: ClassVar[bool] = True
+    reads_cache: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
