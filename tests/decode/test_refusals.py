@@ -81,22 +81,6 @@ def test_settings(model: PreTrainedModel, passes: list[int], method: Any, predic
 
 
 SMALL: dict[str, Any] = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
-LINEAR: dict[str, Any] = {
-    **SMALL,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "intermediate_size": 32,
-    "num_experts": 2,
-    "num_experts_per_tok": 1,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 2,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "layer_types": ["linear_attention", "full_attention"],
-}
 
 
 def built(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
@@ -116,19 +100,6 @@ def built(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
         ),
         (lambda: built(AutoModel, "bert", **SMALL, num_attention_heads=2, intermediate_size=16), ["generate()"]),
         (lambda: built(AutoModelForCausalLM, "mamba", **SMALL, state_size=4), ["Mamba"]),
-        (lambda: built(AutoModelForCausalLM, "qwen3_next", **LINEAR), ["Qwen3Next"]),
-        (
-            lambda: built(
-                AutoModelForCausalLM,
-                "lfm2",
-                **SMALL,
-                num_attention_heads=2,
-                num_key_value_heads=1,
-                intermediate_size=32,
-                layer_types=["conv", "full_attention"],
-            ),
-            ["conv", "no KV cache"],
-        ),
         (lambda: tiny_model("mistral", sliding_window=8), ["every layer", "sliding-window"]),
         (
             lambda: tiny_model("gemma3", layer_types=["sliding_attention"] * 3),
@@ -137,7 +108,7 @@ def built(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
         (lambda: tiny_model("llama", attn_implementation="flex_attention"), ["'flex_attention'", "sdpa, eager"]),
         (lambda: torch.nn.Linear(2, 2), ["Linear", "AutoModelForCausalLM"]),
     ],
-    ids=["t5", "bert", "mamba", "qwen3-next", "lfm2", "mistral", "gemma3", "flex", "module"],
+    ids=["t5", "bert", "mamba", "mistral", "gemma3", "flex", "module"],
 )
 def test_models(build: Callable[[], Any], words: list[str]) -> None:
     model = build()

@@ -8,11 +8,11 @@ from against_reference import CONFIG, check_row, reference_of
 from decoding import TOLERANCE, converse, random_tokens
 from method_table import CASES
 from reference import Turn, reference_generate
-from tiny import TINY_NAMES, tiny_model
+from tiny import STATEFUL, TINY_NAMES, tiny_model
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("architecture", TINY_NAMES)
+@pytest.mark.parametrize("architecture", [*TINY_NAMES, "qwen3_next", "granite"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_without_eviction_equals_native_generate(architecture: str, attention: str) -> None:
     model = tiny_model(architecture, attn_implementation=attention)
@@ -52,6 +52,21 @@ def test_single_row_of_other_architectures(architecture: str, name: str) -> None
     test_single_row(architecture, name)
 
 
+# transformers 5.16 does not show the queries of Falcon-H1
+BESIDE_A_STATE = [
+    *(("qwen3_next", name) for name in ("dynts", "h2o, native", "snapkv", "rkv, native")),
+    *(("qwen3_5", name) for name in ("dynts, native", "h2o")),
+    *(("lfm2", name) for name in ("dynts, native", "rkv")),
+    *(("granite", name) for name in ("dynts", "snapkv, native")),
+    *(("falcon_h1", name) for name in ("dynts, native", "window")),
+]
+
+
+@pytest.mark.parametrize(("architecture", "name"), BESIDE_A_STATE)
+def test_single_row_beside_a_state(architecture: str, name: str) -> None:
+    test_single_row(architecture, name)
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(("architecture", "attention"), [("llama", "sdpa"), ("gpt_oss", "eager"), ("gemma3", "sdpa")])
 def test_each_row_of_a_padded_batch(architecture: str, attention: str, name: str) -> None:
@@ -60,6 +75,11 @@ def test_each_row_of_a_padded_batch(architecture: str, attention: str, name: str
     talk = converse(model, [(rows, 48)], CASES[name].method, CONFIG)
     for row, prompt in enumerate(rows):
         check_row(talk, row, reference_of(model, name, [Turn(prompt, 48)], [talk.tokens[0][row]]))
+
+
+@pytest.mark.parametrize("architecture", STATEFUL)
+def test_each_row_of_a_padded_batch_beside_a_state(architecture: str) -> None:
+    test_each_row_of_a_padded_batch(architecture, "sdpa", "dynts")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -80,6 +100,11 @@ def test_multi_turn(architecture: str, name: str) -> None:
 @pytest.mark.parametrize("name", ["dynts", "h2o", "snapkv, native", "rkv"])
 def test_multi_turn_with_attention_sinks(name: str) -> None:
     test_multi_turn("gpt_oss", name)
+
+
+@pytest.mark.parametrize("architecture", STATEFUL)
+def test_multi_turn_beside_a_state(architecture: str) -> None:
+    test_multi_turn(architecture, "dynts, native")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -140,6 +140,9 @@ class BudgetCache(FixedRowsCache):
         except BaseException:
             self.drop()
             raise
+        with bookkeeping():
+            for layer in self.state_layers:
+                layer.begin()
         self.occupancy.step = step
         return step
 
@@ -184,6 +187,8 @@ class BudgetCache(FixedRowsCache):
                 self._evict(contents, keep, contents.columns - contents.turn_end)
             else:
                 self.compactor.write(contents)
+            for layer in self.state_layers:
+                layer.settle()
         self.stats.peak_tokens = max(self.stats.peak_tokens, step.length)
         if step.tokens > 1:  # sliding-window layers hold a whole prompt for a moment; all others only grow
             self.stats.peak_bytes = self.peak_bytes
@@ -258,6 +263,10 @@ class BudgetCache(FixedRowsCache):
         """Plan tokens of a turn, or several that count as generated."""
         held = self.occupancy.contents.started(rows)
         new, coming = arriving(mask, rows, tokens, self.device)
+        if held.columns:
+            self._check_begun(tokens)
+        if self.state_layers and new is not None:
+            self._check_padding(held, tokens, new)
         hidden = None if mask is None or mask.shape[1] == tokens else self._hidden(held, mask)
         lengths = held.lengths if hidden is None else hidden.lengths
         if hidden is not None:
@@ -312,6 +321,12 @@ class BudgetCache(FixedRowsCache):
         shown = mask[:, : held.columns].to(self.device, torch.bool)
         if not hides_tokens(shown, self.history):
             return None
+        if self.state_layers:
+            raise UnsupportedError(
+                "the attention mask hides tokens that were fed, such as those after a row's end, and linear-attention, "
+                "convolution or Mamba layers cannot take them out of their state: continue rows that ended at "
+                "different times one by one, each from a cache of its own"
+            )
         if self.native and self.method.heads_group is not None:
             # what follows depends on the heads, and processes that came to different results would wait for each other
             raise UnsupportedError(
@@ -326,6 +341,31 @@ class BudgetCache(FixedRowsCache):
             raise UnsupportedError(
                 "sliding-window layers need an attention_mask that covers the whole conversation once rows differ in "
                 "length"
+            )
+
+    def _check_begun(self, tokens: int) -> None:
+        """Refuse several tokens where the model would forget what came before."""
+        if tokens > 1 and self.one_at_a_time:
+            raise UnsupportedError(
+                "this model begins its state anew when several tokens come at a time: continue with one token at a "
+                "time, as generate() does with prefill_chunk_size=1"
+            )
+
+    def _check_padding(self, held: Contents, tokens: int, new: torch.Tensor) -> None:
+        """Refuse padding that would change the state of a sequence.
+
+        Args:
+            held: before the pass.
+            tokens: columns of the input.
+            new: bool [batch, tokens], False for padding.
+        """
+        begun = torch.tensor(held.next_positions, device=self.device).unsqueeze(1) + new.cumsum(dim=1) > 0
+        # of a single column transformers takes no mask
+        if tokens == 1 or bool((begun & ~new).any()):
+            raise UnsupportedError(
+                "linear-attention, convolution or Mamba layers take padding into their state once a row has begun: "
+                "pad on the left, before the first token of a row, in chunks of 2 columns or more, and continue rows "
+                "with turns of different lengths one by one"
             )
 
     def _evict(self, contents: Contents, keep: dict[int, int], step: int) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers import Cache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 from transformers.masking_utils import create_causal_mask
 
 from dynts.cache.layer import BudgetLayer, Occupancy, SlidingLayer
+from dynts.cache.states import BudgetStateLayer, SlidingStateLayer, StateLayer
 from dynts.errors import DyntsError, UnsupportedError
-from dynts.models.shape import full_attention_layers
+from dynts.models.shape import FORGETFUL, cached_layers, full_attention_layers
 
 _OLD = "past_key_values"
 
@@ -40,21 +42,19 @@ class FixedRowsCache(Cache):
     Attributes:
         full_layers: group of each full-attention layer, by the layer's index.
         budget_layers: these layers.
-        sliding_layers: the others.
+        sliding_layers: those with a sliding window.
+        state_layers: those with a state of fixed size, some of which are among the above.
+        one_at_a_time: whether the model takes a sequence's later tokens one at a time only.
     """
 
     def __init__(self, model_config: PreTrainedConfig, occupancy: Occupancy) -> None:
-        layers: list[Any] = DynamicCache(config=model_config).layers
         self.occupancy = occupancy
         self.full_layers = {layer: group for group, layer in enumerate(full_attention_layers(model_config))}
-        self.budget_layers = [BudgetLayer(occupancy) for _ in self.full_layers]
-        self.sliding_layers = [
-            SlidingLayer(occupancy, layer.sliding_window)
-            for index, layer in enumerate(layers)
-            if index not in self.full_layers
-        ]
-        full, sliding = iter(self.budget_layers), iter(self.sliding_layers)
-        super().__init__(layers=[next(full if index in self.full_layers else sliding) for index in range(len(layers))])
+        super().__init__(layers=[_layer_like(layer, occupancy) for layer in cached_layers(model_config)])
+        self.budget_layers = [layer for layer in self.layers if isinstance(layer, BudgetLayer)]
+        self.sliding_layers = [layer for layer in self.layers if isinstance(layer, SlidingLayer)]
+        self.state_layers = [layer for layer in self.layers if isinstance(layer, StateLayer)]
+        self.one_at_a_time = model_config.model_type in FORGETFUL
 
     @property
     def batch(self) -> int:
@@ -78,12 +78,12 @@ class FixedRowsCache(Cache):
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of all allocated key and value tensors, sliding-window layers included."""
+        """Bytes of all allocated keys, values and states, sliding-window layers included."""
         return sum(held for held, _ in self._allocated())
 
     @property
     def bytes_per_row(self) -> int:
-        """Bytes of key and value tensors, each over the rows that it has room for."""
+        """Bytes of keys, values and states, each over the rows that it has room for."""
         return sum(held // rows for held, rows in self._allocated() if rows)
 
     def _allocated(self) -> Iterator[tuple[int, int]]:
@@ -92,6 +92,8 @@ class FixedRowsCache(Cache):
             for tensor in (window.keys, window.values):
                 if tensor is not None:
                     yield tensor.untyped_storage().nbytes(), len(tensor)  # a view keeps all of its storage
+        for state in self.state_layers:
+            yield from ((tensor.nbytes, len(tensor)) for tensor in state.tensors())
         for layer in self.budget_layers:
             if layer.is_initialized:
                 yield from ((slots.nbytes, len(slots)) for slots in layer.memory)
@@ -121,7 +123,8 @@ class FixedRowsCache(Cache):
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Return where queries stand for causal masks: the next slot, or the next column in sliding-window layers."""
-        return self.occupancy.length if layer_idx in self.full_layers else self.occupancy.columns
+        windowed = isinstance(self.layers[layer_idx], SlidingLayer)
+        return self.occupancy.columns if windowed else self.occupancy.length
 
     def live(self) -> torch.Tensor:
         """Return which of the slots in use hold a token: bool [batch, slots]."""
@@ -146,3 +149,19 @@ class FixedRowsCache(Cache):
     def reset(self) -> None:
         """Refuse: start a new cache instead."""
         raise UnsupportedError("a compressed cache cannot be reset: start a new one")
+
+
+def _layer_like(layer: Any, occupancy: Occupancy) -> Any:
+    """Return the layer that caches what one of transformers would.
+
+    Args:
+        layer: of transformers, empty. One that caches nothing stays.
+        occupancy: what the slots hold.
+    """
+    states = layer.number_of_states if isinstance(layer, LinearAttentionCacheLayerMixin) else 0
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        window = layer.sliding_window
+        return SlidingStateLayer(occupancy, window, states) if states else SlidingLayer(occupancy, window)
+    if isinstance(layer, DynamicLayer):
+        return BudgetStateLayer(occupancy, states) if states else BudgetLayer(occupancy)
+    return StateLayer(occupancy, states) if states else layer

@@ -41,6 +41,8 @@ def take_rows(cache: BudgetCache, rows: Sequence[CacheRow | None], most: int) ->
         layer.take_rows([row and (row[0].budget_layers[number], row[1], row[0].lengths[row[1]]) for row in rows], most)
     for number, window in enumerate(cache.sliding_layers):
         window.take_rows([row and (row[0].sliding_layers[number], row[1]) for row in rows], after.columns)
+    for number, state in enumerate(cache.state_layers):
+        state.take_state([row and (row[0].state_layers[number], row[1]) for row in rows])
     cache.compactor.write(after)
 
 

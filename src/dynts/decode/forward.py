@@ -38,6 +38,7 @@ def forced_spans(
         Where a part starts and ends. It has to be fed before the next one is asked for.
     """
     cache.announced = Turn(0, question, (question,))
+    at_once = 1 if cache.one_at_a_time else at_once
     start, stop = 0, question
     while start < end:
         yield start, stop
@@ -173,7 +174,10 @@ def decoder_arguments(
 def _masks_of_layers(
     model: PreTrainedModel, cache: BudgetCache, step: Step, slots: torch.Tensor, logical: torch.Tensor | None
 ) -> dict[str, torch.Tensor | None]:
-    """Return masks for hybrid models: over slots for full-attention layers, over columns or a ring for the others."""
+    """Return masks by type of layer: over slots for full attention, over columns or a ring for sliding windows.
+
+    Layers that keep a state are told which of the new tokens are padding.
+    """
     if step.ring is not None:
         return {"full_attention": slots, "sliding_attention": step_mask(model, step.ring.shown)}
     common: dict[str, Any] = {
@@ -182,7 +186,9 @@ def _masks_of_layers(
         CACHE: cache,
         "position_ids": None,
     }
+    new = slots[:, -step.tokens :] if step.tokens > 1 else None
     return {
+        **dict.fromkeys(("linear_attention", "conv"), new),
         "full_attention": create_causal_mask(attention_mask=slots, **common),
         "sliding_attention": create_sliding_window_causal_mask(attention_mask=logical, **common),
     }

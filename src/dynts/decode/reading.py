@@ -119,7 +119,7 @@ class PromptReader:
         """Feed a piece, and return the logits of the last tokens."""
         prompts, width = [row.task.prompt for row in reading.rows], reading.width
         start = cache.occupancy.columns
-        end = min(width, start + max(1, self.at_once // len(prompts)))
+        end = min(width, start + (1 if start and cache.one_at_a_time else max(1, self.at_once // len(prompts))))
         if reading.cut is not None and start < reading.cut:
             end = min(end, reading.cut)
         lengths = [len(prompt) for prompt in prompts]

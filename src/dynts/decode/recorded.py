@@ -139,6 +139,7 @@ def _why_plain(model: PreTrainedModel, cache: BudgetCache) -> str | None:
         "sliding-window layers of one model have windows of different sizes": (
             len({layer.sliding_window for layer in cache.sliding_layers}) > 1
         ),
+        "layers keep a state, and each step puts another in its place": bool(cache.state_layers),
         "hooks or replaced forward functions in the model's layers would not be called": _is_watched(decoder),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

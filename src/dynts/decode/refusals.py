@@ -6,13 +6,15 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
+from dynts.cache.states import StateLayer
 from dynts.errors import UnsupportedError
 from dynts.methods import METHODS, Method
 from dynts.models.attention import OBSERVABLE, check_shown, implementation_of
-from dynts.models.shape import full_attention_layers
+from dynts.models.shape import CACHELESS, cached_layers, full_attention_layers
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -66,7 +68,9 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
         raise UnsupportedError(f"{name} is an encoder-decoder model: dynts compresses decoder-only models")
     if model.config.get_text_config() is not model.config:
         raise UnsupportedError(f"{name} is a multimodal model: load its text decoder as a causal language model")
-    if not model._supports_attention_backend:
+    # transformers does not say so of models that keep a state, whatever their attention
+    stateful = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cached_layers(model.config))
+    if not (model._supports_attention_backend or (stateful and model._can_set_attn_implementation())):
         raise UnsupportedError(f"{name} does not use transformers' attention interface, so its masks are its own")
     parameters = inspect.signature(type(model.get_decoder()).forward).parameters
     if "position_ids" not in parameters or CACHE not in parameters:
@@ -98,10 +102,15 @@ def check_first_pass(model: PreTrainedModel, cache: BudgetCache, shown: list[tup
     """
     name, method = type(model).__name__, cache.method
     cached = dict(zip(cache.full_layers, cache.budget_layers, strict=True))
-    if empty := [layer for layer, slots in cached.items() if not slots.is_initialized]:
+    types = getattr(model.config, "layer_types", None) or [""] * len(cache.layers)
+    empty = {layer for layer, slots in cached.items() if not slots.is_initialized}
+    for layer, state in enumerate(cache.layers):
+        if isinstance(state, StateLayer) and not state.is_filled and types[layer] not in CACHELESS:
+            empty.add(layer)
+    if empty:
         raise UnsupportedError(
-            f"layers {', '.join(map(str, empty))} of {name} cached nothing: the model does not use the cache that it "
-            "is given"
+            f"layers {', '.join(map(str, sorted(empty)))} of {name} cached nothing: the model does not use the cache "
+            "that it is given"
         )
     if cache.native and any(slots.keys.shape[1] != method.kv_heads for slots in cached.values()):
         heads = sorted({slots.keys.shape[1] for slots in cached.values()})
@@ -145,6 +154,9 @@ def check_compile(model: PreTrainedModel, method: Method) -> None:
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedError("offloaded weights come and go, which a compiled step cannot follow: drop compile=True")
+    kinds = [type(layer) for layer in cached_layers(model.config)]
+    if any(issubclass(kind, LinearAttentionCacheLayerMixin) for kind in kinds):
+        raise UnsupportedError("layers that keep a state put another in its place with every step: drop compile=True")
     if len(full_attention_layers(model.config)) < model.config.num_hidden_layers:
         raise UnsupportedError("sliding-window layers change their shape as they grow: drop compile=True")
     implementation = implementation_of(model)

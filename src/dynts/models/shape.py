@@ -6,7 +6,13 @@ from typing import Any, Self
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
 
 from dynts.errors import UnsupportedError
 
@@ -133,23 +139,51 @@ def _matrix_parameters(model: nn.Module) -> int:
     return sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
 
 
+_CACHED: dict[str, type] = {
+    "full_attention": DynamicLayer,
+    "sliding_attention": DynamicSlidingWindowLayer,
+    "linear_attention": LinearAttentionLayer,
+    "conv": LinearAttentionLayer,
+    "hybrid": LinearAttentionAndFullAttentionLayer,
+    "hybrid_sliding": LinearAttentionAndSlidingWindowAttentionLayer,
+}
+"""What transformers caches of a layer, by its type."""
+CACHELESS = frozenset({"mlp", "moe"})
+"""Types of layers that cache nothing. What stands for them among cached layers depends on transformers' version."""
+
+FORGETFUL = frozenset({"jamba", "zamba"})
+"""Models that begin their state anew when several tokens come at a time, whatever came before (5.16 to 5.24)."""
+
+
+def cached_layers(model_config: PreTrainedConfig) -> list[Any]:
+    """Return what transformers would cache of each layer, empty yet.
+
+    Raises:
+        UnsupportedError: the model has layers that dynts does not know.
+    """
+    if model_config.model_type == "minimax":
+        raise UnsupportedError("MiniMax takes no cache but one of its own class: dynts cannot compact that")
+    layers: list[Any] = DynamicCache(config=model_config).layers
+    types = getattr(model_config, "layer_types", None) or [""] * len(layers)
+    unknown = set(types) - {"", *_CACHED, *CACHELESS}
+    known = zip(layers, types, strict=False)
+    if unknown or not all(kind in CACHELESS or type(layer) in _CACHED.values() for layer, kind in known):
+        kinds = sorted(unknown) or sorted({type(layer).__name__ for layer in layers})
+        raise UnsupportedError(f"layers of type {', '.join(kinds)} have no KV cache that dynts can compact")
+    return layers
+
+
 def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
     """Return the indices of the layers whose cache grows with the sequence.
 
     Raises:
-        UnsupportedError: the model has layers of another type than full and sliding-window attention, or only the
-            latter.
+        UnsupportedError: the model has layers that dynts does not know, or none whose cache grows.
     """
-    layers = DynamicCache(config=model_config).layers
-    types = set(getattr(model_config, "layer_types", None) or ())
-    unknown = types - {"full_attention", "sliding_attention"}
-    if unknown or not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
-        kinds = sorted(unknown) or sorted({type(layer).__name__ for layer in layers})
-        raise UnsupportedError(f"layers of type {', '.join(kinds)} have no KV cache that dynts can compact")
-    full = [index for index, layer in enumerate(layers) if type(layer) is DynamicLayer]
+    growing = (DynamicLayer, LinearAttentionAndFullAttentionLayer)
+    full = [index for index, layer in enumerate(cached_layers(model_config)) if type(layer) in growing]
     if not full:
         raise UnsupportedError(
-            "every layer of this model uses sliding-window attention: its cache is bounded already, "
+            "every layer of this model uses sliding-window attention or keeps a state: its cache is bounded already, "
             "there is nothing to compress"
         )
     return full

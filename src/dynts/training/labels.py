@@ -18,7 +18,7 @@ from dynts.models.attention import (
     softmax_over_keys,
 )
 from dynts.models.pieces import piece_bytes
-from dynts.models.shape import full_attention_layers
+from dynts.models.shape import FORGETFUL, full_attention_layers
 from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS, Queries, check_window, find_labels
 from dynts.traces.tokens import TokenizedTrace
 
@@ -87,16 +87,18 @@ def label_trace(
     # the question's rows are never needed, and without the future label neither are those of the thinking
     observed_from = trace.question_end if any(label.looks_ahead for label in chosen) else trace.answer_start
     rows = _Rows(shared, native, observed_from, chunk)
-    at_once = max(chunk, _SUMS_AT_ONCE // total)
+    at_once = total if model.config.model_type in FORGETFUL else max(chunk, _SUMS_AT_ONCE // total)
     cache = DynamicCache(config=model.config) if at_once < total else None
     decoder = model.get_decoder()
     ids = torch.tensor([trace.ids], device=input_device(model))
+    positions = torch.arange(total, device=ids.device)[None]  # some models would count each piece from 0
     labelled = labelled_span(trace, all_tokens)
     hidden = []
     with observed_attention(model):
         for start in range(0, total, at_once):
             output = decoder(
                 input_ids=ids[:, start : start + at_once],
+                position_ids=positions[:, start : start + at_once],
                 **{CACHE: cache},
                 use_cache=cache is not None,
                 attention_observer=rows,
