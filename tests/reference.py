@@ -266,6 +266,34 @@ def vase_scores(keys: Tensor, values: Tensor, projection: Tensor) -> Tensor:
     return key_squares * value_squares / (key_squares * value_squares).sum()
 
 
+@dataclass
+class QueryStatistics:
+    """Of queries before RoPE, as complex pairs: mean and mean length [layers, heads, f]; RoPE's own numbers."""
+
+    mean: Tensor
+    length: Tensor
+    frequencies: Tensor
+    scaling: float
+
+
+def triattention_scores(
+    keys: Tensor, positions: Sequence[int], read: int, known: QueryStatistics, layer: int, head: int
+) -> Tensor:
+    """TriAttention of one query head: rotated keys [n, d] at positions [n] -> [n], before they are standardised."""
+    at = torch.tensor(positions, dtype=torch.float64)
+    frequencies, mean = known.frequencies.double(), known.mean[layer, head].to(torch.complex128)
+    half = keys.shape[-1] // 2
+    rotated = torch.complex(keys[:, :half].double(), keys[:, half:].double()) / known.scaling
+    plain = rotated * torch.exp(-1j * at[:, None] * frequencies)
+    angle = torch.angle(mean * plain.conj())
+    series = torch.zeros(len(positions), dtype=torch.float64)
+    for power in range(17):
+        distance = read + 2**power - at
+        series += (mean.abs() * plain.abs() * torch.cos(distance[:, None] * frequencies + angle)).sum(dim=-1) / 17
+    extra = ((known.length[layer, head].double() - mean.abs()) * plain.abs()).sum(dim=-1)
+    return known.scaling**2 * (series + extra)
+
+
 def select(
     scores: dict[int, float], target: int, local_window: int, protected: Collection[int]
 ) -> tuple[list[int], float]:
@@ -333,6 +361,7 @@ class _Run:
         predictor: Callable[[Tensor], Tensor] | None,
         random_scores: Tensor | Sequence[float] | None,
         projections: Callable[[int], Tensor] | None,
+        statistics: QueryStatistics | None,
         think_start: Sequence[int],
         think_end: Sequence[int],
         separators: Collection[int],
@@ -348,7 +377,8 @@ class _Run:
         self.observed = min(window or self.rule.window, max(local_window, 1))
         self.kernel, self.mix = kernel, mix
         self.n_sink, self.n_initial, self.separators = n_sink, n_initial, separators
-        self.predictor, self.random_scores, self.projections = predictor, random_scores, projections
+        self.predictor, self.random_scores = predictor, random_scores
+        self.projections, self.statistics = projections, statistics
         self.think_start, self.think_end = think_start, think_end
 
         self.windows = layer_windows(model.config)
@@ -549,6 +579,20 @@ def _vase(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
     return [math.inf if p < run.n_sink else score for p, score in zip(cached, scores, strict=True)]
 
 
+def _triattention(run: _Run, layer: int, head: int, cached: list[int]) -> list[float]:
+    if run.statistics is None:
+        raise ValueError("triattention needs statistics of queries")
+    keys, place = run.records[layer].keys[head][cached], run.layers.index(layer)
+    competing = torch.tensor([not (run.protect and p in run.question) for p in cached])
+    group = run.statistics.mean.shape[1] // run.kv_heads
+    standardised = []
+    for query_head in range(head * group, (head + 1) * group):
+        scores = triattention_scores(keys, cached, len(run.tokens), run.statistics, place, query_head)
+        counted = scores[competing]
+        standardised.append((scores - counted.mean()) / counted.std(correction=0))
+    return torch.stack(standardised).amax(dim=0).tolist()
+
+
 def _sepllm(run: _Run, position: int) -> int:
     return 2 * TIER if position < run.n_initial else TIER * (run.tokens[position] in run.separators)
 
@@ -570,6 +614,7 @@ METHODS = {
     "random": Rule(lambda run, *at: run.own(run.random_scores, *at), question=True),
     "keydiff": Rule(_keydiff),
     "vase": Rule(_vase),
+    "triattention": Rule(_triattention),
 }
 
 
@@ -591,6 +636,7 @@ def reference_generate(
     predictor: Callable[[Tensor], Tensor] | None = None,
     random_scores: Tensor | Sequence[float] | None = None,
     projections: Callable[[int], Tensor] | None = None,
+    statistics: QueryStatistics | None = None,
     think_start: Sequence[int] = (),
     think_end: Sequence[int] = (),
     separators: Collection[int] = (),
@@ -619,6 +665,7 @@ def reference_generate(
         predictor=predictor,
         random_scores=random_scores,
         projections=projections,
+        statistics=statistics,
         think_start=think_start,
         think_end=think_end,
         separators=separators,

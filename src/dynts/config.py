@@ -197,8 +197,8 @@ class MethodOptions:
     config: CompressionConfig = part(CompressionConfig())
     granularity: Literal["shared", "native"] | None = option(
         None,
-        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: one set of tokens for all heads (shared, "
-        "the default), or one per layer and KV head (native).",
+        help="h2o, snapkv, rkv, random, keydiff, vase, and dynts with a predictor of a native label: one set of tokens "
+        "for all heads (shared; the default but for random), or one per layer and KV head (native).",
     )
     protect_question: bool = option(False, help="Keep the question even where the method as published would not.")
 

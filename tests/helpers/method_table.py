@@ -51,8 +51,8 @@ TABLE: dict[str, Row] = {
         ({}, NATIVE | {"mix": 0.5}, NATIVE | QUESTION),
     ),
     "random": Row(
-        {"seed": 0, "protect_question": True, "granularity": "shared"},
-        ({"seed": 3}, NATIVE | {"seed": 4}),
+        {"seed": 0, "protect_question": True, "granularity": "native"},
+        ({"granularity": "shared", "seed": 3}, NATIVE | {"seed": 4}),
     ),
     "keydiff": Row({"granularity": "shared", "protect_question": False}, ({}, NATIVE, NATIVE | QUESTION)),
     "vase": Row(

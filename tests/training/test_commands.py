@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedModel
 from typer.testing import CliRunner
 
+import dynts
 from dynts.cli import app
+from dynts.methods import TriAttention
 from dynts.predictor import ImportancePredictor
 
 
@@ -43,6 +46,19 @@ def test_from_traces_to_a_predictor(saved_model: Path, model: PreTrainedModel, t
     assert predictor.config.base_model == str(saved_model)
     assert "already holds a predictor" in run(*train_command, code=2)
     run(*train_command, "--overwrite")
+
+
+@pytest.mark.quick
+def test_from_traces_to_statistics_of_queries(
+    saved_model: Path, model: PreTrainedModel, traces: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "queries.safetensors"
+    assert f"of 3 traces read: {out}" in run(
+        "calibrate", "--model", saved_model, "--traces", traces, "--out", out, "--count", 3
+    )
+    with dynts.compress(model, TriAttention(calibration=out), dynts.CompressionConfig(20, 5, 0.4)) as session:
+        model.generate(torch.tensor([[5, 6, 7]]), do_sample=False, max_new_tokens=30)
+    assert session.stats[0].peak_tokens == 20
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.slots import Slots
 from dynts.errors import DyntsError
@@ -139,6 +139,13 @@ class Method(ABC):
     def all_heads(self) -> int:
         """KV heads of a layer, those that other processes hold included."""
         return self.kv_heads * (1 if self.heads_group is None else self.heads_group.size())
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Refuse a model that the method's settings do not suit.
+
+        Raises:
+            DyntsError: says what does not.
+        """
 
     def begin(self, surroundings: Surroundings) -> None:
         """Set up the memory of a started method."""

@@ -8,6 +8,7 @@ import typer
 import dynts
 from dynts.cli import analyze
 from dynts.cli.bench import bench
+from dynts.cli.calibrate import calibrate
 from dynts.cli.collect import collect
 from dynts.cli.command import add_command
 from dynts.cli.console import show
@@ -40,6 +41,7 @@ PANELS: dict[str, dict[str, Callable[..., None]]] = {
         "status": status,
         "label": label,
         "train": train,
+        "calibrate": calibrate,
     },
     "Use it": {"plan": plan, "tune": tune, "generate": generate, "serve": serve},
     "Measure and understand": {"eval": eval_, "report": report, "bench": bench, "view": view},

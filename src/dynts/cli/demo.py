@@ -20,13 +20,13 @@ class DemoCommand:
         metavar="QUESTION",
         help="Watch one question instead: the number of a held-out problem, or 'a=3, b=5, c:=a+b, d:=c-a find c, d.'",
     )
-    method: str | None = option(None, help="Only this method beside the full cache (default: all; with --ask: dynts).")
+    method: str | None = option(None, help="Only this method beside the full cache (default: most; with --ask: dynts).")
     label: Literal["answer", "future"] | None = option(
         None, help="What the predictor of dynts was trained on (default: both; with --ask: answer)."
     )
     budget: int | None = option(None, help="Most cached tokens of a sequence (default: 40% of the mean length).")
     problems: int = option(40, least=1, most=1000, help="How many held-out problems to solve.")
-    native: bool = option(False, switch=True, help="h2o, snapkv and rkv also per layer and KV head.")
+    native: bool = option(False, switch=True, help="h2o, snapkv and rkv (or the --method) also per layer and KV head.")
     figure: Path | None = option(
         None, help="Where to draw cache length against step (default: dynts-demo.png, if matplotlib is installed)."
     )
@@ -78,7 +78,7 @@ def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
     check_folder(given.markdown)
 
     from dynts.chat.prompts import chat_prompt, encode_prompt
-    from dynts.demo.compare import compare_all, every_arm
+    from dynts.demo.compare import BY_NAME_ONLY, compare_all, every_arm
     from dynts.methods import resolve_method
     from dynts.report.demo import results_table
     from dynts.store.files import write_text_whole
@@ -90,7 +90,7 @@ def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
     compared = [
         arm
         for arm in every_arm(predictors, native=given.native)
-        if name is None or not arm.method.evicts or arm.method.name == name
+        if arm.method.name == name or not arm.method.evicts or (name is None and arm.method.name not in BY_NAME_ONLY)
     ]
     model, tokenizer = load_tiny_model()
     chosen = [make_problem(seed) for seed in HELD_OUT[: given.problems]]

@@ -37,8 +37,8 @@ class EvalCommand:
     )
     granularity: tuple[str, ...] = option(
         (),
-        help="h2o, snapkv, rkv, and dynts with a predictor of a native label: shared (one set of tokens for all heads, "
-        "the default), native (one per layer and KV head), or shared,native.",
+        help="h2o, snapkv, rkv, random, keydiff, vase, and dynts with a predictor of a native label: shared (one set "
+        "of tokens for all heads; the default but for random), native (one per layer and KV head), or shared,native.",
     )
     protect_question: bool = option(False, help="Keep the question even where the method as published would not.")
     budget: tuple[str, ...] = option(
@@ -64,7 +64,7 @@ class EvalCommand:
     cluster: Cluster | None = part()
 
     def granularities(self) -> "list[Granularity]":
-        """Return the granularities that were asked for.
+        """Return the granularities that were asked for: none where each method is to be as it is by default.
 
         Raises:
             DyntsError: there is no such one.
@@ -72,7 +72,7 @@ class EvalCommand:
         from dynts.errors import DyntsError
 
         chosen: list[Granularity] = []
-        for value in separated(self.granularity or ["shared"]):
+        for value in separated(self.granularity):
             if value not in ("shared", "native"):
                 raise DyntsError(f"granularity must be shared, native or shared,native, got {value!r}")
             chosen.append(value)  # type: ignore[arg-type]

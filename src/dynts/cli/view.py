@@ -25,8 +25,8 @@ class ViewCommand:
     native: bool = option(
         False,
         switch=True,
-        help="Show h2o, snapkv, rkv, and dynts with a predictor of a native label, also with a set of tokens per layer "
-        "and KV head.",
+        help="Show h2o, snapkv, rkv, random, keydiff, vase, and dynts with a predictor of a native label also with a "
+        "set of tokens per layer and KV head.",
     )
     protect_question: bool = option(False, help="Keep the question even where a method as published would not.")
     config: CompressionConfig = part()

@@ -80,7 +80,7 @@ def make_arms(
 
     Args:
         names: of methods.
-        granularities: "shared", "native" or both, for methods that have the choice.
+        granularities: "shared", "native" or both, for methods that have the choice; none for each method's default.
         predictors: what each says about itself, by any name, which becomes the arm's `predictor`.
         protect_question: keep the question where a method would not by itself.
 

@@ -80,6 +80,7 @@ def compress(
     chosen = resolve_method(method)
     model = without_wrapper(model)
     check_model(model, chosen)
+    chosen.check_model(model)
     if compile:
         check_compile(model, chosen)
     trained = predictor if isinstance(predictor, ImportancePredictor) else None

@@ -82,6 +82,10 @@ class Result:
         return sum(solution.tokens for solution in self.solutions) / self.seconds
 
 
+BY_NAME_ONLY = ("random", "keydiff", "vase")
+"""Methods that the demo's table leaves out unless asked for: the others show what there is to see in a minute."""
+
+
 def every_arm(
     predictors: Mapping[str, ImportancePredictor], *, native: bool = False, protect_question: bool = True
 ) -> list[Arm[ImportancePredictor]]:

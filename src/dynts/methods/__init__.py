@@ -10,6 +10,7 @@ from dynts.methods.rkv import RKV
 from dynts.methods.sepllm import SepLLM
 from dynts.methods.snapkv import SnapKV
 from dynts.methods.streaming_llm import StreamingLLM
+from dynts.methods.triattention import TriAttention
 from dynts.methods.vase import VaSE
 from dynts.methods.window import Full, QuestionWindow, Window
 
@@ -79,6 +80,7 @@ __all__ = [
     "SnapKV",
     "StreamingLLM",
     "Surroundings",
+    "TriAttention",
     "VaSE",
     "Window",
     "check_predictor",

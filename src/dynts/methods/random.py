@@ -14,7 +14,8 @@ from dynts.methods.dynts import DynTSRandom, random_scores
 class Random(DynTSRandom):
     """Random scores. Answer tokens compete with all others, other than in the ablation of DynTS.
 
-    The paper keeps the prompt and draws uniformly at random within each head: granularity "native". Ours is when lots
+    The paper keeps the prompt and draws uniformly at random within each head, which granularity "native" does, and
+    that is the default here alone: one random set for all heads is another, weaker method. Ours is when lots
     are drawn: once for each position, layer and head. So they depend on neither batch nor order, and the kept tokens
     are at any time a uniform sample of all that was read; fresh lots at every compaction would favour later tokens. The
     schedule is that of all methods here.
@@ -27,7 +28,7 @@ class Random(DynTSRandom):
 
     name: ClassVar[str] = "random"
     protect_answer: ClassVar[bool] = False
-    granularity: Granularity = "shared"
+    granularity: Granularity = "native"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,7 +44,7 @@ def scored_variants(
 
     Args:
         name: of the method.
-        granularities: "shared", "native" or both.
+        granularities: "shared", "native" or both; none leaves each method as it is by default.
         predictors: by any name.
         protect_question: keep the question where the method would not by itself. One that has another name when it
             does, such as `window`, stays as it is.
@@ -58,7 +58,9 @@ def scored_variants(
         plain = configure(plain, protect_question=True)
 
     def in_each(granularities: Collection[Granularity]) -> list[Method]:
-        return [configure(plain, each) for each in granularities] if "granularity" in options else [plain]
+        if "granularity" not in options or not granularities:
+            return [plain]
+        return [configure(plain, each) for each in granularities]
 
     if not plain.needs_predictor:
         return [(method, None) for method in in_each(granularities)]

@@ -29,24 +29,32 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     return found
 
 
-def check_fingerprint(recorded: Mapping[str, Any], model: PreTrainedModel, base_model: str) -> None:
+def check_fingerprint(
+    recorded: Mapping[str, Any],
+    model: PreTrainedModel,
+    base_model: str,
+    *,
+    made: str = "the predictor was trained",
+    remedy: str = "train a predictor for this one",
+) -> None:
     """Refuse a model that is not the recorded one. A resized vocabulary passes, for fine-tunes add tokens.
 
     Args:
         recorded: the predictor's.
         model: the model.
         base_model: name of the recorded one, for the message.
+        made: what was made for the recorded one, for the message.
+        remedy: what to do where it is another, likewise.
 
     Raises:
         DyntsError: names the field that differs.
     """
     config = model.config.get_text_config()
-    fix = f"use {base_model or 'the model it was trained for'}, or train a predictor for this one"
+    fix = f"use {base_model or 'the model it was made for'}, or {remedy}"
     for name in _SHAPE:
         if name in recorded and recorded[name] != getattr(config, name):
             raise DyntsError(
-                f"the predictor was trained for a model with {name} {recorded[name]!r}, "
-                f"this model has {getattr(config, name)!r}: {fix}"
+                f"{made} for a model with {name} {recorded[name]!r}, this model has {getattr(config, name)!r}: {fix}"
             )
     if "embedding_sample" not in recorded:
         return
@@ -57,7 +65,7 @@ def check_fingerprint(recorded: Mapping[str, Any], model: PreTrainedModel, base_
     similarity = torch.cosine_similarity(sample.flatten(), expected.flatten(), dim=0).item()
     if not similarity > _MIN_SIMILARITY:
         raise DyntsError(
-            f"the predictor was trained for another model of the same shape (cosine similarity of the embeddings "
+            f"{made} for another model of the same shape (cosine similarity of the embeddings "
             f"{similarity:.2f}, at least {_MIN_SIMILARITY} expected): {fix}"
         )
 
