@@ -513,7 +513,7 @@ def emulated_kernel(
 
 @pytest.mark.quick
 @pytest.mark.parametrize("architecture", ["llama", "gemma3"])
-@pytest.mark.parametrize("name", ["full", "dynts", "streaming-llm"])
+@pytest.mark.parametrize("name", ["full", "dynts", "streaming-llm", "keydiff", "vase"])
 def test_flash_attention_decodes_as_sdpa_does(monkeypatch: pytest.MonkeyPatch, architecture: str, name: str) -> None:
     inputs = padded(random_tokens(3, 1), random_tokens(8, 2), random_tokens(6, 3))
     options = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}

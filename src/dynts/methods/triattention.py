@@ -40,6 +40,10 @@ class TriAttention(HeadwiseMethod):
     protect_question: bool = True
     calibration: str | Path = ""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.calibration = str(self.calibration)  # manifests write settings as JSON
+
     def check_model(self, model: PreTrainedModel) -> None:
         """Refuse another model than that of the calibration. Raises as in `Method`."""
         Calibration.load(self.calibration).check_model(model)

@@ -46,7 +46,7 @@ class VaSE(HeadwiseMethod):
     def score(self, slots: Slots) -> torch.Tensor:
         """Return the product of the projected lengths, squared; first tokens rank above all."""
         read = (slots.of_rows(slots.history.positions()).amax(dim=1) + 1).tolist()
-        head_size = max(slots.keys(0).shape[-1], slots.values(0).shape[-1])
+        head_size = max(states.shape[-1] for states in (*slots.all_keys, *slots.all_values))
         drawn = torch.stack([projections(self.seed, count, len(self.layers), head_size, self.rank) for count in read])
 
         def score_layer(layer: int) -> torch.Tensor:
