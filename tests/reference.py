@@ -119,7 +119,7 @@ def masked_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Plain attention under the current pass's masks; the mask made by transformers is not looked at."""
+    """Plain attention under the current pass's masks; one that a model makes by itself is added to the logits."""
     this = _CURRENT[-1]
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -134,10 +134,12 @@ def masked_attention(
     keys = key[0].repeat_interleave(group, dim=0)
     values = value[0].repeat_interleave(group, dim=0)
     logits = attention_logits(query[0], keys, scaling, softcap)
+    if attention_mask is not None:
+        logits = logits + attention_mask[0]
     weights = softmax(logits.masked_fill(~visible, -math.inf), s_aux)
     output = weights @ values.float()
     this.records[layer] = LayerRecord(query[0], key[0], value[0], weights, scaling, softcap, s_aux)
-    return output.transpose(0, 1)[None].to(query.dtype), weights[None]
+    return output.transpose(0, 1)[None].to(query.dtype).contiguous(), weights[None]
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:
@@ -193,7 +195,7 @@ def _one_thread() -> Iterator[None]:
 def masked_forward(model: PreTrainedModel, tokens: Sequence[int], this: Pass) -> tuple[Tensor, Tensor]:
     """Logits [T, vocab] and last hidden states after the final norm [T, d] of one forward without a cache."""
     hidden: list[Tensor] = []
-    handle = model.base_model.register_forward_hook(lambda _m, _i, output: hidden.append(output.last_hidden_state))
+    handle = model.get_decoder().register_forward_hook(lambda _m, _i, output: hidden.append(output.last_hidden_state))
     ids = torch.tensor([list(tokens)], device=model.device)
     positions = torch.arange(len(tokens), device=model.device)[None]
     try:
@@ -385,14 +387,14 @@ class _Run:
         self.layers = full_attention_layers(model.config)
         if not self.layers:
             raise ValueError("the model has no full-attention layer")
-        self.kv_heads = int(model.config.num_key_value_heads)
-        self.heads = [(layer, head) for layer in self.layers for head in range(self.kv_heads)]
+        self.kv_heads = self._count_kv_heads()
+        self.heads = [(layer, head) for layer in self.layers for head in range(self.kv_heads[layer])]
 
         self.tokens: list[int] = []
         self.question: set[int] = set()
         self.answer: set[int] = set()
         self.cached: dict[tuple[int, int], list[int]] = {h: [] for h in self.heads}
-        self.visible = {layer: torch.zeros(self.kv_heads, 0, 0, dtype=torch.bool) for layer in self.layers}
+        self.visible = {layer: torch.zeros(self.kv_heads[layer], 0, 0, dtype=torch.bool) for layer in self.layers}
         self.received: dict[tuple[int, int], dict[int, float]] = {h: {} for h in self.heads}
         self.predicted: list[Any] | None = None if predictor is None else []
         self.records: dict[int, LayerRecord] = {}
@@ -425,15 +427,21 @@ class _Run:
                 self.predicted += self.predictor(hidden[first:]).float().tolist()
         if decoding:
             for layer, head in self.heads:
-                row = self._group(self.records[layer].weights, head)[:, -1].mean(dim=0)
+                row = self._group(layer, self.records[layer].weights, head)[:, -1].mean(dim=0)
                 sums = self.received[layer, head]
                 for position in self.cached[layer, head]:
                     sums[position] = sums.get(position, 0.0) + float(row[position])
         return logits[-1]
 
-    def _group(self, tensor: Tensor, head: int) -> Tensor:
-        """The query heads that share KV head `head`."""
-        size = tensor.shape[0] // self.kv_heads
+    def _count_kv_heads(self) -> dict[int, int]:
+        """The heads that the keys of each full-attention layer have: a token that sees itself tells."""
+        this = Pass({}, [1] * len(self.windows))
+        masked_forward(self.model, [1], this)
+        return {layer: len(this.records[layer].keys) for layer in self.layers}
+
+    def _group(self, layer: int, tensor: Tensor, head: int) -> Tensor:
+        """The query heads that share KV head `head` of a layer."""
+        size = tensor.shape[0] // self.kv_heads[layer]
         return tensor[head * size : (head + 1) * size]
 
     def _head_scores(self, layer: int, head: int) -> list[float]:
@@ -456,13 +464,13 @@ class _Run:
         """The logits [group, w, n - w] of the last w queries on the keys before them, and all n keys [n, d]."""
         record, before = self.records[layer], max(len(positions) - self.observed, 0)
         keys = record.keys[head][list(positions)]
-        queries = self._group(record.queries, head)[:, list(positions[before:])]
+        queries = self._group(layer, record.queries, head)[:, list(positions[before:])]
         return attention_logits(queries, keys[:before], record.scaling, record.softcap), keys
 
     def sinks(self, layer: int, head: int) -> Tensor | None:
         """The sinks [group] of the query heads that share a KV head."""
         sinks = self.records[layer].sinks
-        return None if sinks is None else self._group(sinks, head)
+        return None if sinks is None else self._group(layer, sinks, head)
 
     def with_window(self, score: Callable[[], Tensor], positions: Sequence[int]) -> list[float]:
         """Scores of the keys before the observation window, whose own tokens rank above all."""
@@ -489,7 +497,7 @@ class _Run:
         if self.granularity == "shared":
             self.result.kept_positions.append(kept[0])
         else:
-            self.result.kept_positions.append(kept.view(len(self.layers), self.kv_heads, -1))
+            self.result.kept_positions.append(kept.view(len(self.layers), self.kv_heads[self.layers[0]], -1))
         self.result.margins.append(min(margins))
         self.result.compactions.append((step, before, self.count))
 

@@ -24,6 +24,7 @@ from decoding import footprint, padded, random_predictor, random_tokens, word_to
 from dynts import CompressionConfig, DyntsError, UnsupportedError
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
+from every_model import MODEL_TYPES, tiny_model_of
 from tiny import tiny_model
 
 CONFIG = CompressionConfig(budget=24, local_window=5, retention_ratio=0.4)
@@ -107,8 +108,23 @@ def built(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
         ),
         (lambda: tiny_model("llama", attn_implementation="flex_attention"), ["'flex_attention'", "sdpa, eager"]),
         (lambda: torch.nn.Linear(2, 2), ["Linear", "AutoModelForCausalLM"]),
+        (
+            lambda: built(AutoModelForCausalLM, "bert", **SMALL, num_attention_heads=2, intermediate_size=16),
+            ["BertLMHeadModel", "later ones", "is_decoder=True"],
+        ),
+        (lambda: tiny_model("gemma3", use_bidirectional_attention=True), ["Gemma3ForCausalLM", "later ones"]),
+        (lambda: tiny_model("llama", is_causal=False), ["LlamaForCausalLM", "later ones"]),
+        (lambda: tiny_model_of("mllama"), ["MllamaForCausalLM", "decoder of its own"]),
+        pytest.param(
+            lambda: tiny_model_of("dory"),
+            ["DoryForCausalLM", "loops"],
+            marks=pytest.mark.skipif("dory" not in MODEL_TYPES, reason="this transformers has no Dory"),
+        ),
     ],
-    ids=["t5", "bert", "mamba", "mistral", "gemma3", "flex", "module"],
+    ids=[
+        *("t5", "bert", "mamba", "mistral", "gemma3", "flex", "module"),
+        *("bert head", "gemma3 both ways", "llama both ways", "mllama", "dory"),
+    ],
 )
 def test_models(build: Callable[[], Any], words: list[str]) -> None:
     model = build()

@@ -14,9 +14,11 @@ import dynts
 from decoding import TOLERANCE, footprint, random_predictor, random_tokens
 from dynts import CompressionConfig, ImportancePredictor, UnsupportedError
 from dynts.cache.interface import CACHE
-from dynts.methods import H2O, Method
+from dynts.methods import H2O, DynTS, Method, Random
+from dynts.models.shape import head_size, kv_heads
 from dynts.traces.tokens import TokenizedTrace
 from dynts.training.labels import label_trace
+from every_model import tiny_model_of
 from reference import Turn, reference_generate
 from tiny import COMMON, tiny_model
 
@@ -140,6 +142,44 @@ def test_a_model_with_a_mask_of_its_own_for_each_head() -> None:
     torch.testing.assert_close(found[1], expected[1], atol=TOLERANCE, rtol=0)
     with dynts.compress(model, "h2o", CONFIG), pytest.raises(UnsupportedError, match=r"DogeAttention.*mask.*'window'"):
         model.generate(IDS, **GREEDY)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        # each slot's mask is made of the values that all its heads hold
+        ("doge", {"num_experts": 4}, r"DogeAttention.*mask.*'shared'"),
+        # the second half of the keys that are attended to are the cached ones again
+        ("jetmoe", {"num_local_experts": 4, "num_experts_per_tok": 2}, r"JetMoeForCausalLM repeats.*'shared'"),
+        # all heads attend to the values of the first half of them, then to those of the second
+        ("diffllama", {}, r"DiffLlamaForCausalLM repeats.*'shared'"),
+    ],
+)
+def test_heads_that_cannot_have_tokens_of_their_own(
+    kind: str, settings: dict[str, Any], words: str, attention: str
+) -> None:
+    model = tiny(kind, **settings)
+    model.set_attn_implementation(attention)
+    for method in (DynTS(granularity="native"), Random(granularity="native")):
+        predictor = random_predictor(native=True) if method.needs_predictor else None
+        with dynts.compress(model, method, CONFIG, predictor), pytest.raises(UnsupportedError, match=words):
+            model.generate(IDS, **GREEDY)
+    with dynts.compress(model, "random", CONFIG):
+        model.generate(IDS, **GREEDY)
+
+
+@pytest.mark.quick
+def test_full_attention_layers_with_sizes_of_their_own() -> None:
+    model = tiny_model_of("gemma4_text")
+    sliding, full = (model.config.per_layer_config[layer] for layer in range(2))
+    assert (kv_heads(model.config), head_size(model.config)) == (full.num_key_value_heads, full.head_dim)
+    assert (kv_heads(model.config), head_size(model.config)) != (sliding.num_key_value_heads, sliding.head_dim)
+    per_layer: dict[int, dict[str, Any]] = {0: {"head_dim": 16}}
+    differing = AutoConfig.for_model("qwen2", **COMMON, layer_types=["full_attention"] * 2, per_layer_config=per_layer)
+    with pytest.raises(UnsupportedError, match="full-attention layers of a qwen2 model differ"):
+        head_size(differing)
 
 
 # --- wrapped, offloaded, quantised, in training

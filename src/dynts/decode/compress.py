@@ -30,7 +30,7 @@ from dynts.decode.steps import decode_steps, set_attribute
 from dynts.errors import DyntsError
 from dynts.methods import Method, Surroundings, resolve_method
 from dynts.models import input_device, load_tokenizer
-from dynts.models.attention import observed_attention
+from dynts.models.attention import OBSERVABLE, observed_attention
 from dynts.models.shape import full_attention_layers, kv_heads
 from dynts.predictor.model import ImportancePredictor
 from dynts.store.torchrun import heads_group
@@ -153,7 +153,8 @@ class Session:
         with ExitStack() as undo:
             undo.callback(set_attribute, model, "generate", model.__dict__.get("generate"))
             self._generate = cast(Callable[..., Any], model.generate)
-            if self.method.observes_attention or model.config._attn_implementation == "sdpa":
+            looks = self.method.observes_attention or self.method.granularity == "native"
+            if model.config._attn_implementation in (OBSERVABLE if looks else ("sdpa",)):
                 undo.enter_context(observed_attention(model))
             self._recorded = undo.enter_context(decode_steps(model, self.method, self.compile, self._running_in))
             undo.callback(setattr, self, "_recorded", None)

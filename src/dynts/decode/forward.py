@@ -13,7 +13,7 @@ from dynts.cache.method import Attending, Observed
 from dynts.cache.step import Step, Turn
 from dynts.decode.refusals import check_first_pass
 from dynts.errors import UnsupportedError
-from dynts.models.attention import Softmax, kernel_of
+from dynts.models.attention import Softmax, is_observed, kernel_of
 from dynts.models.lengths import RowLengths
 
 TOKENS_AT_ONCE = 2048
@@ -90,6 +90,8 @@ class Observer:
         if layer not in self.groups:
             return
         self.shown.append((layer, key.shape))
+        if not self.method.observes_attention:
+            return
         live = None if self.step.live is None else self.step.live.to(query.device)
         how = Attending(live, self.step.kind != "turn", softmax)
         self.seen[layer] = Observed(self.method.observe_attention(self.groups[layer], query, key, how), how)
@@ -166,7 +168,8 @@ def decoder_arguments(
         attend = kernel_of(model)
         if step.slots is not None and attend is not None:
             changes["row_lengths"] = RowLengths((step.slots[1] + 1).int(), slots, attend)
-    if cache.method.observes_attention:
+    # whether heads can have their own tokens shows once they attend
+    if cache.method.observes_attention or (cache.native and not cache.occupancy.columns and is_observed(model)):
         changes["attention_observer"] = observer
     return kwargs | changes
 

@@ -72,9 +72,20 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
     stateful = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cached_layers(model.config))
     if not (model._supports_attention_backend or (stateful and model._can_set_attn_implementation())):
         raise UnsupportedError(f"{name} does not use transformers' attention interface, so its masks are its own")
-    parameters = inspect.signature(type(model.get_decoder()).forward).parameters
+    decoder: Any = model.get_decoder()
+    if decoder is model:
+        raise UnsupportedError(f"{name} has no decoder of its own (get_decoder()), so its hidden states cannot be seen")
+    parameters = inspect.signature(type(decoder).forward).parameters
     if "position_ids" not in parameters or CACHE not in parameters:
         raise UnsupportedError(f"{name} takes no position_ids and {CACHE}: evicted tokens would shift positions")
+    if getattr(model.config, "n_recurrent_loops", 1) > 1:
+        raise UnsupportedError(f"{name} runs its layers in loops, which copy and read the cache's layers themselves")
+    modules = (model.config, *decoder.modules())
+    if not all(getattr(module, "is_causal", True) for module in modules):
+        raise UnsupportedError(
+            f"{name} lets tokens attend to later ones: load it as a decoder, such as with is_decoder=True in its "
+            "configuration"
+        )
     full_attention_layers(model.config)
     implementation = implementation_of(model)
     if implementation not in (*OBSERVABLE, *FLASH):
@@ -118,11 +129,17 @@ def check_first_pass(model: PreTrainedModel, cache: BudgetCache, shown: list[tup
             f"the layers of {name} cache keys of {', '.join(map(str, heads))} heads and not of {method.kv_heads}: "
             "native granularity has no set of tokens for each KV head there; use granularity 'shared'"
         )
+    attended = [layer for layer, _ in shown]
+    if cache.native and (len(set(attended)) < len(attended) or any(keys[1] != method.kv_heads for _, keys in shown)):
+        raise UnsupportedError(
+            f"{name} repeats the keys or values of a head for others, so heads cannot have tokens of their own: use "
+            "granularity 'shared'"
+        )
     if method.observes_attention:
         # a predictor needs labels, which are made of attention weights too
         others = [each for each, kind in METHODS.items() if not kind.observes_attention and not kind.needs_predictor]
         way_out = f"choose one of the methods {', '.join(others)}"
-        check_shown(model, [layer for layer, _ in shown], list(cached), way_out)
+        check_shown(model, attended, list(cached), way_out)
         compressed = any(cached[layer].keys.shape[1::2] != keys[1::2] for layer, keys in shown)
     else:
         compressed = any(slots.keys.shape[1] != method.kv_heads for slots in cached.values())

@@ -34,6 +34,11 @@ def implementation_of(model: PreTrainedModel) -> str:
     return str(model.config._attn_implementation).removeprefix(_PREFIX)
 
 
+def is_observed(model: PreTrainedModel) -> bool:
+    """Return whether a model is in `observed_attention`."""
+    return str(model.config._attn_implementation).startswith(_PREFIX)
+
+
 def kernel_of(model: PreTrainedModel) -> ByLengths | None:
     """Return the kernel by which decode steps of a model in `observed_attention` attend by lengths; None for none."""
     if model.config._attn_implementation != f"{_PREFIX}sdpa" or not _hands_on(type(model.get_decoder()).forward):
@@ -261,7 +266,8 @@ def _softmax_of(module: Any, query: torch.Tensor, mask: torch.Tensor | None, kwa
         if present:
             raise UnsupportedError(
                 f"{type(module).__name__} adds {what} to the softmax, from which dynts does not know the attention "
-                "weights: methods that do not look at attention, such as 'window', work with this model"
+                "weights: methods that do not look at attention, such as 'window', work here, in granularity "
+                "'shared'"
             )
     return Softmax(kwargs.get("scaling") or query.shape[-1] ** -0.5, kwargs.get("softcap"), sinks)
 

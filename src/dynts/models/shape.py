@@ -190,10 +190,30 @@ def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
 
 
 def kv_heads(model_config: PreTrainedConfig) -> int:
-    """Return the number of KV heads of a layer."""
-    return getattr(model_config, "num_key_value_heads", None) or model_config.num_attention_heads
+    """Return the number of KV heads of a full-attention layer.
+
+    Raises:
+        UnsupportedError: full-attention layers differ in their sizes.
+    """
+    own = _full_attention_config(model_config)
+    return getattr(own, "num_key_value_heads", None) or own.num_attention_heads
 
 
 def head_size(model_config: PreTrainedConfig) -> int:
-    """Return the size of a head's keys."""
-    return getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads
+    """Return the size of the keys of a full-attention layer's heads.
+
+    Raises:
+        UnsupportedError: full-attention layers differ in their sizes.
+    """
+    own = _full_attention_config(model_config)
+    return getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
+
+
+def _full_attention_config(model_config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the configuration that full-attention layers have in common."""
+    if not model_config.is_heterogeneous:
+        return model_config
+    try:
+        return model_config.per_layer_config["full_attention"]  # type: ignore[call-overload]
+    except ValueError as error:
+        raise UnsupportedError(f"full-attention layers of a {model_config.model_type} model differ: {error}") from error
