@@ -18,6 +18,9 @@ class ReportCommand:
     out: Path = option(metavar="REPORT", help="Folder for page, CSV and figures.")
     grader: Literal["dynts", "math-verify"] = option("dynts", help=GRADER_HELP)
     samples: bool = option(False, switch=True, help="Also write every sample as a row of samples.csv.")
+    leaderboard: Path | None = option(
+        None, metavar="FILE.csv", help="Add the arms to this leaderboard, and write its page beside it."
+    )
 
 
 def report(given: ReportCommand) -> None:
@@ -39,10 +42,13 @@ def report(given: ReportCommand) -> None:
 
     from dynts.evaluate.results import read_results
     from dynts.report.build import PAGE_FILE, check_out, group_arms, write_report
+    from dynts.report.leaderboard import check_leaderboard, standings_of, update_leaderboard
     from dynts.store.progress import quiet
 
     check_folder(given.out)
     check_out(given.out)
+    if given.leaderboard is not None:
+        check_leaderboard(given.leaderboard)
     arms = [arm for folder in given.folders for arm in read_results(folder, given.grader)]
     for arm in arms:
         if not arm.samples:
@@ -51,5 +57,9 @@ def report(given: ReportCommand) -> None:
     with Progress(console=console, transient=True, disable=quiet() or not console.is_terminal) as bar:
         task = bar.add_task("arms", total=sum(bool(arm.samples) for arm in arms))
         groups = group_arms(arms, lambda: bar.advance(task))
+    standings = standings_of(groups) if given.leaderboard is not None else []
     write_report(groups, given.out, samples=given.samples)
     show(given.out / PAGE_FILE)
+    if given.leaderboard is not None:
+        update_leaderboard(given.leaderboard, standings)
+        show(given.leaderboard.with_suffix(".md"))
