@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, required=True, help="what the predictors were trained on")
     parser.add_argument("--count", type=int, default=16, help="held-out traces, the first ones that are short enough")
     parser.add_argument("--most", type=int, default=600, help="tokens of the longest trace that is taken")
+    parser.add_argument("--arm", action="append", help="such as 'random, native', repeatable; default all")
     parser.add_argument("--times", type=int, action="append", help="compression, repeatable; default 2, 4, 8, 16")
     arguments = parser.parse_args()
     times = arguments.times or [2, 4, 8, 16]
@@ -104,11 +105,13 @@ def main() -> None:
     config = next(iter(predictors.values())).config
     traces = _traces(sets, tokenizer, arguments, config)
     arms = _arms(predictors)
+    if unknown := set(arguments.arm or arms) - set(arms):
+        raise SystemExit(f"no arm is called {', '.join(unknown)}: take some of {'; '.join(arms)}")
     for trace in track(traces, "traces"):
         row = rows.setdefault(trace.trace.id, _lengths(trace))
         full: FullCache | None = None
         for name, arm in arms.items():
-            if name in row["methods"]:
+            if name in row["methods"] or name not in (arguments.arm or arms):
                 continue
             full = full or with_full_cache(model, trace.tokens)
             row["methods"][name] = {
