@@ -54,7 +54,7 @@ def make_trace(model: PreTrainedModel) -> tuple[TokenizedTrace, torch.Tensor]:
     return TokenizedTrace(ids, question_end=6, thinking_end=22, answer_start=25), kept
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma2", "gemma3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "gemma2", "gemma3", "qwen3_5", "falcon_h1", "jamba"])
 @pytest.mark.quick
 def test_equals_an_explicit_mask(kind: str) -> None:
     model = tiny_model(kind)

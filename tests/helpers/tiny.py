@@ -120,6 +120,35 @@ STATEFUL: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Architectures some of whose layers keep a state. Each has two full-attention layers, as the others have."""
 
+FORGETFUL: dict[str, tuple[str, dict[str, Any]]] = {
+    "jamba": (
+        "jamba",
+        {
+            "num_hidden_layers": 4,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_experts": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 8,
+        },
+    ),
+    "zamba": (
+        "zamba",
+        {
+            "num_hidden_layers": 4,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "num_key_value_heads": 4,
+            "attention_hidden_size": 64,
+            "attention_head_dim": 16,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 8,
+            "n_mamba_heads": 2,
+        },
+    ),
+}
+"""Those of transformers that begin their state anew when several tokens come."""
+
 
 def tiny_model(name: str, seed: int = 0, attn_implementation: str = "sdpa", **overrides: Any) -> PreTrainedModel:
     """Build a random float32 model of architecture `name`; `overrides` go to its configuration.
@@ -127,7 +156,7 @@ def tiny_model(name: str, seed: int = 0, attn_implementation: str = "sdpa", **ov
     Those that have no sdpa path are built with eager attention when sdpa is asked for.
     The caller's random state is left alone.
     """
-    model_type, specific = (SPECIFIC | STATEFUL)[name]
+    model_type, specific = (SPECIFIC | STATEFUL | FORGETFUL)[name]
     config = AutoConfig.for_model(model_type, **{**COMMON, **specific, **overrides})
     if name in WITHOUT_SDPA and attn_implementation == "sdpa":
         attn_implementation = "eager"

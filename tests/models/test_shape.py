@@ -9,7 +9,7 @@ from dynts.cache.interface import CACHE
 from dynts.errors import UnsupportedError
 from dynts.models import load_config
 from dynts.models.shape import ModelShape
-from tiny import SLIDING_WINDOW, TINY_NAMES, tiny_model
+from tiny import SLIDING_WINDOW, STATEFUL, TINY_NAMES, tiny_model
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -26,6 +26,29 @@ def test_parameters_and_cache_of_a_real_model(name: str, tied: bool) -> None:
     held = sum(tensor.nbytes for layer in growing for tensor in (layer.keys, layer.values))
     assert shape.full_attention_layers == len(growing)
     assert 20 * shape.kv_bytes_per_token(4) == held
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", STATEFUL)
+def test_states_take_what_a_cache_of_transformers_holds(name: str, dtype: torch.dtype) -> None:
+    model = tiny_model(name).to(dtype)
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(input_ids=torch.ones(1, 20, dtype=torch.long), **{CACHE: cache})
+    states = [
+        state
+        for layer in cache.layers
+        for kept in (getattr(layer, "conv_states", {}), getattr(layer, "recurrent_states", {}))
+        for state in kept.values()
+        if state is not None
+    ]
+    held = sum(state.nbytes for state in states)
+    attention = [layer for layer in cache.layers if getattr(layer, "keys", None) is not None]
+    growing = sum(tensor.nbytes for layer in attention for tensor in (layer.keys, layer.values))
+    shape = ModelShape.of(model.config)
+    assert shape.full_attention_layers == len(attention) == 2
+    assert shape.state_bytes(dtype.itemsize) == held > 0
+    assert shape.kv_bytes(20, dtype.itemsize) == held + growing
 
 
 @pytest.mark.parametrize("cached", [3, 40])

@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from dynts.cache.interface import CACHE
 from dynts.models import input_device
-from dynts.models.shape import full_attention_layers
+from dynts.models.shape import FORGETFUL, full_attention_layers
 from dynts.traces.tokens import TokenizedTrace
 
 _PREFIX_CHUNK = 4096
@@ -34,7 +35,8 @@ def answer_from_kept(
     """Greedy answers to one trace's question, each from some of its thinking tokens.
 
     Evicted tokens have been read by the tokens after them, and positions stay as they are. The question and the marker
-    that closes the thinking are always kept. Sliding-window layers evict by themselves and keep what they have.
+    that closes the thinking are always kept. Sliding-window layers evict by themselves and keep what they have,
+    and a state has seen all tokens.
 
     The question and thinking are read once; of their cache, answers hold copies of what they keep, and equal rows are
     answered once. So memory is at most that of 1 + `batch` caches of the whole trace.
@@ -114,9 +116,12 @@ def _read(model: PreTrainedModel, trace: TokenizedTrace) -> DynamicCache:
     """Read question, thinking and closing marker, but for the last token: each answer starts by reading that."""
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([trace.ids[: trace.answer_start - 1]], device=input_device(model))
-    for start in range(0, ids.shape[1], _PREFIX_CHUNK):
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]  # some models would count each piece from 0
+    at_once = ids.shape[1] if model.config.model_type in FORGETFUL else _PREFIX_CHUNK
+    for start in range(0, ids.shape[1], at_once):
+        piece = slice(start, start + at_once)
         cast(Any, model.get_decoder())(
-            input_ids=ids[:, start : start + _PREFIX_CHUNK], **{CACHE: cache}, use_cache=True
+            input_ids=ids[:, piece], position_ids=positions[:, piece], **{CACHE: cache}, use_cache=True
         )
     return cache
 
@@ -130,6 +135,11 @@ def _evict(model: PreTrainedModel, prefix: DynamicCache, trace: TokenizedTrace, 
     cache = DynamicCache(config=model.config)
     full = full_attention_layers(model.config.get_text_config())
     for index, layer in enumerate(cast(list[Any], prefix.layers)):
+        keeps_state = isinstance(layer, LinearAttentionCacheLayerMixin)
+        if keeps_state or index not in full:
+            own = deepcopy(layer)
+            own.reorder_cache(torch.zeros(rows, dtype=torch.long))  # states cannot be repeated otherwise
+            cache.layers[index] = own
         if index in full:
             picked = columns.to(layer.keys.device)
             # [heads, rows x tokens, size] to [rows, heads, tokens, size]
@@ -137,11 +147,10 @@ def _evict(model: PreTrainedModel, prefix: DynamicCache, trace: TokenizedTrace, 
                 states[0].index_select(1, picked).unflatten(1, (rows, -1)).transpose(0, 1)
                 for states in (layer.keys, layer.values)
             )
-            cache.update(keys, values, index)
-        else:
-            own = deepcopy(layer)
-            own.batch_repeat_interleave(rows)
-            cache.layers[index] = own
+            if keeps_state:
+                own.keys, own.values = keys, values
+            else:
+                cache.update(keys, values, index)
     return cache
 
 

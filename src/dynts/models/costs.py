@@ -45,12 +45,14 @@ class StepCost:
         weight_flops: of a row, outside attention.
         token_bytes: keys and values of one cached token of one row, all layers.
         token_flops: attention of one row to one cached token, all layers.
+        state_bytes: of one row, in layers that keep a state.
     """
 
     weight_bytes: int
     weight_flops: int
     token_bytes: int
     token_flops: int
+    state_bytes: int = 0
 
     def read_bytes(self, batch: int, tokens: int) -> int:
         """Return the bytes that a step reads.
@@ -59,7 +61,7 @@ class StepCost:
             batch: rows.
             tokens: cached in each of them.
         """
-        return self.weight_bytes + batch * tokens * self.token_bytes
+        return self.weight_bytes + batch * (tokens * self.token_bytes + self.state_bytes)
 
     def flops(self, batch: int, tokens: int) -> int:
         """Return the floating-point operations of a step.
@@ -85,6 +87,7 @@ def step_cost(model: PreTrainedModel) -> StepCost:
         weight_flops=2 * sum(weight.numel() for weight in weights),
         token_bytes=shape.kv_bytes_per_token(embedding.element_size()),
         token_flops=shape.attention_flops_per_key,
+        state_bytes=shape.state_bytes(embedding.element_size()),
     )
 
 

@@ -5,12 +5,13 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedConfig
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import (
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionAndFullAttentionLayer,
     LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionCacheLayerMixin,
     LinearAttentionLayer,
 )
 
@@ -24,7 +25,8 @@ class ModelShape:
     Args:
         layers: decoder layers.
         full_attention_layers: those whose cache grows with the sequence.
-        sliding_window: most tokens that the other layers attend to; None if there are none.
+        sliding_layers: those that attend to a window of the latest tokens.
+        sliding_window: most tokens in it; None if there are no such layers.
         hidden_size: d.
         query_heads: of a layer.
         kv_heads: of a layer.
@@ -34,10 +36,13 @@ class ModelShape:
         parameters: all of them; tied embeddings count once.
         matrix_parameters: those of the matrices that a generated token is multiplied with, the output head included and
             the looked-up embedding not; None for a mixture of experts, where it depends on the token.
+        state_numbers: of a sequence, in layers that keep a state, in the dtype of the model.
+        float32_state_numbers: likewise, kept in float32 whatever the dtype of the model.
     """
 
     layers: int
     full_attention_layers: int
+    sliding_layers: int
     sliding_window: int | None
     hidden_size: int
     query_heads: int
@@ -47,6 +52,8 @@ class ModelShape:
     vocabulary: int
     parameters: int
     matrix_parameters: int | None
+    state_numbers: int
+    float32_state_numbers: int
 
     @classmethod
     def of(cls, config: PreTrainedConfig) -> Self:
@@ -56,14 +63,19 @@ class ModelShape:
             UnsupportedError: there is nothing in it that dynts can compress, or it names its sizes otherwise.
         """
         config = config.get_text_config()
-        full = len(full_attention_layers(config))
+        full, layers = len(full_attention_layers(config)), cached_layers(config)
+        sliding = sum(isinstance(layer, DynamicSlidingWindowLayer) for layer in layers)
+        stateful = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
         try:
             with torch.device("meta"):
-                model: Any = AutoModelForCausalLM.from_config(config)
+                model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            states = _states(model) if stateful else []
+            in_float32 = sum(state.numel() for state in states if state.dtype == torch.float32)
             return cls(
                 layers=config.num_hidden_layers,
                 full_attention_layers=full,
-                sliding_window=config.sliding_window if full < config.num_hidden_layers else None,
+                sliding_layers=sliding,
+                sliding_window=config.sliding_window if sliding else None,
                 hidden_size=config.hidden_size,
                 query_heads=config.num_attention_heads,
                 kv_heads=kv_heads(config),
@@ -72,6 +84,8 @@ class ModelShape:
                 vocabulary=config.vocab_size,
                 parameters=model.num_parameters(),
                 matrix_parameters=None if _has_experts(config) else _matrix_parameters(model),
+                state_numbers=sum(state.numel() for state in states) - in_float32,
+                float32_state_numbers=in_float32,
             )
         except (AttributeError, ValueError) as error:
             raise UnsupportedError(
@@ -84,18 +98,26 @@ class ModelShape:
         return 4 * self.full_attention_layers * self.query_heads * self.head_size  # scores and weighted values
 
     def kv_bytes(self, tokens: int, dtype_bytes: int) -> int:
-        """Return the bytes of a sequence's keys and values, sliding-window layers included.
+        """Return the bytes of a sequence's keys, values and states, sliding-window layers included.
 
         Args:
             tokens: cached in each full-attention layer.
             dtype_bytes: of a number in the cache, such as 2 for bfloat16.
         """
-        return 2 * self.kv_heads * self.head_size * dtype_bytes * self._cached(tokens)
+        return 2 * self.kv_heads * self.head_size * dtype_bytes * self._cached(tokens) + self.state_bytes(dtype_bytes)
+
+    def state_bytes(self, dtype_bytes: int) -> int:
+        """Return the bytes of a sequence's states, which do not grow with it.
+
+        Args:
+            dtype_bytes: of a number in the cache, such as 2 for bfloat16.
+        """
+        return self.state_numbers * dtype_bytes + self.float32_state_numbers * 4
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
         """Return the bytes that the keys and values of one more cached token take in one sequence.
 
-        Sliding-window layers are left out: their cache is bounded, whatever the length.
+        Sliding-window layers and states are left out: their memory is bounded, whatever the length.
 
         Args:
             dtype_bytes: of a number in the cache, such as 2 for bfloat16.
@@ -106,7 +128,7 @@ class ModelShape:
         """Return the floating-point operations of the matrix products of one decode step of one sequence.
 
         A multiply-add counts two. Norms, softmax and activations are left out, as is usual: they are far below 1% of a
-        large model's step.
+        large model's step. So is what changes a state, which is not a product of matrices.
 
         Args:
             cached_tokens: that the step attends to, its own included.
@@ -125,9 +147,21 @@ class ModelShape:
 
     def _cached(self, tokens: int) -> int:
         """Return the cached tokens of all layers together, where those of full attention have `tokens`."""
-        sliding = self.layers - self.full_attention_layers
-        windows = 0 if self.sliding_window is None else sliding * min(tokens, self.sliding_window)
+        windows = 0 if self.sliding_window is None else self.sliding_layers * min(tokens, self.sliding_window)
         return self.full_attention_layers * tokens + windows
+
+
+def _states(model: Any) -> list[torch.Tensor]:
+    """Return the states that a model without weights keeps of one sequence."""
+    if model.config.get_text_config() is model.config and _has_experts(model.config):
+        model.set_experts_implementation("batched_mm")  # others look at values, and there are none
+    ids = torch.zeros(1, 2, dtype=torch.long, device="meta")
+    with torch.device("meta"):
+        output = model.get_decoder()(input_ids=ids, position_ids=ids, use_cache=True)
+    cache = next(value for value in output.values() if isinstance(value, Cache))
+    kept = [layer for layer in cache.layers if isinstance(layer, LinearAttentionCacheLayerMixin)]
+    found = [state for layer in kept for state in (*layer.conv_states.values(), *layer.recurrent_states.values())]
+    return [state for state in found if state is not None]
 
 
 def _has_experts(config: PreTrainedConfig) -> bool:

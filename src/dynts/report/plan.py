@@ -45,6 +45,8 @@ def plan_lines(planner: Planner, work: Workload, dtype: str, costs: Sequence[Cos
         f"predictor: {predictor.parameters / 1e6:.1f} million parameters, {predictor.bytes / 1e6:.0f} MB, "
         f"{predictor.flops / 1e6:.1f} MFLOPs a token",
     ]
+    if state := shape.state_bytes(planner.dtype_bytes):
+        lines.append(f"layers that keep a state take {state} bytes a sequence beside, whatever its length")
     if shape.matrix_parameters is None:
         lines.append("a mixture of experts: which weights a step reads depends on the tokens, so no times are given")
     if costs[0].sequences < work.sequences:
