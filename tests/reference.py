@@ -353,6 +353,7 @@ class _Run:
         budget: int,
         local_window: int,
         retention_ratio: float,
+        threshold: float | None,
         granularity: str,
         protect_question: bool,
         window: int | None,
@@ -375,6 +376,9 @@ class _Run:
         self.model = replica(model)
         self.rule, self.granularity = METHODS[method], granularity
         self.budget, self.local_window, self.retention_ratio = budget, local_window, retention_ratio
+        self.threshold = threshold
+        # generated tokens fed since the latest compaction, and how many make the next one due
+        self.taken, self.interval = 0, 0
         self.protect = protect_question or self.rule.question
         self.observed = min(window or self.rule.window, max(local_window, 1))
         self.kernel, self.mix = kernel, mix
@@ -421,6 +425,7 @@ class _Run:
         this = Pass({i: mask.to(self.model.device) for i, mask in self.visible.items()}, self.windows)
         logits, hidden = masked_forward(self.model, self.tokens, this)
         self.records = this.records
+        self.taken += len(new) if decoding else 0
 
         if self.predictor is not None and self.predicted is not None:
             with torch.no_grad():
@@ -486,10 +491,17 @@ class _Run:
             # Added up one head after another: tokens that tie in each head then tie exactly in the mean too.
             mean = [sum(column) / len(self.heads) for column in zip(*scores.values(), strict=True)]
             scores = dict.fromkeys(self.heads, mean)
+        protected = self.question if self.protect else set()
         margins = []
+        if self.threshold is not None:
+            distances = [abs(score - self.threshold) for own in scores.values() for score in own]
+            margins.append(min(distances))
+            target = min(target, max(self._worth_keeping(h, scores[h], protected) for h in self.heads))
+            self.taken, self.interval = 0, self._taken_in()
+            if target == before:
+                return
         for h in self.heads:
             by_position = dict(zip(self.cached[h], scores[h], strict=True))
-            protected = self.question if self.protect else set()
             self.cached[h], margin = select(by_position, target, self.local_window, protected)
             self.received[h] = {p: s for p, s in self.received[h].items() if p in set(self.cached[h])}
             margins.append(margin)
@@ -508,6 +520,17 @@ class _Run:
             raise ValueError(f"question and local window leave no place in a budget of {self.budget}")
         return math.floor(self.retention_ratio * room)
 
+    def _worth_keeping(self, h: tuple[int, int], scores: Sequence[float], protected: Collection[int]) -> int:
+        """How many tokens a head must keep whatever the threshold, or scores above it."""
+        assert self.threshold is not None
+        recent = self.cached[h][-self.local_window :]
+        pairs = zip(self.cached[h], scores, strict=True)
+        return sum(p in recent or p in protected or score > self.threshold for p, score in pairs)
+
+    def _taken_in(self) -> int:
+        """How many tokens a schedule without a threshold takes in between two compactions."""
+        return self.budget - self.local_window - len(self.question) - self._selected()
+
     def _compact_if_full(self, step: int) -> None:
         if not self.rule.evicts:
             return
@@ -515,6 +538,8 @@ class _Run:
             raise ValueError(f"{self.count} cached tokens exceed the budget of {self.budget}")
         if self.count == self.budget:
             self.compact(len(self.question) + self._selected() + self.local_window, step)
+        elif self.threshold is not None and self.taken >= self.interval:
+            self.compact(self.count, step)
 
     def turn(self, turn: Turn, pending: int | None, forced: Sequence[int] | None) -> int | None:
         """Run one turn; `pending` is the last turn's unfed token. Returns this turn's unfed token."""
@@ -525,6 +550,9 @@ class _Run:
             raise ValueError(f"{len(forced)} forced tokens for a turn of {turn.new_tokens}")
         old = len(self.question)
         self.question |= set(range(len(self.tokens), len(self.tokens) + len(fed)))
+        if self.rule.evicts and old == 0:
+            # the local window fills first
+            self.interval = self.local_window + self._taken_in()
         if self.rule.evicts and self.count > 0 and self.count + len(fed) > self.budget:
             self.compact(min(self.count, old + self._selected() + self.local_window), step=0)
 
@@ -634,6 +662,7 @@ def reference_generate(
     budget: int,
     local_window: int,
     retention_ratio: float,
+    threshold: float | None = None,
     granularity: str = "shared",
     protect_question: bool = False,
     window: int | None = None,
@@ -663,6 +692,7 @@ def reference_generate(
         budget=budget,
         local_window=local_window,
         retention_ratio=retention_ratio,
+        threshold=threshold,
         granularity=granularity,
         protect_question=protect_question,
         window=window,

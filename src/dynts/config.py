@@ -85,8 +85,10 @@ class CompressionConfig:
         local_window: W_l, how many of the most recent tokens every compaction keeps.
         retention_ratio: r, the share of the room left by the question and the local window that goes to selected
             tokens: `k = floor(r * (B - W_l - M))` for a question of M tokens. The rest of that room is filled before
-                the next
-            compaction.
+            the next compaction.
+        threshold: if given, every compaction evicts what scores no more than this, and one is due whenever as many
+            tokens have come as the schedule takes in between two. At the budget no more than k tokens stay, as without
+            a threshold.
 
     Raises:
         DyntsError: a value is outside its range.
@@ -95,6 +97,11 @@ class CompressionConfig:
     budget: int = option(5000, help="Most cached tokens, question included.")
     local_window: int = option(2000, help="Most recent tokens that every compaction keeps.")
     retention_ratio: float = option(0.4, help="Share of the remaining room that selected tokens keep at a compaction.")
+    threshold: float | None = option(
+        None,
+        help="Keep only what the method scores above this, so that easy texts take less than the budget (default: keep "
+        "as many as fit).",
+    )
 
     def __post_init__(self) -> None:
         check_count("budget", self.budget, least=2)
@@ -107,18 +114,45 @@ class CompressionConfig:
         ratio = self.retention_ratio
         if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.0 < ratio < 1.0:
             raise DyntsError(f"retention_ratio must lie between 0 and 1, both excluded, got {ratio!r}")
+        if self.threshold is None:
+            return
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, int | float):
+            raise DyntsError(f"threshold must be a number, got {self.threshold!r}")
+        if not math.isfinite(self.threshold):
+            raise DyntsError(f"threshold must be a finite number, got {self.threshold!r}; without one, leave it out")
+        if self.local_window == 0:
+            raise DyntsError("a threshold needs a local_window of at least 1 token: it may leave nothing else")
 
     def describe(self) -> str:
         """Return the schedule in words."""
-        return f"budget {self.budget}, local window {self.local_window}, retention ratio {self.retention_ratio:g}"
+        words = f"budget {self.budget}, local window {self.local_window}, retention ratio {self.retention_ratio:g}"
+        return words if self.threshold is None else f"{words}, threshold {self.threshold:g}"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what files record of it: all fields, the threshold only where there is one."""
+        found = asdict(self)
+        if self.threshold is None:
+            del found["threshold"]
+        return found
 
     def selected_tokens(self, question_tokens: int) -> int:
         """Return k, how many thinking tokens outside the local window survive a compaction."""
         return math.floor(self.retention_ratio * (self.budget - self.local_window - question_tokens))
 
     def kept_tokens(self, question_tokens: int) -> int:
-        """Return the cached tokens right after a compaction: question, selected tokens and local window."""
+        """Return the cached tokens right after a compaction at the budget, the most if there is a threshold."""
         return question_tokens + self.selected_tokens(question_tokens) + self.local_window
+
+    def next_compaction(self, kept: int, question_tokens: int) -> int:
+        """Return at how many cached tokens a sequence is compacted next: at the budget, or with a threshold earlier.
+
+        Args:
+            kept: tokens that the latest compaction has left; before the first one, question and local window.
+            question_tokens: M.
+        """
+        if self.threshold is None:
+            return self.budget
+        return min(self.budget, kept + self.budget - self.kept_tokens(question_tokens))
 
     def check_question(self, question_tokens: int) -> None:
         """Refuse a question that leaves no room for a single selected token.
@@ -228,7 +262,8 @@ class Settings:
     def values(self) -> dict[str, Any]:
         """Return what the file holds, one flat object; how the model is talked to only where it is said."""
         found = asdict(self)
-        config = found.pop("config")
+        del found["config"]
+        config = self.config.settings()
         told = {name: found.pop(name) for name in ("think_start", "think_end", "template_arg")}
         return {**found, **config, **{name: value for name, value in told.items() if value is not None}}
 

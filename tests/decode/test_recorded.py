@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from dynts.models.attention import grouped_step
 from dynts.models.cudnn import without_cudnn
 from dynts.models.lengths import RowLengths, kernel_by_lengths
 from joined_rows import check_joined, run_joining, some_stream
-from method_table import CASES, EVERY
+from method_table import CASES, EVERY, THRESHOLDS
 from reference import Turn
 from tiny import tiny_model
 
@@ -59,15 +60,15 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     checkpoint.say_once.cache_clear()
 
 
-def check_conversation(model: Any, name: str) -> None:
+def check_conversation(model: Any, name: str, config: dynts.CompressionConfig = CONFIG) -> None:
     """Two turns of a padded batch are those of the reference."""
     # a sliding window counts columns, so padding in the middle of a conversation takes room in it
     shorter = 3 if model.config.model_type == "gemma3_text" else 1
     rows, more = [random_tokens(4, 6), random_tokens(9, 7)], [random_tokens(3, 8), random_tokens(shorter, 9)]
-    talk = converse(model, [(rows, 26), (more, 24)], CASES[name].method, CONFIG)
+    talk = converse(model, [(rows, 26), (more, 24)], CASES[name].method, config)
     for row in range(2):
         turns = [Turn(rows[row], 26), Turn(more[row], 24)]
-        run = reference_of(model, name, turns, [tokens[row] for tokens in talk.tokens])
+        run = reference_of(model, name, turns, [tokens[row] for tokens in talk.tokens], config)
         assert name == "full" or len(run.compactions) >= 3
         check_row(talk, row, run)
 
@@ -80,6 +81,12 @@ def test_recorded_steps_are_those_of_the_reference(
     check_conversation(tiny_model(architecture, attn_implementation=attention), name)
     assert recorder.times == (0 if name == "full" else 1)
     assert name == "full" or recorder.replays == 25 + 24
+
+
+@pytest.mark.parametrize("name", ["dynts, native", "h2o"])
+def test_recorded_steps_under_a_threshold_are_those_of_the_reference(recorder: Recorder, name: str) -> None:
+    check_conversation(tiny_model("qwen3"), name, replace(CONFIG, threshold=THRESHOLDS[name]))
+    assert recorder.times == 1
 
 
 @pytest.mark.parametrize("name", ["dynts", "dynts-all, native", "h2o, native", "snapkv", "rkv"])

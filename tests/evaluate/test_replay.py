@@ -1,5 +1,6 @@
 """A replay leaves what a decode of the same tokens leaves, token by token, by every method."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from dynts.evaluate import replay as module
 from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import h2o
 from dynts.traces.tokens import TokenizedTrace
-from method_table import CASES
+from method_table import CASES, THRESHOLDS
 from tiny import tiny_model
 
 CONFIG = CompressionConfig(budget=44, local_window=9, retention_ratio=0.4)
@@ -31,9 +32,11 @@ TRACE = TokenizedTrace(
 OPTIONS: dict[str, Any] = {"markers": ThinkMarkers((6,), (END,)), "record": True}
 
 
-def decode(model: PreTrainedModel, method: Any, trace: TokenizedTrace) -> tuple[torch.Tensor, Any, dynts.Session]:
+def decode(
+    model: PreTrainedModel, method: Any, trace: TokenizedTrace, config: dynts.CompressionConfig = CONFIG
+) -> tuple[torch.Tensor, Any, dynts.Session]:
     """Generate the trace itself: the logits that each token was drawn from, statistics, session."""
-    with dynts.compress(model, method, CONFIG, predictor_for(method), **OPTIONS) as session:
+    with dynts.compress(model, method, config, predictor_for(method), **OPTIONS) as session:
         out = model.generate(
             input_ids=torch.tensor([trace.ids[: trace.question_end]]),
             max_new_tokens=len(trace.ids) - trace.question_end,
@@ -52,10 +55,12 @@ def full_logits(architecture: str, trace: TokenizedTrace) -> torch.Tensor:
     return decode(tiny_model(architecture), "full", trace)[0]
 
 
-def check(architecture: str, method: Any, trace: TokenizedTrace = TRACE) -> None:
+def check(
+    architecture: str, method: Any, trace: TokenizedTrace = TRACE, config: dynts.CompressionConfig = CONFIG
+) -> None:
     model, full = tiny_model(architecture), full_logits(architecture, trace)
-    logits, stats, decoded = decode(model, method, trace)
-    session = dynts.compress(model, method, CONFIG, predictor_for(method), **OPTIONS)
+    logits, stats, decoded = decode(model, method, trace, config)
+    session = dynts.compress(model, method, config, predictor_for(method), **OPTIONS)
     found = replay(session, trace)
     assert len(session.kept_positions) == len(decoded.kept_positions) == found.compactions == len(stats.compactions)
     for ours, theirs in zip(session.kept_positions, decoded.kept_positions, strict=True):
@@ -69,13 +74,19 @@ def check(architecture: str, method: Any, trace: TokenizedTrace = TRACE) -> None
     torch.testing.assert_close(found.loss, loss[thinking:], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(found.thinking_loss, loss[:thinking], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(found.kl, divergence[thinking:], atol=TOLERANCE, rtol=1e-4)
-    assert found.peak_tokens == stats.peak_tokens
+    assert (found.peak_tokens, found.mean_tokens) == (stats.peak_tokens, stats.mean_tokens)
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3"])
 def test_equals_a_decode_of_the_same_tokens(architecture: str, name: str) -> None:
     check(architecture, CASES[name].method)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_equals_a_decode_with_a_threshold(name: str) -> None:
+    check("llama", CASES[name].method, config=replace(CONFIG, threshold=THRESHOLDS[name]))
 
 
 @pytest.mark.quick

@@ -1,5 +1,7 @@
 """What a conversation under dynts gave, row by row beside the reference (`reference.py`)."""
 
+from dataclasses import asdict
+
 import torch
 
 import dynts
@@ -10,14 +12,14 @@ from reference import ReferenceRun, Turn, reference_generate
 CONFIG = dynts.CompressionConfig(budget=28, local_window=6, retention_ratio=0.4)
 
 
-def reference_of(model: object, name: str, turns: list[Turn], forced: list[list[int]]) -> ReferenceRun:
+def reference_of(
+    model: object, name: str, turns: list[Turn], forced: list[list[int]], config: dynts.CompressionConfig = CONFIG
+) -> ReferenceRun:
     """The reference run of one row along the tokens that dynts chose."""
     return reference_generate(
         model,  # type: ignore[arg-type]
         turns,
-        budget=CONFIG.budget,
-        local_window=CONFIG.local_window,
-        retention_ratio=CONFIG.retention_ratio,
+        **asdict(config),
         forced=forced,
         **CASES[name].options,
     )

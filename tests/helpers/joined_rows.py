@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from against_reference import CONFIG, reference_of
 from decoding import TOLERANCE, predictor_for, random_tokens
 from dynts.cache.cache import BudgetCache
-from dynts.config import Sampling
+from dynts.config import CompressionConfig, Sampling
 from dynts.decode.compress import Session, compress
 from dynts.decode.continuous import ContinuousBatch
 from dynts.decode.tasks import LiveRow, RowTask, RowToken
@@ -112,11 +112,17 @@ class Watched(ContinuousBatch):
 
 
 def run_joining(
-    model: PreTrainedModel, name: str, joining: Sequence[Joining], rows: int, prefill_tokens: int, **options: object
+    model: PreTrainedModel,
+    name: str,
+    joining: Sequence[Joining],
+    rows: int,
+    prefill_tokens: int,
+    config: CompressionConfig = CONFIG,
+    **options: object,
 ) -> Watched:
     """Let sequences join as they arrive, until all have left."""
     method = CASES[name].method
-    with compress(model, method, CONFIG, predictor_for(method), record=True, **options) as session:  # type: ignore[arg-type]
+    with compress(model, method, config, predictor_for(method), record=True, **options) as session:  # type: ignore[arg-type]
         batch = Watched(session, rows, prefill_tokens, joining)
         waiting = sorted(joining, key=lambda each: each.arrives)
         step = 0
@@ -130,11 +136,17 @@ def run_joining(
     return batch
 
 
-def check_joined(model: PreTrainedModel, name: str, each: Joining, tolerance: float = TOLERANCE) -> None:
+def check_joined(
+    model: PreTrainedModel,
+    name: str,
+    each: Joining,
+    tolerance: float = TOLERANCE,
+    config: CompressionConfig = CONFIG,
+) -> None:
     """A sequence got the tokens, logits and survivors of the reference, which reads it alone."""
     assert not each.failed
     assert len(each.tokens) == (each.length if each.leaves is None else min(each.length, each.leaves))
-    run = reference_of(model, name, [Turn(each.prompt, len(each.tokens))], [each.tokens])
+    run = reference_of(model, name, [Turn(each.prompt, len(each.tokens))], [each.tokens], config)
     logits = torch.stack(each.logits)[: len(each.tokens)]
     assert [int(row.argmax()) for row in logits] == each.tokens, "greedy"
     difference = (logits.log_softmax(-1) - run.logits[0].float().log_softmax(-1)).abs().max().item()

@@ -12,6 +12,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
+from dynts.cache.lengths import CacheUse
 from dynts.chat.markers import KNOWN_FORMATS, ThinkFormat
 from dynts.chat.streaming import StopStrings, undecided
 from dynts.chat.thinking import ReasoningSplit
@@ -19,7 +20,7 @@ from dynts.config import Sampling
 from dynts.decode.sampling import RowSampling, draws_of
 from dynts.decode.tasks import RowToken
 from dynts.serve.metrics import Metrics
-from dynts.serve.running import CacheUse, Row, RunningRow, Spelling
+from dynts.serve.running import Row, RunningRow, Spelling
 
 WHOLE = "<think>so 1 < 2 </thin </think>\n\nthe <think> answer </think> is 3"
 
@@ -111,7 +112,10 @@ def test_what_a_cache_did_for_a_row() -> None:
     use = CacheUse()
     for cached, fed in ((10, 10), (11, 11), (6, 12), (7, 13), (12, 18), (6, 19)):
         use.observe(cached, fed)
-    assert (use.compactions, use.evicted_tokens, use.peak_tokens, use.cached_tokens) == (2, 13, 13, 6)
+    assert (use.evicted_tokens, use.peak_tokens, use.cached_tokens) == (13, 13, 6)
+    assert use.compactions == [(2, 12, 6), (9, 13, 6)]
+    # 11 and 12, then 7, then 8 to 12, then 13
+    assert use.lengths().mean == (11 + 12 + 7 + 8 + 9 + 10 + 11 + 12 + 13) / 9
 
 
 def test_rows_have_sampling_of_their_own() -> None:

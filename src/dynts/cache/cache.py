@@ -23,7 +23,7 @@ from dynts.cache.lengths import Compaction, GenerationStats
 from dynts.cache.method import Method, Observed
 from dynts.cache.selection import left_align, live_slots
 from dynts.cache.slots import History
-from dynts.cache.step import Contents, Kind, SlotColumns, Step, Turn, added
+from dynts.cache.step import NEVER, Contents, Kind, SlotColumns, Step, Turn, added
 from dynts.config import CompressionConfig
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.models.shape import full_attention_layers
@@ -72,8 +72,7 @@ class BudgetCache(FixedRowsCache):
         contents = Contents(device, table, memory=method.memory())
         super().__init__(model_config, Occupancy(contents, schedule.budget if schedule else None, fixed_shape))
         self.native = method.granularity == "native"
-        local_window = schedule.local_window if schedule else 0
-        self.compactor = Compactor(self.occupancy, self.budget_layers, method, local_window, history)
+        self.compactor = Compactor(self.occupancy, self.budget_layers, method, schedule, history)
         self.method = method
         self.schedule = schedule
         self.history = history
@@ -95,7 +94,11 @@ class BudgetCache(FixedRowsCache):
     @property
     def room(self) -> int | None:
         """How many more tokens of each row lead to the next compaction; None without a budget."""
-        return None if self.schedule is None else self.schedule.budget - self.occupancy.length
+        if self.schedule is None:
+            return None
+        held = self.occupancy.contents
+        ahead = (due - length for length, due in zip(held.lengths, held.due, strict=True))
+        return min(ahead, default=self.schedule.budget)
 
     def check_turn(self, new_tokens: Sequence[int]) -> tuple[int, ...]:
         """Return the question tokens of each row, those of a coming turn included.
@@ -154,7 +157,7 @@ class BudgetCache(FixedRowsCache):
         hidden: torch.Tensor,
         seen: Sequence[Observed] = (),
     ) -> None:
-        """Make a finished forward pass count, and compact if the budget is reached. If that fails, nothing has changed.
+        """Make a finished forward pass count, and compact the rows that are due. If that fails, nothing has changed.
 
         Args:
             step: its plan.
@@ -166,6 +169,8 @@ class BudgetCache(FixedRowsCache):
         with bookkeeping():
             before = self.occupancy.length + step.tokens
             contents = self.occupancy.contents.after(step)
+            if self.schedule is not None and step.turn is not None:
+                contents = replace(contents, due=self._due(contents, step))
             if seen:
                 self.method.remember_attention(seen)  # of the keys as attention saw them, not arranged yet
             if step.arrangement is not None:
@@ -176,19 +181,15 @@ class BudgetCache(FixedRowsCache):
                 positions = positions.expand_as(tokens).masked_fill(~self.occupancy.contents.occupied[:, None], -1)
             self.history.append(tokens, positions, asked=step.kind == "turn")
             self.method.observe_hidden(hidden, generated=step.kind != "turn")
-            keep = {}
-            if self.schedule is not None and contents.length >= self.schedule.budget:
-                keep = {
-                    row: min(length, self.schedule.kept_tokens(question))
-                    for row, (length, question) in enumerate(zip(contents.lengths, contents.questions, strict=True))
-                    if length >= self.schedule.budget
-                }
-            if keep:
-                self._evict(contents, keep, contents.columns - contents.turn_end)
+            if self.schedule is not None and contents.full:
+                keep = {row: self._kept(contents.lengths[row], contents.questions[row]) for row in contents.full}
+                self._evict(contents, keep, contents.questions, contents.columns - contents.turn_end)
             else:
                 self.compactor.write(contents)
             for layer in self.state_layers:
                 layer.settle()
+        if step.turn is None:
+            self.stats.count(contents.lengths, step.coming)
         self.stats.peak_tokens = max(self.stats.peak_tokens, step.length)
         if step.tokens > 1:  # sliding-window layers hold a whole prompt for a moment; all others only grow
             self.stats.peak_bytes = self.peak_bytes
@@ -209,7 +210,8 @@ class BudgetCache(FixedRowsCache):
         assert rows == {held.batch}, "all speak of the same rows"
         if not held.batch:
             return
-        assert budget is None or held.length < budget, "a budget that is reached is compacted at once"
+        assert not held.full, "a row that is due is compacted at once"
+        assert budget is None or all(due in (NEVER, min(due, budget)) for due in held.due), "within the budget"
         assert held.counts.tolist() == [list(held.lengths), list(held.next_positions)], "host and device count alike"
         ends = [0, *(end for turn in held.turns for end in (turn.start, turn.end)), held.columns]
         assert ends == sorted(ends), "turns follow one another, and have been fed"
@@ -276,18 +278,22 @@ class BudgetCache(FixedRowsCache):
             check_positions(given, positions, new)
             positions = given
         turn, keep = None, {}
+        questions: tuple[int, ...] = ()
         if kind == "turn":
             whole = coming
             if self.announced is not None and self.announced.start == held.columns:
                 whole = self.announced.tokens
-            keep = self._room_for(whole, lengths)
+            questions = self.check_turn(whole)
+            keep = self._room_for(whole, lengths, questions)
             turn = held.turn(tokens, coming)
         elif self.room is not None and tokens > self.room:
             raise DyntsError(
                 f"{tokens} generated tokens at a time lead beyond the next compaction: feed at most {self.room}"
             )
         lengths = tuple(keep.get(row, length) for row, length in enumerate(lengths))
-        arranged = new is not None or min(lengths) < max(lengths)
+        # how many tokens a threshold leaves, only the scores tell
+        unknown = bool(keep) and rows > 1 and self.schedule is not None and self.schedule.threshold is not None
+        arranged = unknown or new is not None or min(lengths) < max(lengths)
         if arranged:
             self._check_window(mask, tokens)
 
@@ -296,7 +302,8 @@ class BudgetCache(FixedRowsCache):
             self.compactor.keep(held, hidden.slots, hidden.kept, dict(enumerate(hidden.lengths)))
             self.history.hide(hidden.shown)
         if keep:
-            self._evict(self.occupancy.contents, keep, step=0)
+            self._evict(self.occupancy.contents, keep, questions, step=0)
+            lengths = self.occupancy.contents.lengths
         after, live, arrangement = max(added(lengths, coming)), None, None
         if arranged:
             contents = self.occupancy.contents.started(rows)
@@ -305,9 +312,40 @@ class BudgetCache(FixedRowsCache):
             arrangement = left_align(live, after)
         return Step(kind, tokens, coming, after, positions, turn, live, arrangement=arrangement)
 
-    def _room_for(self, turn: Sequence[int], lengths: Sequence[int]) -> dict[int, int]:
-        """Return the rows that must evict before a turn of that many tokens, and how many cached tokens each keeps."""
-        questions = self.check_turn(turn)
+    def _due(self, contents: Contents, step: Step) -> tuple[int, ...]:
+        """Return at how many cached tokens each row is compacted next.
+
+        Args:
+            contents: with the tokens of a turn that have come.
+            step: which brought them.
+        """
+        schedule = self.schedule
+        assert schedule is not None
+        if len(contents.turns) == 1:
+            asked = contents.questions
+            return tuple(schedule.next_compaction(tokens + schedule.local_window, tokens) for tokens in asked)
+        # a later turn brings nothing nearer but the budget
+        return tuple(min(schedule.budget, due) for due in added(contents.due, step.coming))
+
+    def _kept(self, length: int, question: int) -> int:
+        """Return how many tokens a row that is due keeps, at most if there is a threshold.
+
+        Args:
+            length: cached tokens.
+            question: those of the question.
+        """
+        assert self.schedule is not None
+        # before the budget is reached only what lies below the threshold has to go
+        return length if length < self.schedule.budget else self.schedule.kept_tokens(question)
+
+    def _room_for(self, turn: Sequence[int], lengths: Sequence[int], questions: Sequence[int]) -> dict[int, int]:
+        """Return the rows that must evict before a turn, and how many cached tokens each keeps.
+
+        Args:
+            turn: its tokens in each row.
+            lengths: cached tokens of each row.
+            questions: question tokens of each row, those of the turn included.
+        """
         if self.schedule is None:
             return {}
         return {
@@ -368,16 +406,19 @@ class BudgetCache(FixedRowsCache):
                 "with turns of different lengths one by one"
             )
 
-    def _evict(self, contents: Contents, keep: dict[int, int], step: int) -> None:
-        """Compact, and write down that it was.
+    def _evict(self, contents: Contents, keep: dict[int, int], questions: tuple[int, ...], step: int) -> None:
+        """Compact, and write down that it was, if anything was evicted: a threshold may leave all tokens.
 
         Args:
             contents: what the slots hold, a pass that is being committed included.
             keep: the rows that evict, and how many tokens each keeps.
+            questions: question tokens of each row, those of a coming turn included.
             step: tokens generated and fed back since the latest question; 0 where room was made for a new turn.
         """
-        self.compactor.compact(contents, keep)
+        self.compactor.compact(contents, keep, questions)
         left = self.occupancy.contents
+        if left.lengths == contents.lengths:
+            return
         self.stats.compactions.append(Compaction(step, contents.length, left.length))
         if self.record is not None:
             positions = self.compactor.slots(left).positions.cpu()

@@ -7,9 +7,10 @@ import torch
 from dynts.cache.columns import upload
 from dynts.cache.layer import BudgetLayer, Occupancy
 from dynts.cache.method import Method
-from dynts.cache.selection import left_align, survivors
+from dynts.cache.selection import left_align, needed, survivors
 from dynts.cache.slots import History, Slots
 from dynts.cache.step import Contents
+from dynts.config import CompressionConfig
 
 
 class Compactor:
@@ -19,17 +20,22 @@ class Compactor:
         occupancy: what the slots hold.
         layers: the full-attention layers, whose slots these are.
         method: scores the tokens, and follows them.
-        local_window: how many of a row's latest tokens stay anyway.
+        schedule: how many of a row's latest tokens stay anyway, and what score others need; None never evicts.
         history: of the cache.
     """
 
     def __init__(
-        self, occupancy: Occupancy, layers: list[BudgetLayer], method: Method, local_window: int, history: History
+        self,
+        occupancy: Occupancy,
+        layers: list[BudgetLayer],
+        method: Method,
+        schedule: CompressionConfig | None,
+        history: History,
     ) -> None:
         self.occupancy = occupancy
         self.layers = layers
         self.method = method
-        self.local_window = local_window
+        self.schedule = schedule
         self.history = history
 
     def slots(self, contents: Contents, chosen: list[int] | None = None) -> Slots:
@@ -49,25 +55,41 @@ class Compactor:
             columns, live = columns[:, rows], live[rows]
         return Slots(columns, live, self.history, contents.turns, keys, values, rows)
 
-    def compact(self, contents: Contents, keep: dict[int, int]) -> None:
+    def compact(self, contents: Contents, keep: dict[int, int], questions: tuple[int, ...]) -> None:
         """Evict.
 
         Args:
             contents: what the slots hold, a pass that is being committed included.
-            keep: the rows that evict, and how many tokens each keeps.
+            keep: the rows that evict, and how many tokens each keeps, at most if there is a threshold.
+            questions: question tokens of each row, those of a coming turn included.
         """
+        schedule = self.schedule
+        assert schedule is not None
         slots = self.slots(contents, list(keep))
-        kept = survivors(
-            self.method.score(slots).expand(slots.columns.shape),
-            slots.of_rows(contents.next_slots),
-            upload(list(keep.values()), contents.device),
-            self.local_window,
-            question=slots.question if self.method.protect_question else None,
-            answer=slots.answer if self.method.protect_answer else None,
-        )
-        self.keep(contents, slots, kept, keep)
+        scores = self.method.score(slots).expand(slots.columns.shape)
+        lengths, most = slots.of_rows(contents.next_slots), upload(list(keep.values()), contents.device)
+        ranks = {
+            "question": slots.question if self.method.protect_question else None,
+            "answer": slots.answer if self.method.protect_answer else None,
+        }
+        if schedule.threshold is not None:
+            most = needed(scores, lengths, most, schedule.local_window, schedule.threshold, **ranks)
+            if self.method.granularity == "native" and self.method.heads_group is not None:
+                # other processes have the other heads, and all hold as many tokens
+                torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX, group=self.method.heads_group)
+            keep = dict(zip(keep, most.tolist(), strict=True))
+        kept = survivors(scores, lengths, most, schedule.local_window, **ranks)
+        due = {row: schedule.next_compaction(left, questions[row]) for row, left in keep.items()}
+        self.keep(contents, slots, kept, keep, due)
 
-    def keep(self, contents: Contents, slots: Slots, kept: torch.Tensor, lengths: dict[int, int]) -> None:
+    def keep(
+        self,
+        contents: Contents,
+        slots: Slots,
+        kept: torch.Tensor,
+        lengths: dict[int, int],
+        due: dict[int, int] | None = None,
+    ) -> None:
         """Move the kept slots of some rows together.
 
         Args:
@@ -75,6 +97,7 @@ class Compactor:
             slots: of those rows.
             kept: bool, shaped as `slots.columns`.
             lengths: how many slots each of the rows keeps, in the order of `slots`.
+            due: when rows are compacted next, of those where that changes.
         """
         rows, index = slots.rows, left_align(kept, max(lengths.values()))
         columns = slots.columns.gather(-1, index)
@@ -85,6 +108,7 @@ class Compactor:
         left = replace(
             contents,
             lengths=tuple(lengths.get(row, length) for row, length in enumerate(contents.lengths)),
+            due=tuple((due or {}).get(row, before) for row, before in enumerate(contents.due)),
             counted=None,
         )
         left = left.with_table(columns[..., : left.length])

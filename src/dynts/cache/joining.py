@@ -6,7 +6,7 @@ import torch
 
 from dynts.cache.cache import BudgetCache, bookkeeping
 from dynts.cache.columns import rows_of
-from dynts.cache.step import Contents, SlotColumns, Turn
+from dynts.cache.step import NEVER, Contents, SlotColumns, Turn
 from dynts.errors import UnsupportedError
 
 CacheRow = tuple[BudgetCache, int]
@@ -48,8 +48,8 @@ def take_rows(cache: BudgetCache, rows: Sequence[CacheRow | None], most: int) ->
 
 def _contents(cache: BudgetCache, rows: Sequence[tuple[Contents, int] | None]) -> Contents:
     """Return the contents that these rows make together."""
-    counts = [(0, 0, 0) if row is None else _counts(*row) for row in rows]
-    lengths, fed, questions = (tuple(column) for column in zip(*counts, strict=True))
+    counts = [(0, 0, NEVER, 0) if row is None else _counts(*row) for row in rows]
+    lengths, fed, due, questions = (tuple(column) for column in zip(*counts, strict=True))
     columns, known = max(fed), cache.occupancy.contents
 
     def slot_columns(held: Contents) -> torch.Tensor:
@@ -58,9 +58,9 @@ def _contents(cache: BudgetCache, rows: Sequence[tuple[Contents, int] | None]) -
     table = rows_of(rows, slot_columns, max(lengths), dim=3, at_end=False)
     empty = SlotColumns(known.table.groups, known.table.heads)
     turn = Turn(0, columns, questions)
-    return Contents(known.device, empty, lengths, fed, columns, (turn,)).with_table(table.transpose(0, 1))
+    return Contents(known.device, empty, lengths, fed, due, columns, (turn,)).with_table(table.transpose(0, 1))
 
 
-def _counts(contents: Contents, row: int) -> tuple[int, int, int]:
-    """Return a row's cached tokens, all that it was fed, and those of its question."""
-    return contents.lengths[row], contents.next_positions[row], contents.questions[row]
+def _counts(contents: Contents, row: int) -> tuple[int, int, int, int]:
+    """Return a row's cached tokens, all that it was fed, when it is compacted, and the tokens of its question."""
+    return contents.lengths[row], contents.next_positions[row], contents.due[row], contents.questions[row]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dynts.config import CompressionConfig
+from dynts.errors import UnsupportedError
 
 
 class Compaction(NamedTuple):
@@ -34,6 +35,8 @@ class GenerationStats:
         compactions: in the order they happened.
         peak_tokens: most cached tokens of a row, the physical length of the cache; never above the budget.
         peak_bytes: most bytes allocated for keys and values, over all layers and rows, measured from the tensors.
+        fed_tokens: tokens of all rows that decode steps fed, those after a row's end included.
+        attended_tokens: cached tokens that these attended to, themselves among them, all together.
     """
 
     prompt_tokens: int = 0
@@ -41,6 +44,23 @@ class GenerationStats:
     compactions: list[Compaction] = field(default_factory=list)
     peak_tokens: int = 0
     peak_bytes: int = 0
+    fed_tokens: int = 0
+    attended_tokens: int = 0
+
+    @property
+    def mean_tokens(self) -> float:
+        """Cached tokens that a token attends to in a decode step, on average; zero where there was none."""
+        return self.attended_tokens / max(1, self.fed_tokens)
+
+    def count(self, lengths: Sequence[int], coming: Sequence[int]) -> None:
+        """Count the tokens of decode steps.
+
+        Args:
+            lengths: cached tokens of each row, these included and not evicted yet.
+            coming: how many came, of each row.
+        """
+        self.fed_tokens += sum(coming)
+        self.attended_tokens += sum(_climb(length - new, length) for length, new in zip(lengths, coming, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +79,50 @@ class CacheLengths:
     mean: float
 
 
+@dataclass(slots=True)
+class CacheUse:
+    """What the cache does for one sequence, told by what it holds after the prompt and after every step.
+
+    Attributes:
+        compactions: so far.
+        peak_tokens: most cached tokens so far.
+        cached_tokens: now.
+        evicted_tokens: so far.
+    """
+
+    compactions: list[Compaction] = field(default_factory=list)
+    peak_tokens: int = 0
+    cached_tokens: int = 0
+    evicted_tokens: int = 0
+    _question: int = 0
+    _attended: int = 0
+
+    def observe(self, cached: int, fed: int) -> None:
+        """Take note of a step.
+
+        Args:
+            cached: tokens that the sequence has in the cache now.
+            fed: tokens that it was fed so far.
+        """
+        known, evicted = self.cached_tokens + self.evicted_tokens, fed - cached
+        newly = evicted - self.evicted_tokens
+        before = cached + newly  # the compaction, if there was one
+        if known == 0:
+            self._question = fed
+        else:
+            self._attended += _climb(self.cached_tokens, before)
+        if newly > 0:
+            self.compactions.append(Compaction(fed - self._question, before, cached))
+        self.peak_tokens = max(self.peak_tokens, before)
+        self.evicted_tokens, self.cached_tokens = evicted, cached
+
+    def lengths(self) -> CacheLengths:
+        """Return them, as of a sequence that has ended."""
+        steps = self.cached_tokens + self.evicted_tokens - self._question
+        mean = self._attended / steps if steps else float(self._question)
+        return CacheLengths(tuple(self.compactions), self.peak_tokens, mean)
+
+
 def cache_lengths(question_tokens: int, generated_tokens: int, schedule: CompressionConfig | None) -> CacheLengths:
     """Return what `BudgetCache` does with one sequence, alone or in any batch, up to its own end.
 
@@ -69,7 +133,12 @@ def cache_lengths(question_tokens: int, generated_tokens: int, schedule: Compres
 
     Raises:
         DyntsError: the budget is too small for the question.
+        UnsupportedError: the lengths depend on scores.
     """
+    if schedule is not None and schedule.threshold is not None:
+        raise UnsupportedError(
+            f"how many tokens a cache holds under threshold {schedule.threshold:g} depends on their scores: ask without"
+        )
     last = max(generated_tokens - 1, 0)
     compactions = []
     step, length, total, peak = 0, question_tokens, 0, question_tokens

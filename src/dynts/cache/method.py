@@ -95,6 +95,7 @@ class Method(ABC):
         observes_attention: whether `observe_attention` must see every layer's queries and keys.
         reads_cache: whether `score` looks at cached keys or values (`Slots.keys`), and takes them for those that
             attention sees.
+        ranks_places: whether a score is no more than a token's place in an order, to which no threshold applies.
         needs_predictor: whether the method cannot work without an importance predictor.
         scores_all_tokens: whether that predictor must have been trained on question and answer tokens too.
         keeping_question: name of the method that is this one with the question protected, where that has a name of its
@@ -108,6 +109,7 @@ class Method(ABC):
     protect_answer: ClassVar[bool] = False
     observes_attention: ClassVar[bool] = False
     reads_cache: ClassVar[bool] = False
+    ranks_places: ClassVar[bool] = False
     needs_predictor: ClassVar[bool] = False
     scores_all_tokens: ClassVar[bool] = False
     keeping_question: ClassVar[str | None] = None

@@ -25,6 +25,36 @@ def select(scores: torch.Tensor, pinned: torch.Tensor, live: torch.Tensor, keep:
     return torch.empty_like(order, dtype=torch.bool).scatter_(-1, order, best.expand_as(order)).flip(-1)
 
 
+def needed(
+    scores: torch.Tensor,
+    lengths: torch.Tensor,
+    most: torch.Tensor,
+    local_window: int,
+    threshold: float,
+    question: torch.Tensor | None = None,
+    answer: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return how many tokens each row keeps where a score must lie above a threshold: what is kept anyway counts too.
+
+    Every head holds as many tokens, so the one that needs most decides; the others keep their best-scored besides.
+
+    Args:
+        scores: as in `survivors`, and so the other arguments.
+        lengths: tokens of each row.
+        most: int64 [batch], how many a row may keep.
+        local_window: most recent tokens.
+        threshold: of the scores.
+        question: tokens kept anyway.
+        answer: tokens above all thresholds.
+
+    Returns:
+        int64 [batch].
+    """
+    scores, pinned, live = _ranked(scores, lengths, local_window, question, answer)
+    counts = (live & (pinned | (scores > threshold))).sum(dim=-1)
+    return counts.amax(dim=-1).flatten(0, -2).amax(dim=0).minimum(most)
+
+
 def survivors(
     scores: torch.Tensor,
     lengths: torch.Tensor,
@@ -46,13 +76,24 @@ def survivors(
     Returns:
         bool, shaped as `scores`.
     """
+    return select(*_ranked(scores, lengths, local_window, question, answer), keep)
+
+
+def _ranked(
+    scores: torch.Tensor,
+    lengths: torch.Tensor,
+    local_window: int,
+    question: torch.Tensor | None,
+    answer: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return scores, pinned slots and live ones, as `select` takes them. Arguments as in `survivors`."""
     live = live_slots(lengths, scores.shape[-1])[:, None]
     pinned = live & ~live_slots(lengths - local_window, scores.shape[-1])[:, None]
     if question is not None:
         pinned = pinned | question
     if answer is not None:
         scores = scores.masked_fill(answer, float("inf"))
-    return select(scores, pinned, live, keep)
+    return scores, pinned, live
 
 
 def left_align(kept: torch.Tensor, width: int) -> torch.Tensor:

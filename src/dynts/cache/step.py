@@ -1,5 +1,6 @@
 """What a cache holds between two forward passes, and what is planned for the next: values that are never changed."""
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -78,6 +79,10 @@ class Turn:
     tokens: tuple[int, ...]
 
 
+NEVER = sys.maxsize
+"""More tokens than there are."""
+
+
 @dataclass(frozen=True, eq=False)
 class Contents:
     """What a cache holds after a finished forward pass; `BudgetCache.commit` and compactions replace it by another.
@@ -87,6 +92,7 @@ class Contents:
         table: which token sits in which slot.
         lengths: cached tokens of each row, which fill its slots from the first one on; none before the first pass.
         next_positions: logical position of each row's next token.
+        due: at how many cached tokens each row is compacted next; `NEVER` without a budget, and of an empty row.
         columns: tokens fed so far, padding and evicted ones included: the length that transformers sees.
         turns: questions and user turns, as far as they were fed.
         memory: what the method remembers, see `Method.memory`.
@@ -97,6 +103,7 @@ class Contents:
     table: SlotColumns
     lengths: tuple[int, ...] = ()
     next_positions: tuple[int, ...] = ()
+    due: tuple[int, ...] = ()
     columns: int = 0
     turns: tuple[Turn, ...] = ()
     memory: dict[str, Any] = field(default_factory=dict)
@@ -104,7 +111,9 @@ class Contents:
 
     def started(self, rows: int) -> Self:
         """Return the same; with empty rows before the first pass."""
-        return self if self.lengths else replace(self, lengths=(0,) * rows, next_positions=(0,) * rows)
+        if self.lengths:
+            return self
+        return replace(self, lengths=(0,) * rows, next_positions=(0,) * rows, due=(NEVER,) * rows)
 
     @property
     def batch(self) -> int:
@@ -120,6 +129,11 @@ class Contents:
     def ragged(self) -> bool:
         """Whether some row holds fewer tokens than another."""
         return any(length != self.length for length in self.lengths)
+
+    @cached_property
+    def full(self) -> list[int]:
+        """The rows that are due."""
+        return [row for row, (length, due) in enumerate(zip(self.lengths, self.due, strict=True)) if length >= due]
 
     @cached_property
     def questions(self) -> tuple[int, ...]:

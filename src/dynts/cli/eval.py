@@ -48,8 +48,11 @@ class EvalCommand:
     retention_ratio: float | None = option(
         None, help="Share of the remaining room that selected tokens keep at a compaction (default: 0.4)."
     )
+    threshold: float | None = option(
+        None, help="Keep only what the method scores above this, up to the budget (default: as many as fit)."
+    )
     paper_settings: str | None = option(
-        None, help="Instead of the last three: the paper's for each benchmark; r1-qwen-7b or r1-llama-8b."
+        None, help="Instead of the last four: the paper's for each benchmark; r1-qwen-7b or r1-llama-8b."
     )
     samples: int = option(5, help="Samples of each problem.")
     limit: int | None = option(None, help="Take this many problems of each, drawn by --seed.")
@@ -87,16 +90,19 @@ class EvalCommand:
         from dynts.errors import DyntsError
         from dynts.evaluate.arms import paper_config
 
-        given = {"local_window": self.local_window, "retention_ratio": self.retention_ratio}
+        names = ("local_window", "retention_ratio", "threshold")
+        given = {name: getattr(self, name) for name in names}
         options = {name: value for name, value in given.items() if value is not None}
         if self.paper_settings is not None:
             if self.budget or options:
-                raise DyntsError("--paper-settings sets budget, local window and retention ratio: drop it, or those")
+                raise DyntsError(
+                    "--paper-settings sets budget, local window, retention ratio and no threshold: drop it, or those"
+                )
             return [paper_config(self.paper_settings, benchmark)]
         sizes = separated(self.budget or ["5000"])
         if not all(size.isdecimal() for size in sizes):
             raise DyntsError(f"--budget takes whole numbers such as 3000,5000, got {','.join(sizes)}")
-        return [CompressionConfig(int(size), **options) for size in sizes]  # type: ignore[arg-type]
+        return [CompressionConfig(int(size), **options) for size in sizes]
 
     def arms(self) -> "list[Arm[str]]":
         """Return the arms that were asked for, without a budget.

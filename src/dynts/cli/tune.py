@@ -32,6 +32,7 @@ class TuneCommand:
         budget=None,
         local_window=None,
         retention_ratio=None,
+        threshold=None,
         protect_question=None,
     )
     budgets: str | None = option(

@@ -96,7 +96,7 @@ def arm_settings(arm: Arm[str]) -> dict[str, Any]:
     schedule, predictor = arm.schedule, arm.predictor
     return {
         "method": {"name": type(arm.method).__name__, **asdict(arm.method)},  # type: ignore[call-overload]
-        "config": None if schedule is None else asdict(schedule),
+        "config": None if schedule is None else schedule.settings(),
         "predictor": predictor,
         "predictor_files": None if predictor is None else model_files(predictor),
     }

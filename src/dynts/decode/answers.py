@@ -59,7 +59,10 @@ class Answer:
         row = asdict(self)
         stats = row.pop("stats")
         stats["compactions"] = [compaction._asdict() for compaction in self.stats.compactions]
-        return json.dumps({**row, **stats, "tokens_per_second": self.tokens_per_second}, ensure_ascii=False)
+        return json.dumps(
+            {**row, **stats, "mean_tokens": self.stats.mean_tokens, "tokens_per_second": self.tokens_per_second},
+            ensure_ascii=False,
+        )
 
     def describe(self) -> str:
         """Return a few lines on how the answer ended, and what it cost."""
@@ -71,7 +74,7 @@ class Answer:
             f"  {stats.prompt_tokens} prompt + {stats.generated_tokens} generated tokens "
             f"in {self.seconds:.1f} s ({self.tokens_per_second:.1f} tokens/s, eviction included)\n"
             f"  peak cache {stats.peak_tokens} tokens, {stats.peak_bytes / 2**20:.1f} MiB; "
-            f"{len(stats.compactions)} compactions"
+            f"mean {stats.mean_tokens:.0f} tokens; {len(stats.compactions)} compactions"
         )
 
 

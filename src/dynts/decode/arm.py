@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from dynts.cache.method import Granularity
 from dynts.config import CompressionConfig
-from dynts.methods import METHODS, Full, Method, check_predictor, resolve_method
+from dynts.methods import METHODS, Full, Method, check_predictor, check_threshold, resolve_method
 from dynts.methods.variants import scored_variants
 from dynts.predictor.config import PredictorConfig
 
@@ -24,12 +24,18 @@ class Arm(Generic[P_co]):
         predictor: the importance predictor where the method needs one: the folder or Hub id of one, or loaded, see
             `loaded`.
         label: which label tells this arm's predictor from those of other arms; None where nothing has to.
+
+    Raises:
+        UnsupportedError: the method's scores have no threshold.
     """
 
     method: Method = field(default_factory=Full)
     config: CompressionConfig = field(default_factory=CompressionConfig)
     predictor: P_co | None = None
     label: str | None = None
+
+    def __post_init__(self) -> None:
+        check_threshold(self.method, self.config)
 
     @property
     def schedule(self) -> CompressionConfig | None:
@@ -53,6 +59,8 @@ class Arm(Generic[P_co]):
             "native": self.method.granularity == "native",
             "question kept": question and self.keeps_question,
         }
+        if self.schedule is not None and self.schedule.threshold is not None:
+            chosen[f"threshold {self.schedule.threshold:g}"] = True
         return [trait for trait, applies in chosen.items() if applies]
 
     def loaded(self: "Arm[str]", predictors: Mapping[str, Q], label: str | None = None) -> "Arm[Q]":

@@ -28,7 +28,7 @@ from dynts.decode.recorded import RecordedSteps
 from dynts.decode.refusals import check_compile, check_model, check_training, without_wrapper
 from dynts.decode.steps import decode_steps, set_attribute
 from dynts.errors import DyntsError
-from dynts.methods import Method, Surroundings, resolve_method
+from dynts.methods import Method, Surroundings, check_threshold, resolve_method
 from dynts.models import input_device, load_tokenizer
 from dynts.models.attention import OBSERVABLE, observed_attention
 from dynts.models.shape import full_attention_layers, kv_heads
@@ -81,6 +81,8 @@ def compress(
     model = without_wrapper(model)
     check_model(model, chosen)
     chosen.check_model(model)
+    config = config or CompressionConfig()
+    check_threshold(chosen, config)
     if compile:
         check_compile(model, chosen)
     trained = predictor if isinstance(predictor, ImportancePredictor) else None
@@ -94,7 +96,7 @@ def compress(
             f"markers={markers!r} need the tokenizer that writes them, and none lies beside the model: pass "
             "tokenizer=, or token ids as ThinkMarkers"
         )
-    return Session(model, chosen, config or CompressionConfig(), predictor, tokenizer, scanner, record, compile)
+    return Session(model, chosen, config, predictor, tokenizer, scanner, record, compile)
 
 
 class Session:

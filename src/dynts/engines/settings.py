@@ -10,7 +10,7 @@ from dynts.chat.markers import find_format
 from dynts.chat.options import ChatOptions
 from dynts.chat.scanner import ThinkScanner, scanner_of
 from dynts.config import CompressionConfig
-from dynts.errors import DyntsError
+from dynts.errors import DyntsError, UnsupportedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -99,8 +99,14 @@ class PluginSettings:
 
         Raises:
             DyntsError: the plugins do not have the method, or there is no predictor.
+            UnsupportedError: there is a threshold.
         """
         method, config = arm.method, arm.config
+        if config.threshold is not None:
+            raise UnsupportedError(
+                f"threshold {config.threshold:g}: the plugins for vLLM and SGLang know when a request is compacted "
+                "from its length alone: leave it out, or take --engine transformers"
+            )
         return cls(
             arm.predictor or "",
             config.budget,

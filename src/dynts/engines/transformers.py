@@ -13,7 +13,7 @@ from queue import SimpleQueue
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from dynts.cache.lengths import cache_lengths
+from dynts.cache.lengths import CacheUse
 from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.chat.prompts import Prompt, encode_question
 from dynts.chat.written import decode_text
@@ -163,7 +163,7 @@ class TransformersEngine:
             sample.ended - sample.joined,
             run.name,
             sample.ended - run.started,
-            cache_lengths(len(prompt.ids), len(sample.ids), sample.request.arm.schedule),
+            sample.cache.lengths(),
             sample.peak_bytes,
             self.format,
             prompt.thinks,
@@ -231,6 +231,7 @@ class _Sample:
         failed: whether its logits failed instead.
         ended: when.
         peak_bytes: allocated for its row by then.
+        cache: what it held.
     """
 
     run: _Run
@@ -242,9 +243,11 @@ class _Sample:
     failed: bool = False
     ended: float = 0.0
     peak_bytes: int = 0
+    cache: CacheUse = field(default_factory=CacheUse)
 
     def tell(self, token: RowToken) -> bool:
         """Take the next token; whether the sample has ended."""
+        self.cache.observe(token.cached, token.fed)
         self.failed = token.failed
         if not token.failed:
             self.ids.append(token.token)

@@ -1,7 +1,8 @@
 """Compression methods, one file each. A name stands for the method with its default settings."""
 
 from dynts.cache.method import Method, Surroundings
-from dynts.errors import DyntsError
+from dynts.config import CompressionConfig
+from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.dynts import DynTS, DynTSAll, DynTSBottom, DynTSRandom
 from dynts.methods.h2o import H2O
 from dynts.methods.keydiff import KeyDiff
@@ -49,6 +50,23 @@ def resolve_method(method: str | Method) -> Method:
     return METHODS[method]()
 
 
+def check_threshold(method: Method, config: CompressionConfig) -> None:
+    """Refuse a threshold on scores that have none.
+
+    Args:
+        method: the method.
+        config: its schedule.
+
+    Raises:
+        UnsupportedError: names the threshold and the method.
+    """
+    if config.threshold is not None and method.evicts and method.ranks_places:
+        raise UnsupportedError(
+            f"threshold {config.threshold:g}: method {method.name!r} goes by the places of tokens, whose scores no "
+            "threshold applies to: leave it out, or take a method that scores tokens, such as 'dynts'"
+        )
+
+
 def check_predictor(method: Method, predictor: object) -> None:
     """Refuse a method that needs a predictor where the user has given none.
 
@@ -84,5 +102,6 @@ __all__ = [
     "VaSE",
     "Window",
     "check_predictor",
+    "check_threshold",
     "resolve_method",
 ]

@@ -35,6 +35,7 @@ class SepLLM(Method):
     """
 
     name: ClassVar[str] = "sepllm"
+    ranks_places: ClassVar[bool] = True
     separators: tuple[int, ...] | None = None
     n_initial: int = 4
     protect_question: bool = False

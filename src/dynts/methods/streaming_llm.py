@@ -20,6 +20,7 @@ class StreamingLLM(Method):
     """
 
     name: ClassVar[str] = "streaming-llm"
+    ranks_places: ClassVar[bool] = True
     n_sink: int = 4
     protect_question: bool = False
 

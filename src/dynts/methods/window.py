@@ -30,6 +30,7 @@ class Window(Method):
     """
 
     name: ClassVar[str] = "window"
+    ranks_places: ClassVar[bool] = True
     keeping_question: ClassVar[str | None] = "question-window"
     protect_question: bool = False
 

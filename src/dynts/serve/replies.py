@@ -230,7 +230,7 @@ class Exchange:
         usage, cache = self.usage, self.usage.dynts
         usage.completion_tokens += ended.generated_tokens
         usage.total_tokens += ended.generated_tokens
-        cache.compactions += ended.cache.compactions
+        cache.compactions += len(ended.cache.compactions)
         cache.evicted_tokens += ended.cache.evicted_tokens
         cache.peak_cached_tokens = max(cache.peak_cached_tokens, ended.cache.peak_tokens)
 

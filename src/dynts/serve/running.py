@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
+from dynts.cache.lengths import CacheUse
 from dynts.chat.markers import ThinkFormat
 from dynts.chat.scanner import spellings
 from dynts.chat.streaming import StopStrings
@@ -36,33 +37,10 @@ class Ended:
     index: int
     finish_reason: FinishReason
     generated_tokens: int
-    cache: "CacheUse"
+    cache: CacheUse
 
 
 Event = Piece | Ended | ApiError
-
-
-@dataclass(slots=True)
-class CacheUse:
-    """What the cache did for one row, told by what it holds after every step."""
-
-    compactions: int = 0
-    evicted_tokens: int = 0
-    peak_tokens: int = 0
-    cached_tokens: int = 0
-
-    def observe(self, cached: int, fed: int) -> None:
-        """Take note of a step.
-
-        Args:
-            cached: tokens that the row has in the cache now.
-            fed: tokens that it was fed so far.
-        """
-        evicted = fed - cached
-        newly = evicted - self.evicted_tokens
-        self.peak_tokens = max(self.peak_tokens, cached + newly)  # before the compaction, if there was one
-        self.compactions += newly > 0
-        self.evicted_tokens, self.cached_tokens = evicted, cached
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,9 +190,9 @@ class RunningRow:
         self.row.tell(ApiError(500, message, code="failed"))
 
     def _observe(self, token: RowToken) -> None:
-        compactions, evicted = self.cache.compactions, self.cache.evicted_tokens
+        compactions, evicted = len(self.cache.compactions), self.cache.evicted_tokens
         self.cache.observe(token.cached, token.fed)
-        self._metrics.compactions.inc(self.cache.compactions - compactions)
+        self._metrics.compactions.inc(len(self.cache.compactions) - compactions)
         self._metrics.evicted_tokens.inc(self.cache.evicted_tokens - evicted)
 
     def _write(self, token: int) -> bool:

@@ -13,6 +13,7 @@ from dynts.chat.options import DEFAULT_CHAT, ChatOptions
 from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.decode.compress import Predictor
+from dynts.methods import check_threshold
 from dynts.methods.dynts import predicted_scores
 from dynts.predictor.label import FUTURE_WINDOW, SHARED_LABELS
 from dynts.predictor.model import ImportancePredictor
@@ -120,6 +121,8 @@ def view_trace(
         DyntsError: a predictor of another model, or a budget too small for the question.
     """
     config.check_question(tokens.question_end)
+    for arm in methods:
+        check_threshold(arm.method, config)
     for predictor in predictors.values():
         predictor.check_model(model)
     windows = [predictor.config.future_window for predictor in predictors.values()]
