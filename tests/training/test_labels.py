@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from dynts.errors import DyntsError, UnsupportedError
 from dynts.traces.tokens import TokenizedTrace
 from dynts.training.labels import label_trace
+from tiny import tiny_model
 from tiny_traces import ARCHITECTURES, build_model
 
 QUESTION, THINKING, MARKER, ANSWER = 9, 40, 3, 14
@@ -27,6 +28,7 @@ def eager_attention(model: PreTrainedModel, trace: TokenizedTrace) -> tuple[torc
     finally:
         model.set_attn_implementation(implementation)
     types = getattr(model.config, "layer_types", None) or ["full_attention"] * len(output.attentions)
+    types = [kind for kind in types if kind in ("full_attention", "sliding_attention")]  # the others have no weights
     full = [weights[0] for weights, kind in zip(output.attentions, types, strict=True) if kind == "full_attention"]
     return torch.stack(full), output.last_hidden_state[0]
 
@@ -131,6 +133,12 @@ def test_several_forward_passes_change_nothing(
     torch.testing.assert_close(several.hidden, hidden, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(several.labels["answer"], answer, atol=1e-5, rtol=0)
     torch.testing.assert_close(several.labels["future"], future, atol=1e-5, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_next", "lfm2", "jamba"])
+def test_layers_that_keep_a_state_do_not_count(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # in several passes, but for jamba, which would forget its state
+    test_several_forward_passes_change_nothing(tiny_model(architecture, vocab_size=300), monkeypatch, 16)
 
 
 def test_answer_label_alone_is_the_same(model: PreTrainedModel) -> None:
