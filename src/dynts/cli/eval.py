@@ -95,9 +95,7 @@ class EvalCommand:
         options = {name: value for name, value in given.items() if value is not None}
         if self.paper_settings is not None:
             if self.budget or options:
-                raise DyntsError(
-                    "--paper-settings sets budget, local window, retention ratio and no threshold: drop it, or those"
-                )
+                raise DyntsError("--paper-settings sets budget, local window and retention ratio: drop it, or those")
             return [paper_config(self.paper_settings, benchmark)]
         sizes = separated(self.budget or ["5000"])
         if not all(size.isdecimal() for size in sizes):
