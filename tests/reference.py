@@ -620,7 +620,7 @@ def _triattention(run: _Run, layer: int, head: int, cached: list[int]) -> list[f
         raise ValueError("triattention needs statistics of queries")
     keys, place = run.records[layer].keys[head][cached], run.layers.index(layer)
     competing = torch.tensor([not (run.protect and p in run.question) for p in cached])
-    group = run.statistics.mean.shape[1] // run.kv_heads
+    group = run.statistics.mean.shape[1] // run.kv_heads[layer]
     standardised = []
     for query_head in range(head * group, (head + 1) * group):
         scores = triattention_scores(keys, cached, len(run.tokens), run.statistics, place, query_head)
