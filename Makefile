@@ -13,7 +13,7 @@ WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 
-.PHONY: demo test quick lint options oldest package vllm vllm-next sglang newest clean
+.PHONY: demo test quick lint options models oldest package vllm vllm-next sglang newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -32,6 +32,10 @@ lint: .venv/installed
 # the documentation's tables of options, from their declarations
 options: .venv/installed
 	$(BIN)/python -m dynts.cli.reference > docs/options.md
+
+# the documentation's tables of models, from what becomes of a tiny one of each type: some minutes
+models: .venv/installed
+	PYTHONPATH=tests OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/helpers/models_page.py
 
 # the quick subset on the oldest supported transformers, in an environment of its own
 oldest: .venv-oldest/installed

@@ -121,12 +121,13 @@ def masked_attention(
 ) -> tuple[Tensor, Tensor]:
     """Plain attention under the current pass's masks; one that a model makes by itself is added to the logits."""
     this = _CURRENT[-1]
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    layer = -1 if module.layer_idx is None else int(module.layer_idx)  # type: ignore[arg-type]
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     length, group = query.shape[2], query.shape[1] // key.shape[1]
     window = this.windows[layer]
     if window is None:
-        visible = this.visible[layer].repeat_interleave(group, dim=0)
+        shown = this.visible.get(layer, next(iter(this.visible.values())))
+        visible = shown.repeat_interleave(group, dim=0)
     else:
         at = torch.arange(length, device=query.device)
         distance = at[:, None] - at[None, :]
@@ -431,7 +432,7 @@ class _Run:
             with torch.no_grad():
                 self.predicted += self.predictor(hidden[first:]).float().tolist()
         if decoding:
-            for layer, head in self.heads:
+            for layer, head in (each for each in self.heads if each[0] in self.records):
                 row = self._group(layer, self.records[layer].weights, head)[:, -1].mean(dim=0)
                 sums = self.received[layer, head]
                 for position in self.cached[layer, head]:
@@ -442,7 +443,9 @@ class _Run:
         """The heads that the keys of each full-attention layer have: a token that sees itself tells."""
         this = Pass({}, [1] * len(self.windows))
         masked_forward(self.model, [1], this)
-        return {layer: len(this.records[layer].keys) for layer in self.layers}
+        # layers that share a module have one number, and the masks of all layers are alike there
+        some = next(iter(this.records.values()))
+        return {layer: len(this.records.get(layer, some).keys) for layer in self.layers}
 
     def _group(self, layer: int, tensor: Tensor, head: int) -> Tensor:
         """The query heads that share KV head `head` of a layer."""

@@ -116,6 +116,12 @@ def built(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
         (lambda: tiny_model("llama", is_causal=False), ["LlamaForCausalLM", "later ones"]),
         (lambda: tiny_model_of("mllama"), ["MllamaForCausalLM", "decoder of its own"]),
         pytest.param(
+            lambda: tiny_model_of("inkling_text"),
+            ["InklingForCausalLM", "distances"],
+            marks=pytest.mark.skipif("inkling_text" not in MODEL_TYPES, reason="this transformers has no Inkling"),
+        ),
+        (lambda: tiny_model_of("blt"), ["no cache for a blt model"]),
+        pytest.param(
             lambda: tiny_model_of("dory"),
             ["DoryForCausalLM", "loops"],
             marks=pytest.mark.skipif("dory" not in MODEL_TYPES, reason="this transformers has no Dory"),
@@ -123,7 +129,7 @@ def built(kind: Any, name: str, **settings: Any) -> PreTrainedModel:
     ],
     ids=[
         *("t5", "bert", "mamba", "mistral", "gemma3", "flex", "module"),
-        *("bert head", "gemma3 both ways", "llama both ways", "mllama", "dory"),
+        *("bert head", "gemma3 both ways", "llama both ways", "mllama", "inkling", "blt", "dory"),
     ],
 )
 def test_models(build: Callable[[], Any], words: list[str]) -> None:

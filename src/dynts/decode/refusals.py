@@ -78,6 +78,8 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
     parameters = inspect.signature(type(decoder).forward).parameters
     if "position_ids" not in parameters or CACHE not in parameters:
         raise UnsupportedError(f"{name} takes no position_ids and {CACHE}: evicted tokens would shift positions")
+    if getattr(model.config, "rel_extent", None):
+        raise UnsupportedError(f"{name} biases attention by distances counted in slots, which evictions would shift")
     if getattr(model.config, "n_recurrent_loops", 1) > 1:
         raise UnsupportedError(f"{name} runs its layers in loops, which copy and read the cache's layers themselves")
     modules = (model.config, *decoder.modules())

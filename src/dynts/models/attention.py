@@ -284,7 +284,9 @@ def _observing(implementation: str) -> Callable[..., Any]:
         **kwargs: Any,
     ) -> Any:
         if attention_observer is not None:
-            attention_observer(int(module.layer_idx), query, key, _softmax_of(module, query, attention_mask, kwargs))
+            softmax = _softmax_of(module, query, attention_mask, kwargs)
+            # a module that several layers share may not know which of them it is
+            attention_observer(-1 if module.layer_idx is None else int(module.layer_idx), query, key, softmax)
         plain = not kwargs.get("dropout") and all(kwargs.get(name) is None for name in _NOT_GROUPED)
         plain = plain and not _masks_heads(attention_mask)
         if implementation == "sdpa" and query.shape[2] == 1 and plain:

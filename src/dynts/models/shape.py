@@ -197,7 +197,10 @@ def cached_layers(model_config: PreTrainedConfig) -> list[Any]:
     """
     if model_config.model_type == "minimax":
         raise UnsupportedError("MiniMax takes no cache but one of its own class: dynts cannot compact that")
-    layers: list[Any] = DynamicCache(config=model_config).layers
+    try:
+        layers: list[Any] = DynamicCache(config=model_config).layers
+    except AttributeError as error:
+        raise UnsupportedError(f"transformers has no cache for a {model_config.model_type} model: {error}") from error
     types = getattr(model_config, "layer_types", None) or [""] * len(layers)
     unknown = set(types) - {"", *_CACHED, *CACHELESS}
     known = zip(layers, types, strict=False)
