@@ -35,6 +35,7 @@ from dynts.evaluate.intervals import mean_and_error
 from dynts.evaluate.paired import SIGNIFICANT, holm
 from dynts.evaluate.replay import FullCache, replay, with_full_cache
 from dynts.methods import METHODS, DynTSBottom, Full
+from dynts.methods.triattention import TriAttention
 from dynts.models import load_model
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--gguf-file")
     parser.add_argument("--dtype")
     parser.add_argument("--predictor", action="append", default=[], help="repeatable, of one label each")
+    parser.add_argument("--calibration", help="written by `dynts calibrate`; without it there is no triattention")
     parser.add_argument("--shards", type=Path, required=True, help="what the predictors were trained on")
     parser.add_argument("--count", type=int, default=16, help="held-out traces, the first ones that are short enough")
     parser.add_argument("--most", type=int, default=600, help="tokens of the longest trace that is taken")
@@ -105,6 +107,9 @@ def main() -> None:
     config = next(iter(predictors.values())).config
     traces = _traces(sets, tokenizer, arguments, config)
     arms = _arms(predictors)
+    if arguments.calibration:
+        triattention: Arm[ImportancePredictor] = Arm(TriAttention("native", calibration=arguments.calibration))
+        arms[triattention.name()] = triattention
     if unknown := set(arguments.arm or arms) - set(arms):
         raise SystemExit(f"no arm is called {', '.join(unknown)}: take some of {'; '.join(arms)}")
     for trace in track(traces, "traces"):

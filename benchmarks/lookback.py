@@ -24,7 +24,7 @@ from dynts.config import CompressionConfig
 from dynts.decode.arm import Arm
 from dynts.demo.compare import compare
 from dynts.evaluate.intervals import wilson
-from dynts.methods import H2O, DynTS, Full, QuestionWindow, Random
+from dynts.methods import H2O, DynTS, QuestionWindow, Random
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.report.tables import markdown_table
@@ -45,17 +45,18 @@ from dynts.tiny.task import (
     write_question,
 )
 
+FULL = "full"
 DEFINITIONS = STEPS[-1]
-REACHES = (2, 4, 8, len(VARIABLES))
-SHARES = (0.4, 0.3)
-"""Budgets, as shares of the mean length with the full cache."""
+REACHES = (2, 5, len(VARIABLES))
+SHARE = 0.3
+"""The budget, as a share of the mean length with the full cache."""
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="existing folder for the results")
-    parser.add_argument("--problems", type=int, default=200, help="of each reach")
+    parser.add_argument("--problems", type=int, default=100, help="of each reach")
     arguments = parser.parse_args()
     model, tokenizer = load_model(WEIGHTS)
     settings = {"problems": arguments.problems, "weights_sha256": shipped_weights(), "torch": torch.__version__}
@@ -64,10 +65,10 @@ def main() -> None:
     for reach in track(REACHES, "reach"):
         problems = [bounded_problem(seed, reach) for seed in HELD_OUT[: arguments.problems]]
         distances = [distance for problem in problems for distance in looked_back(problem)]
-        for name, share, arm in _arms():
-            key = f"{reach}, {share}, {name}"
+        for name, arm in _arms().items():
+            key = f"{reach}, {name}"
             if key not in rows:
-                config = CompressionConfig() if share == 1 else _schedule(rows[f"{reach}, 1, full"]["mean"], share)
+                config = CompressionConfig() if name == FULL else _schedule(rows[f"{reach}, {FULL}"]["mean"])
                 result = compare(model, tokenizer, problems, arm, config)
                 rows[key] = {
                     "correct": result.correct,
@@ -115,48 +116,46 @@ def looked_back(problem: ChainProblem) -> Iterator[int]:
         yield from (order[name] - order[operand] for operand in (left, right) if operand in order)
 
 
-def _arms() -> Iterator[tuple[str, float, Arm[ImportancePredictor]]]:
-    yield "full", 1, Arm(Full())
-    for share in SHARES:
-        yield "question-window", share, Arm(QuestionWindow())
-        yield "random", share, Arm(Random())
-        yield "random, native", share, Arm(Random(granularity="native"))
-        yield "h2o, native", share, Arm(H2O(granularity="native", protect_question=True))
-        for label in ("answer", "future"):
-            predictor = ImportancePredictor.from_pretrained(WEIGHTS / label)
-            yield f"dynts, {label} label", share, Arm(DynTS(), predictor=predictor)
+def _arms() -> dict[str, Arm[ImportancePredictor]]:
+    arms: dict[str, Arm[ImportancePredictor]] = {
+        FULL: Arm(),
+        "question-window": Arm(QuestionWindow()),
+        "random": Arm(Random(granularity="shared")),
+        "random, native": Arm(Random(granularity="native")),
+        "h2o, native": Arm(H2O(granularity="native", protect_question=True)),
+    }
+    for label in ("answer", "future"):
+        predictor = ImportancePredictor.from_pretrained(WEIGHTS / label)
+        arms[f"dynts, {label} label"] = Arm(DynTS(), predictor=predictor)
+    return arms
 
 
-def _schedule(length: float, share: float) -> CompressionConfig:
-    budget = round(share * length)
+def _schedule(length: float) -> CompressionConfig:
+    budget = round(SHARE * length)
     return CompressionConfig(budget, round(0.4 * (budget - QUESTION_TOKENS)), 2 / 3)
 
 
 def _page(settings: dict[str, Any], rows: dict[str, Any]) -> str:
     count = settings["problems"]
 
-    def cell(reach: int, share: float, name: str) -> str:
-        found = wilson(rows[f"{reach}, {share}, {name}"]["correct"], count)
+    def cell(reach: int, name: str) -> str:
+        found = wilson(rows[f"{reach}, {name}"]["correct"], count)
         return f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})"
 
-    shown = [f"{rows[f'{reach}, 1, full']['steps_back']:.1f} results back" for reach in REACHES]
-    arms = [(name, share) for name, share, _ in _arms()]
+    whole = {reach: rows[f"{reach}, {FULL}"] for reach in REACHES}
+    shown = [f"{row['steps_back']:.1f} results back" for row in whole.values()]
+    lengths = ", ".join(f"{row['mean']:.0f}" for row in whole.values())
     return "\n".join(
         [
             "# How far back a chain must look",
             "",
             f"Made by `benchmarks/lookback.py`; the embedded model, {count} problems of {DEFINITIONS} definitions for "
             "each reach, greedy decoding, Pass@1 (95% Wilson interval). The operands of a definition lie so many "
-            "results back, on average. Budgets are shares of the mean length with the full cache; of the room beside "
-            "the question 40% are the local window and 40% selected tokens. All methods keep the question.",
+            f"results back, on average. Budgets are {SHARE:.0%} of the mean length with the full cache ({lengths} "
+            "tokens); of the room beside the question 40% are the local window and 40% selected tokens. All methods "
+            "keep the question.",
             "",
-            markdown_table(
-                ["method", "budget", *shown],
-                [
-                    [name, "-" if share == 1 else f"{share:.0%}", *(cell(reach, share, name) for reach in REACHES)]
-                    for name, share in arms
-                ],
-            ),
+            markdown_table(["method", *shown], [[name, *(cell(reach, name) for reach in REACHES)] for name in _arms()]),
             f"torch {settings['torch']}",
             "",
         ]
