@@ -116,7 +116,7 @@ def _read(model: PreTrainedModel, trace: TokenizedTrace) -> DynamicCache:
     """Read question, thinking and closing marker, but for the last token: each answer starts by reading that."""
     cache = DynamicCache(config=model.config)
     ids = torch.tensor([trace.ids[: trace.answer_start - 1]], device=input_device(model))
-    positions = torch.arange(ids.shape[1], device=ids.device)[None]  # some models would count each piece from 0
+    positions = torch.arange(ids.shape[1], device=ids.device)[None]  # in transformers 5.24 Bamba counts each from 0
     at_once = ids.shape[1] if model.config.model_type in FORGETFUL else _PREFIX_CHUNK
     for start in range(0, ids.shape[1], at_once):
         piece = slice(start, start + at_once)

@@ -91,7 +91,7 @@ def label_trace(
     cache = DynamicCache(config=model.config) if at_once < total else None
     decoder = model.get_decoder()
     ids = torch.tensor([trace.ids], device=input_device(model))
-    positions = torch.arange(total, device=ids.device)[None]  # some models would count each piece from 0
+    positions = torch.arange(total, device=ids.device)[None]  # in transformers 5.24 Bamba counts each from 0
     labelled = labelled_span(trace, all_tokens)
     hidden = []
     with observed_attention(model):
