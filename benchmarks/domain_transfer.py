@@ -16,7 +16,7 @@ training: the same command continues) and domain_transfer.md (the tables).
 import argparse
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -75,7 +75,7 @@ def main() -> None:
     train, tests = _domains(load_examples(folders, config.label, config.transform, FOLDER_COLUMN), config)
     path = arguments.out / "domain_transfer.json"
     settings = {
-        "config": asdict(config),
+        "config": config.settings(),
         "domains": {folder.path.name: folder.manifest["settings"]["traces_sha256"] for folder in folders},
         "traces": {name: [len(found), len(tests[name])] for name, found in train.items()},
         "model": folders[0].manifest["settings"]["model"],

@@ -10,7 +10,6 @@ What is asked, and in which pools: `pressure.py`. On a GPU leave SGLang's variab
 import functools
 import time
 from collections import Counter
-from dataclasses import asdict
 from typing import Any
 
 from pressure import Task, measure, options
@@ -36,7 +35,7 @@ def serve(task: Task, slots: int, granularity: str | None, engine: str) -> dict[
     # the tests look for leaks at each step
     settings = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "0", "SGLANG_CHECK_KV_PAGE_INVARIANTS": "0"}
     if granularity is not None:
-        given = PluginSettings(task.predictors[granularity], granularity=granularity, **asdict(task.config))
+        given = PluginSettings(task.predictors[granularity], granularity=granularity, **task.config.settings())
         settings |= given.to_environment()
     server = {
         "device": device,

@@ -11,7 +11,6 @@ setting: the same command continues), tune_ranking.md and tune_ranking.png.
 
 import argparse
 import json
-from dataclasses import astuple
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -65,7 +64,7 @@ def main() -> None:
     path = arguments.out / "tune_ranking.json"
     settings = {
         **{name: getattr(arguments, name) for name in ("problems", "traces", "method", "label")},
-        "grid": [list(astuple(setting)) for setting in grid],
+        "grid": [list(setting.settings().values()) for setting in grid],
         "weights_sha256": shipped_weights(),
         "torch": torch.__version__,
     }

@@ -12,7 +12,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 from pressure import Task, measure, options
@@ -40,7 +39,7 @@ def serve(task: Task, blocks: int, granularity: str | None, runner: str) -> dict
     additional: dict[str, Any] = {"dynts": None}
     if granularity is not None:
         given = {"predictor": task.predictors[granularity], "granularity": granularity}
-        additional["dynts"] = {**given, **asdict(task.config)}
+        additional["dynts"] = {**given, **task.config.settings()}
     llm = LLM(
         model=task.model,
         dtype="float32",

@@ -34,6 +34,20 @@ def test_the_full_cache_is_needed() -> None:
         standings_of(group_arms([make_arm("rkv", CONFIG, 0.5)]))
 
 
+def test_two_arms_of_one_place_are_refused() -> None:
+    other = CompressionConfig(480, 50, 0.4)
+    arms = [make_arm("full", None, 0.9), make_arm("rkv", CONFIG, 0.5), make_arm("rkv", other, 0.6, folder="other")]
+    with pytest.raises(DyntsError, match=r"one place for rkv at .* in results and other would share"):
+        standings_of(group_arms(arms))
+
+
+def test_what_is_added_twice_has_one_place(tmp_path: Path) -> None:
+    path = tmp_path / "board.csv"
+    for _ in range(2):
+        update_leaderboard(path, [standing("rkv", 0.5, 10.0496)])
+    assert len(read_leaderboard(path)) == 1
+
+
 def test_a_standing_takes_the_place_of_its_like(tmp_path: Path) -> None:
     path = tmp_path / "board.csv"
     update_leaderboard(path, [standing("rkv", 0.5), standing("h2o", 0.6), standing("h2o", 0.4, 8.0)])
@@ -63,9 +77,16 @@ def test_what_is_no_leaderboard_is_refused(tmp_path: Path) -> None:
     assert other.read_text() == "a,b\n1,2\n"
     board = tmp_path / "board.csv"
     update_leaderboard(board, [standing("rkv", 0.5)])
-    board.write_text(board.read_text().replace("0.5", "half"))
-    with pytest.raises(DyntsError, match="line 2 of"):
-        read_leaderboard(board)
+    text = board.read_text()
+    board.write_text("\ufeff" + text, encoding="utf-8")
+    assert len(read_leaderboard(board)) == 1
+    for wrong, why in (("half", "could not convert"), ("nan", "must be a finite number")):
+        board.write_text(text.replace(",0.5,", f",{wrong},"))
+        with pytest.raises(DyntsError, match=rf"line 2 of .*{why}"):
+            update_leaderboard(board, [])
+    board.write_bytes(b"\xff\xfe")
+    with pytest.raises(DyntsError, match=r"board\.csv is not a leaderboard"):
+        update_leaderboard(board, [])
 
 
 def test_the_command_adds_arms(

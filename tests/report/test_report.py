@@ -2,6 +2,7 @@
 
 import csv
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,15 @@ def test_benchmarks_have_groups_of_their_own() -> None:
 def test_an_arm_twice_is_refused() -> None:
     with pytest.raises(DyntsError, match=r"full, no budget, on aime24 is there twice, in one and in two"):
         group_arms([make_arm("full", None, 0.5, folder="one"), make_arm("full", None, 0.5, folder="two", seed=1)])
+
+
+def test_thresholds_are_sorted_beside_budgets() -> None:
+    plain = CompressionConfig(480, 100, 0.4)
+    low, high = replace(plain, threshold=0.5), replace(plain, threshold=2.0)
+    arms = [make_arm(f"dynts, threshold {each.threshold:g}", each, 0.5) for each in (high, low)]
+    [group] = group_arms([*arms, make_arm("dynts", plain, 0.5), make_arm("full", None, 0.9)])
+    assert [entry.config for entry in group.entries] == [None, plain, low, high]
+    assert shared_config(group.compressed) == plain
 
 
 def test_no_samples_at_all() -> None:

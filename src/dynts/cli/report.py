@@ -49,6 +49,8 @@ def report(given: ReportCommand) -> None:
     check_out(given.out)
     if given.leaderboard is not None:
         check_leaderboard(given.leaderboard)
+        if given.leaderboard.parent.resolve() != given.out.resolve():  # which is made when it is written
+            check_folder(given.leaderboard)
     arms = [arm for folder in given.folders for arm in read_results(folder, given.grader)]
     for arm in arms:
         if not arm.samples:

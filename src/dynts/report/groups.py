@@ -1,9 +1,10 @@
 """Arms that may be compared: the same model, sampling and problems."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -131,7 +132,7 @@ def shared_config(entries: Sequence[EvaluatedArm]) -> CompressionConfig:
         entries: with a budget, at least one.
     """
     configs = Counter(entry.config for entry in entries if entry.config is not None)
-    return max(configs, key=lambda config: (configs[config], astuple(config)))
+    return max(configs, key=lambda config: (configs[config], _sizes(config)))
 
 
 def describe_config(config: CompressionConfig | None) -> str:
@@ -144,12 +145,20 @@ def missing_samples(arm: ArmResults) -> int:
     return max(0, int(arm.manifest.get("total", 0)) - len(arm.samples))
 
 
+def _sizes(config: CompressionConfig | None) -> tuple[float, ...]:
+    """Return what budgets are sorted by. One without a threshold keeps the most, and so does one without a budget."""
+    if config is None:
+        return ()
+    threshold = -math.inf if config.threshold is None else config.threshold
+    return config.budget, config.local_window, config.retention_ratio, -threshold
+
+
 def _order(arm: ArmResults) -> tuple[Any, ...]:
     kinds: list[type[Method] | None] = [*METHODS.values()]
     return (
         arm.benchmark,
         arm.config is not None,
-        [-value for value in ((0, 0, 0.0) if arm.config is None else astuple(arm.config))],
+        [-value for value in _sizes(arm.config)],
         kinds.index(arm.kind) if arm.kind in kinds else len(kinds),
         arm.plain_first,
         str(arm.folder),

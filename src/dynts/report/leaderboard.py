@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -31,6 +32,9 @@ class Standing:
         low: lower end of its 95% interval.
         high: upper end.
         problems: or traces that it was measured on.
+
+    Raises:
+        DyntsError: the compression or the value is not a number.
     """
 
     model: str
@@ -43,10 +47,17 @@ class Standing:
     high: float
     problems: int
 
+    def __post_init__(self) -> None:
+        for name in ("compression", "value"):
+            if not math.isfinite(getattr(self, name)):
+                raise DyntsError(f"{name} of {self.method} must be a finite number, got {getattr(self, name)}")
+
     @property
     def place(self) -> tuple[str, str, str, str, float]:
         """What tells it from other standings: one with the same takes its place."""
-        return self.model, self.work, self.figure, self.method, round(self.compression, 1)
+        # of the number that the file holds, or what is added twice could have two places
+        times = round(float(_shortened(self.compression)), 1)
+        return self.model, self.work, self.figure, self.method, times
 
     @property
     def higher_is_better(self) -> bool:
@@ -61,9 +72,9 @@ def standings_of(groups: Sequence[Group]) -> list[Standing]:
         groups: each with the full cache, against whose mean length budgets are set.
 
     Raises:
-        DyntsError: a group lacks the full cache.
+        DyntsError: a group lacks the full cache, or two arms would have the same place.
     """
-    found = []
+    found: dict[tuple[str, str, str, str, float], tuple[Standing, EvaluatedArm]] = {}
     for group in groups:
         if group.full is None:
             raise DyntsError(
@@ -77,8 +88,14 @@ def standings_of(groups: Sequence[Group]) -> list[Standing]:
         length = fmean(sample.prompt_tokens + sample.generated_tokens for sample in group.full.arm.samples)
         for entry in group.entries:
             times = 1.0 if entry.config is None else length / entry.config.budget
-            found.append(_standing(model, f"{group.benchmark}, {drawn}", entry, times))
-    return found
+            own = _standing(model, f"{group.benchmark}, {drawn}", entry, times)
+            if own.place in found:
+                raise DyntsError(
+                    f"a leaderboard has one place for {own.method} at {times:.1f} times on {own.work}, which the arms "
+                    f"in {found[own.place][1].arm.folder} and {entry.arm.folder} would share: report one of them"
+                )
+            found[own.place] = own, entry
+    return [own for own, _ in found.values()]
 
 
 def _standing(model: str, work: str, entry: EvaluatedArm, times: float) -> Standing:
@@ -103,7 +120,9 @@ def update_leaderboard(path: Path, standings: Iterable[Standing]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Standing)], lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _shown(value) for name, value in asdict(each).items()} for each in ordered)
+    for each in ordered:
+        row = asdict(each).items()
+        writer.writerow({name: _shortened(value) if isinstance(value, float) else value for name, value in row})
     write_text_whole(path, text.getvalue())
     write_text_whole(path.with_suffix(".md"), leaderboard_page(ordered))
 
@@ -115,10 +134,12 @@ def check_leaderboard(path: Path) -> None:
         path: as given.
 
     Raises:
-        DyntsError: it does not end with .csv.
+        DyntsError: it does not end with .csv, or holds something else.
     """
-    if path.suffix != ".csv":
+    if path.suffix != ".csv" or path.is_dir():
         raise DyntsError(f"a leaderboard is a .csv file, with a page of the same name beside it; {path} is none")
+    if path.exists():
+        read_leaderboard(path)
 
 
 def read_leaderboard(path: Path) -> list[Standing]:
@@ -131,18 +152,21 @@ def read_leaderboard(path: Path) -> list[Standing]:
         DyntsError: the file is not a leaderboard; the line that is wrong is named.
     """
     names = [field.name for field in fields(Standing)]
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames != names:
-            raise DyntsError(f"{path} is not a leaderboard: its first line must be {','.join(names)}")
-        found = []
-        for line in reader:
-            try:
-                texts = (line[name] for name in names[:4])
-                numbers = (float(line[name]) for name in names[4:-1])
-                found.append(Standing(*texts, *numbers, int(line["problems"])))  # type: ignore[call-arg, arg-type]
-            except (TypeError, ValueError) as error:
-                raise DyntsError(f"line {reader.line_num} of {path} is not a standing: {error}") from error
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets may put a mark before the first line
+    except UnicodeDecodeError as error:
+        raise DyntsError(f"{path} is not a leaderboard: {error}") from error
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if reader.fieldnames != names:
+        raise DyntsError(f"{path} is not a leaderboard: its first line must be {','.join(names)}")
+    found = []
+    for line in reader:
+        try:
+            texts = (line[name] for name in names[:4])
+            numbers = (float(line[name]) for name in names[4:-1])
+            found.append(Standing(*texts, *numbers, int(line["problems"])))  # type: ignore[call-arg, arg-type]
+        except (TypeError, ValueError) as error:
+            raise DyntsError(f"line {reader.line_num} of {path} is not a standing: {error}") from error
     return found
 
 
@@ -204,5 +228,5 @@ def _cell(each: Standing) -> str:
     return f"{each.value:.3f} ({each.low:.3f} to {each.high:.3f})"
 
 
-def _shown(value: object) -> object:
-    return f"{value:.4g}" if isinstance(value, float) else value
+def _shortened(number: float) -> str:
+    return f"{number:.4g}"
