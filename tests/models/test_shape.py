@@ -16,7 +16,9 @@ from tiny import SLIDING_WINDOW, STATEFUL, TINY_NAMES, tiny_model
 @pytest.mark.parametrize("name", TINY_NAMES)
 def test_parameters_and_cache_of_a_real_model(name: str, tied: bool) -> None:
     model = tiny_model(name, tie_word_embeddings=tied)
+    before = model.config.to_dict()
     shape = ModelShape.of(model.config)
+    assert model.config.to_dict() == before, "it is only read"
     assert shape.parameters == model.num_parameters()
     assert shape.layers == model.config.num_hidden_layers
     cache = DynamicCache(config=model.config)

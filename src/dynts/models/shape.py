@@ -1,5 +1,6 @@
 """The shape of a model, read from its configuration: what a cached token takes, what a generated one costs."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -62,7 +63,7 @@ class ModelShape:
         Raises:
             UnsupportedError: there is nothing in it that dynts can compress, or it names its sizes otherwise.
         """
-        config = config.get_text_config()
+        config = deepcopy(config.get_text_config())  # which a model made from it changes
         full, layers = len(full_attention_layers(config)), cached_layers(config)
         sliding = sum(isinstance(layer, DynamicSlidingWindowLayer) for layer in layers)
         stateful = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
