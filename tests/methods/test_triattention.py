@@ -125,8 +125,11 @@ def test_what_is_no_calibration_of_the_model_is_refused(known: tuple[Path, Calib
     with pytest.raises(UnsupportedError, match="1 layers of 4 query heads"):
         dynts.compress(model, TriAttention(calibration=tmp_path / "less"), CONFIG)
     (tmp_path / "text").write_text("no tensors")
-    for other in (tmp_path / "missing", tmp_path / "text", ""):
+    replace(made, frequencies=made.frequencies[1:]).save(tmp_path / "fewer pairs")
+    for other in (tmp_path / "missing", tmp_path / "text", tmp_path / "fewer pairs"):
         with pytest.raises(DyntsError, match=r"no calibration of triattention .*dynts calibrate"):
             dynts.compress(model, TriAttention(calibration=other), CONFIG)
+    with pytest.raises(DyntsError, match="TriAttention needs calibration="):
+        TriAttention()
     with pytest.raises(DyntsError, match="at least one trace"):
         calibrate(model, [])

@@ -64,9 +64,12 @@ class Calibration:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["dynts"])
-                mean, length, frequencies = map(file.get_tensor, _TENSORS)
-                return cls(torch.view_as_complex(mean), length, frequencies, **about)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                pairs, length, frequencies = map(file.get_tensor, _TENSORS)
+                mean = torch.view_as_complex(pairs)
+                if mean.shape != length.shape or mean.shape[2:] != frequencies.shape:
+                    raise ValueError("its statistics are not of the same heads and pairs")
+                return cls(mean, length, frequencies, **about)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DyntsError(
                 f"{path} is no calibration of triattention ({error}): make one with `dynts calibrate`"
             ) from error

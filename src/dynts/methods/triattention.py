@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from dynts.cache.method import Surroundings
 from dynts.cache.slots import Slots
-from dynts.errors import UnsupportedError
+from dynts.errors import DyntsError, UnsupportedError
 from dynts.methods.calibration import Calibration
 from dynts.methods.heads import HeadwiseMethod
 
@@ -42,6 +42,8 @@ class TriAttention(HeadwiseMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.calibration:
+            raise DyntsError("TriAttention needs calibration=, the file that `dynts calibrate` writes for the model")
         self.calibration = str(self.calibration)  # manifests write settings as JSON
 
     def check_model(self, model: PreTrainedModel) -> None:
