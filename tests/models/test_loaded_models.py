@@ -166,7 +166,7 @@ def test_heads_that_cannot_have_tokens_of_their_own(
         predictor = random_predictor(native=True) if method.needs_predictor else None
         with dynts.compress(model, method, CONFIG, predictor), pytest.raises(UnsupportedError, match=words):
             model.generate(IDS, **GREEDY)
-    with dynts.compress(model, "random", CONFIG):
+    with dynts.compress(model, Random(granularity="shared"), CONFIG):
         model.generate(IDS, **GREEDY)
 
 

@@ -118,7 +118,8 @@ def test_rows_end_on_their_own_and_give_what_they_would_give_alone(
     assert [end.generated_tokens for end in ends] == [20, 130, 70]
     assert [end.finish_reason for end in ends] == ["length"] * 3
     assert ends[1].cache.peak_tokens == 150
-    assert ends[1].cache.compactions > 0 == ends[0].cache.compactions
+    assert ends[1].cache.compactions
+    assert not ends[0].cache.compactions
     assert value(metrics, "dynts_evicted_tokens_total") == 2 * sum(end.cache.evicted_tokens for end in ends)
     assert value(metrics, "dynts_generated_tokens_total") == 2 * 220
     for name, count in (("queue", 6), ("time_to_first_token", 6), ("time_per_token", 2 * (220 - 3))):
@@ -146,7 +147,7 @@ def test_whenever_they_come_they_get_what_generate_gives_alone(
         [alone] = answer_questions(session, tiny[1], [("", item.question)], Sampling(most, 0.0))
         assert "".join(piece.text for piece in pieces) == alone.text
         assert end.generated_tokens == alone.stats.generated_tokens
-        assert end.cache.compactions == len(alone.stats.compactions)
+        assert end.cache.compactions == alone.stats.compactions
         assert end.cache.peak_tokens == alone.stats.peak_tokens
         assert (end.finish_reason == "stop") == alone.finished
 

@@ -86,9 +86,14 @@ def plan_json(
         "predictor": asdict(planner.predictor),
         "hardware": asdict(planner.hardware),
         "workload": asdict(work),
-        "costs": [{**asdict(cost), "speedup": speedup(cost, costs[0])} for cost in costs],
-        "recommended": asdict(recommended),
+        "costs": [{**_with_schedule(cost), "speedup": speedup(cost, costs[0])} for cost in costs],
+        "recommended": _with_schedule(recommended),
     }
+
+
+def _with_schedule(found: Cost | Recommendation) -> dict[str, Any]:
+    """Return all fields, of the schedule those that files record."""
+    return {**asdict(found), "schedule": found.schedule and found.schedule.settings()}
 
 
 def speedup(cost: Cost, full: Cost) -> float | None:
