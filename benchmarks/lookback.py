@@ -30,7 +30,7 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
-from dynts.tiny.solve import QUESTION_TOKENS
+from dynts.tiny.solve import schedule
 from dynts.tiny.task import (
     GIVEN,
     HELD_OUT,
@@ -68,7 +68,8 @@ def main() -> None:
         for name, arm in _arms().items():
             key = f"{reach}, {name}"
             if key not in rows:
-                config = CompressionConfig() if name == FULL else _schedule(rows[f"{reach}, {FULL}"]["mean"])
+                whole = rows.get(f"{reach}, {FULL}")
+                config = schedule(round(SHARE * whole["mean"])) if whole else CompressionConfig()
                 result = compare(model, tokenizer, problems, arm, config)
                 rows[key] = {
                     "correct": result.correct,
@@ -128,11 +129,6 @@ def _arms() -> dict[str, Arm[ImportancePredictor]]:
         predictor = ImportancePredictor.from_pretrained(WEIGHTS / label)
         arms[f"dynts, {label} label"] = Arm(DynTS(), predictor=predictor)
     return arms
-
-
-def _schedule(length: float) -> CompressionConfig:
-    budget = round(SHARE * length)
-    return CompressionConfig(budget, round(0.4 * (budget - QUESTION_TOKENS)), 2 / 3)
 
 
 def _page(settings: dict[str, Any], rows: dict[str, Any]) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from dynts.cache.cache import BudgetCache
 from dynts.cache.interface import CACHE
@@ -14,7 +13,7 @@ from dynts.cache.states import StateLayer
 from dynts.errors import UnsupportedError
 from dynts.methods import METHODS, Method
 from dynts.models.attention import OBSERVABLE, check_shown, implementation_of
-from dynts.models.shape import CACHELESS, cached_layers, full_attention_layers
+from dynts.models.shape import CACHELESS, full_attention_layers, keeps_states
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 
@@ -69,7 +68,7 @@ def check_model(model: PreTrainedModel, method: Method) -> None:
     if model.config.get_text_config() is not model.config:
         raise UnsupportedError(f"{name} is a multimodal model: load its text decoder as a causal language model")
     # transformers does not say so of models that keep a state, whatever their attention
-    stateful = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cached_layers(model.config))
+    stateful = keeps_states(model.config)
     if not (model._supports_attention_backend or (stateful and model._can_set_attn_implementation())):
         raise UnsupportedError(f"{name} does not use transformers' attention interface, so its masks are its own")
     decoder: Any = model.get_decoder()
@@ -173,8 +172,7 @@ def check_compile(model: PreTrainedModel, method: Method) -> None:
         )
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UnsupportedError("offloaded weights come and go, which a compiled step cannot follow: drop compile=True")
-    kinds = [type(layer) for layer in cached_layers(model.config)]
-    if any(issubclass(kind, LinearAttentionCacheLayerMixin) for kind in kinds):
+    if keeps_states(model.config):
         raise UnsupportedError("layers that keep a state put another in its place with every step: drop compile=True")
     if len(full_attention_layers(model.config)) < model.config.num_hidden_layers:
         raise UnsupportedError("sliding-window layers change their shape as they grow: drop compile=True")

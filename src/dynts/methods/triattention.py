@@ -32,7 +32,7 @@ class TriAttention(HeadwiseMethod):
     query heads. "native" keeps each layer and KV head its own tokens (the authors' `per_layer_perhead_pruning`).
 
     Args:
-        calibration: the file that `dynts calibrate` writes for the model.
+        calibration: the file that `dynts calibrate` writes for the model; it is read here, once.
     """
 
     name: ClassVar[str] = "triattention"
@@ -45,18 +45,18 @@ class TriAttention(HeadwiseMethod):
         if not self.calibration:
             raise DyntsError("TriAttention needs calibration=, the file that `dynts calibrate` writes for the model")
         self.calibration = str(self.calibration)  # manifests write settings as JSON
+        self.statistics = Calibration.load(self.calibration)
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Refuse another model than that of the calibration. Raises as in `Method`."""
-        Calibration.load(self.calibration).check_model(model)
+        self.statistics.check_model(model)
 
     def begin(self, surroundings: Surroundings) -> None:
-        """Read the statistics of the query heads that this process holds.
+        """Refuse statistics of other layers or heads.
 
         Raises:
             UnsupportedError: they are of other layers or heads.
         """
-        self.statistics = Calibration.load(self.calibration)
         layers, heads, _ = self.statistics.mean.shape
         if layers != len(self.layers) or heads % self.all_heads:
             raise UnsupportedError(

@@ -66,7 +66,7 @@ class ModelShape:
         config = deepcopy(config.get_text_config())  # which a model made from it changes
         full, layers = len(full_attention_layers(config)), cached_layers(config)
         sliding = sum(isinstance(layer, DynamicSlidingWindowLayer) for layer in layers)
-        stateful = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+        stateful = keeps_states(config)
         try:
             with torch.device("meta"):
                 model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -209,6 +209,11 @@ def cached_layers(model_config: PreTrainedConfig) -> list[Any]:
         kinds = sorted(unknown) or sorted({type(layer).__name__ for layer in layers})
         raise UnsupportedError(f"layers of type {', '.join(kinds)} have no KV cache that dynts can compact")
     return layers
+
+
+def keeps_states(model_config: PreTrainedConfig) -> bool:
+    """Return whether a layer keeps a state of fixed size. Raises as `cached_layers`."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cached_layers(model_config))
 
 
 def full_attention_layers(model_config: PreTrainedConfig) -> list[int]:
