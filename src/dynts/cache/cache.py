@@ -140,12 +140,11 @@ class BudgetCache(FixedRowsCache):
                     step = self._plan_generated(rows, mask, positions)
                 else:
                     step = self._plan_several(kind, rows, tokens, mask, positions)
+                for layer in self.state_layers:
+                    layer.begin()
         except BaseException:
             self.drop()
             raise
-        with bookkeeping():
-            for layer in self.state_layers:
-                layer.begin()
         self.occupancy.step = step
         return step
 

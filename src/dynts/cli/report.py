@@ -42,13 +42,13 @@ def report(given: ReportCommand) -> None:
 
     from dynts.evaluate.results import read_results
     from dynts.report.build import PAGE_FILE, check_out, group_arms, write_report
-    from dynts.report.leaderboard import check_leaderboard, standings_of, update_leaderboard
+    from dynts.report.leaderboard import read_leaderboard, standings_of, update_leaderboard
     from dynts.store.progress import quiet
 
     check_folder(given.out)
     check_out(given.out)
     if given.leaderboard is not None:
-        check_leaderboard(given.leaderboard)
+        read_leaderboard(given.leaderboard)  # refused before the work if it is none
         if given.leaderboard.parent.resolve() != given.out.resolve():  # which is made when it is written
             check_folder(given.leaderboard)
     arms = [arm for folder in given.folders for arm in read_results(folder, given.grader)]

@@ -113,8 +113,7 @@ def update_leaderboard(path: Path, standings: Iterable[Standing]) -> None:
     Raises:
         DyntsError: the file is no CSV file, or not a leaderboard.
     """
-    check_leaderboard(path)
-    known = {each.place: each for each in read_leaderboard(path)} if path.exists() else {}
+    known = {each.place: each for each in read_leaderboard(path)}
     known |= {each.place: each for each in standings}
     ordered = sorted(known.values(), key=lambda each: each.place)
     text = io.StringIO()
@@ -127,30 +126,19 @@ def update_leaderboard(path: Path, standings: Iterable[Standing]) -> None:
     write_text_whole(path.with_suffix(".md"), leaderboard_page(ordered))
 
 
-def check_leaderboard(path: Path) -> None:
-    """Refuse a path that a leaderboard cannot have.
-
-    Args:
-        path: as given.
-
-    Raises:
-        DyntsError: it does not end with .csv, or holds something else.
-    """
-    if path.suffix != ".csv" or path.is_dir():
-        raise DyntsError(f"a leaderboard is a .csv file, with a page of the same name beside it; {path} is none")
-    if path.exists():
-        read_leaderboard(path)
-
-
 def read_leaderboard(path: Path) -> list[Standing]:
-    """Read a leaderboard.
+    """Read a leaderboard, an empty one where there is no file yet.
 
     Args:
         path: the CSV file.
 
     Raises:
-        DyntsError: the file is not a leaderboard; the line that is wrong is named.
+        DyntsError: the path does not end with .csv, or the file is not a leaderboard; the line that is wrong is named.
     """
+    if path.suffix != ".csv" or path.is_dir():
+        raise DyntsError(f"a leaderboard is a .csv file, with a page of the same name beside it; {path} is none")
+    if not path.exists():
+        return []
     names = [field.name for field in fields(Standing)]
     try:
         text = path.read_text(encoding="utf-8-sig")  # spreadsheets may put a mark before the first line
