@@ -31,7 +31,7 @@ lint: .venv/installed
 
 # the documentation's tables of options, from their declarations
 options: .venv/installed
-	$(BIN)/python -m dynts.cli.reference > docs/options.md
+	$(BIN)/python -m dynts.cli.reference > docs/reference/options.md
 
 # the documentation's tables of models, from what becomes of a tiny one of each type: some minutes
 models: .venv/installed

@@ -1,8 +1,8 @@
-"""Makes docs/leaderboard.csv and docs/leaderboard.md from the numbers in docs/results.
+"""Makes docs/results/leaderboard.csv and docs/results/leaderboard.md from the numbers in docs/results.
 
     python benchmarks/leaderboard.py
 
-What `dynts report RESULTS --out REPORT --leaderboard docs/leaderboard.csv` has added to the file stays.
+What `dynts report RESULTS --out REPORT --leaderboard docs/results/leaderboard.csv` has added to the file stays.
 """
 
 import json
@@ -16,8 +16,7 @@ from dynts.evaluate.intervals import wilson
 from dynts.report.leaderboard import FULL, PASS_AT_1, Standing, update_leaderboard
 from dynts.tiny.solve import MEAN_LENGTH
 
-DOCS = Path(__file__).parents[1] / "docs"
-RESULTS = DOCS / "results"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 KL = "KL of the answer"
 EMBEDDED = "embedded model (0.8M)"
 OTHER_SEED = "embedded model, seed 2"
@@ -29,7 +28,7 @@ def main() -> None:
     for folder in sorted(RESULTS.iterdir()):
         if (folder / "compression.json").exists():
             standings += _replayed(folder / "compression.json")
-    update_leaderboard(DOCS / "leaderboard.csv", standings)
+    update_leaderboard(RESULTS / "leaderboard.csv", standings)
 
 
 def _embedded() -> Iterator[Standing]:

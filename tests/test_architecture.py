@@ -1,4 +1,4 @@
-"""Imports point down: the levels below are the architecture (docs/architecture.md)."""
+"""Imports point down: the levels below are the architecture (docs/explanation/architecture.md)."""
 
 import ast
 import re
@@ -86,7 +86,7 @@ def test_file_names_say_what_is_in_them() -> None:
 
 
 def test_the_page_on_architecture_is_in_step() -> None:
-    page = (ROOT.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = (ROOT.parents[1] / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages <= set(re.findall(r"\*\*(\w+)\*\*", page))
     named = [path for path in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", page) if "NAME" not in path]

@@ -21,7 +21,7 @@ def test_the_distribution_has_one_name() -> None:
 
 def test_every_extra_that_is_named_exists() -> None:
     """In the code, and in every command of the documents; nobody is sent to the package that PyPI calls dynts."""
-    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")]
     named = set()
     for path in texts:
         text = path.read_text(encoding="utf-8")

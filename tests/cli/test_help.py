@@ -69,5 +69,5 @@ def test_every_command_has_the_options_that_it_had() -> None:
 
 
 def test_the_page_of_options_is_up_to_date() -> None:
-    page = Path(__file__).parents[2] / "docs" / "options.md"
+    page = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
     assert page.read_text(encoding="utf-8") == reference(), "run `make options`"

@@ -46,7 +46,7 @@ def test_the_table_has_enough_of_every_verdict() -> None:
 
 
 def test_the_docs_list_the_known_limits() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "grading.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "grading.md").read_text(encoding="utf-8")
     limits = [case["id"] for case in CASES if "known_limit" in case]
     assert [name for name in limits if f"| {name} |" not in page] == []
     assert f"The other {len(CASES) - len(limits)} cases" in page

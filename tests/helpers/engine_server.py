@@ -27,7 +27,7 @@ BUDGET = ("--budget", CONFIG.budget, "--local-window", CONFIG.local_window, "--r
 PROBLEM = make_problem(HELD_OUT[0])
 ASKED: dict[str, Any] = {"model": "tiny", "messages": [user_message(PROBLEM.question)], "temperature": 0}
 KEY = "sesame"
-DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
+DOCS = Path(__file__).parents[2] / "docs" / "guides" / "serving.md"
 
 
 class EngineServer:

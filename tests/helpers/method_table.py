@@ -19,7 +19,7 @@ class Row:
     """A method.
 
     Attributes:
-        defaults: its settings, as docs/methods.md has them.
+        defaults: its settings, as docs/reference/methods.md has them.
         variants: settings that it is tried with. The reference takes them by the same names, and for a seed what it
             draws.
     """

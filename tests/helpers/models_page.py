@@ -1,4 +1,4 @@
-"""The tables of docs/models.md: what dynts does with every causal language model of transformers. `make models` writes
+"""The tables of docs/reference/models.md: what dynts does with every causal language model of transformers. `make models` writes
 them."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dynts.methods import METHODS
 from every_model import MODEL_TYPES, NOT_TRIED
 from model_check import CALIBRATED, Found, check
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "models.md"
 FIRST, LAST = "## Models that run\n", "## Loading\n"
 
 
@@ -86,5 +86,5 @@ if __name__ == "__main__":
             results[kind] = check(kind)
             print(json.dumps([kind, vars(results[kind])]), flush=True)
     if transformers.__version__ != version():
-        sys.exit(f"docs/models.md speaks of transformers {version()}, this is {transformers.__version__}")
+        sys.exit(f"docs/reference/models.md speaks of transformers {version()}, this is {transformers.__version__}")
     write(results)

@@ -1,6 +1,6 @@
-"""Draw the picture of docs/view.md: a held-out problem as the embedded model solves it.
+"""Draw the picture of docs/guides/view.md: a held-out problem as the embedded model solves it.
 
-python tests/helpers/picture.py docs/view.png [--page view.html]
+python tests/helpers/picture.py docs/images/view.png [--page view.html]
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Every causal language model of transformers is decoded exactly or refused by name, as docs/models.md has it."""
+"""Every causal language model of transformers is decoded exactly or refused by name, as docs/reference/models.md has it."""
 
 import pytest
 import transformers
@@ -14,7 +14,7 @@ COMMON = (
 """Types that every run of the tests tries; `-m slow` the others, for some minutes."""
 
 pytestmark = pytest.mark.skipif(
-    transformers.__version__ != version(), reason=f"docs/models.md speaks of transformers {version()}"
+    transformers.__version__ != version(), reason=f"docs/reference/models.md speaks of transformers {version()}"
 )
 
 

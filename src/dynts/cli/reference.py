@@ -1,4 +1,4 @@
-"""The page of all options, docs/options.md: `make options` writes it."""
+"""The page of all options, docs/reference/options.md: `make options` writes it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING

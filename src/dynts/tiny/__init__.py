@@ -2,7 +2,7 @@
 
 0.8 million parameters, trained from nothing on one synthetic task (`dynts.tiny.task`): a demonstration and a test bed
 that runs anywhere in seconds. It is no evidence about large reasoning models. Only the demo, the tests and the docs use
-it. The recipe that made it lies outside the package (docs/embedded-model.md).
+it. The recipe that made it lies outside the package (docs/explanation/embedded-model.md).
 """
 
 from pathlib import Path

@@ -89,7 +89,7 @@ FEATURES = [
 
 
 def table() -> str:
-    """As docs/sglang.md has it."""
+    """As docs/guides/sglang.md has it."""
     rows = [("", "", "shown by"), ("---",) * 3]
     rows += [(what, how, f"`{shown.partition('::')[2]}`" if shown else "") for what, how, shown in FEATURES]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -97,7 +97,7 @@ def table() -> str:
 
 def test_the_page_has_the_table_and_the_tests_are_there() -> None:
     here = Path(__file__).parent
-    assert table() in (here.parents[2] / "docs/sglang.md").read_text(), f"put this into docs/sglang.md:\n{table()}"
+    assert table() in (here.parents[2] / "docs/guides/sglang.md").read_text(), f"put this into docs/guides/sglang.md:\n{table()}"
     for *_, shown in FEATURES:
         if shown:
             file, name = shown.split("::")

@@ -1,4 +1,4 @@
-"""What of vLLM works under the budget, on each of its model runners: docs/vllm.md shows the table that is here."""
+"""What of vLLM works under the budget, on each of its model runners: docs/guides/vllm.md shows the table that is here."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -75,7 +75,7 @@ FEATURES = [
 
 
 def table() -> str:
-    """As docs/vllm.md has it."""
+    """As docs/guides/vllm.md has it."""
     rows = [("", "V1", "V2", "shown by"), ("---",) * 4]
     rows += [(what, v1, v2, f"`{shown.partition('::')[2]}`" if shown else "") for what, v1, v2, shown in FEATURES]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -83,7 +83,7 @@ def table() -> str:
 
 def test_the_page_has_the_table_and_the_tests_are_there() -> None:
     here = Path(__file__).parent
-    assert table() in (here.parents[2] / "docs/vllm.md").read_text(), f"put this into docs/vllm.md:\n{table()}"
+    assert table() in (here.parents[2] / "docs/guides/vllm.md").read_text(), f"put this into docs/guides/vllm.md:\n{table()}"
     for *_, shown in FEATURES:
         if shown:
             file, name = shown.split("::")
