@@ -3,8 +3,9 @@
     python drill.py SEED < jobs.json
 
 A job is a `Job` of test_kill.py as JSON. The parent imports everything first, so that each start costs a fork and not
-ten seconds. A moment is a number of new entries, up to `spacing`, and a fraction of a second. Prints for each job how
-many children were really killed.
+ten seconds. A job without kills comes first and says how long its command takes undisturbed. A moment is a number of
+new entries, up to `spacing`, and then up to a tenth of that time, however fast the machine is. Prints for each job how many
+children were really killed.
 """
 
 import json
@@ -58,17 +59,23 @@ def has_ended(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def run(job: dict[str, Any], pick: random.Random) -> int:
-    """Disturb a command as often as asked, run it to its end, and return how many children were killed."""
+def run(job: dict[str, Any], pick: random.Random, longest: float) -> int:
+    """Disturb a command as often as asked, run it to its end, and return how many children were killed.
+
+    Args:
+        job: what to run.
+        pick: chooses the moments.
+        longest: the longest pause between the entries that were waited for and the kill, in seconds.
+    """
     killed = 0
     for left in range(job["kills"], -1, -1):
         # shards of an earlier child stay; its journals are rolled up first, and a checkpoint is one file for ever
         before = entries(job) if "safetensors" in job["entries"] else 0
         child = start(job)
         if left:
-            wanted, pause = pick.randint(0, job["spacing"]), pick.random() * 0.3
+            wanted, pause = pick.randint(0, job["spacing"]), pick.random() * longest
             while not has_ended(child) and entries(job) - before < wanted:
-                time.sleep(0.02)
+                time.sleep(0.002)
             time.sleep(pause)
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
@@ -80,4 +87,10 @@ def run(job: dict[str, Any], pick: random.Random) -> int:
 
 if __name__ == "__main__":
     moments = random.Random(int(sys.argv[1]))
-    print(json.dumps([run(job, moments) for job in json.load(sys.stdin)]))
+    killed, seconds = [], 0.0
+    for each in json.load(sys.stdin):
+        begun = time.monotonic()
+        killed.append(run(each, moments, seconds / 10))
+        if not each["kills"]:
+            seconds = time.monotonic() - begun
+    print(json.dumps(killed))
