@@ -39,4 +39,4 @@ def test_the_command_to_install_names_the_distribution_and_the_clone() -> None:
 def test_the_package_needs_nothing_that_stays_in_the_repository() -> None:
     for path in ROOT.glob("src/**/*.py"):
         imported = re.findall(r"^\s*(?:from|import) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert not {"recipes", "benchmarks", "tests"} & set(imported), path
+        assert not {"recipes", "benchmarks", "examples", "tests"} & set(imported), path
