@@ -4,8 +4,8 @@
 
 A job is a `Job` of test_kill.py as JSON. The parent imports everything first, so that each start costs a fork and not
 ten seconds. A job without kills comes first and says how long its command takes undisturbed. A moment is a number of
-new entries, up to `spacing`, and then up to a tenth of that time, however fast the machine is. Prints for each job how many
-children were really killed.
+new entries, up to `spacing`, and then up to a tenth of that time, however fast the machine is. Prints for each job how
+many children were really killed.
 """
 
 import json
