@@ -13,7 +13,7 @@ WORKERS ?= 2
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 
-.PHONY: demo test quick lint options models oldest package vllm vllm-next sglang newest clean
+.PHONY: demo test quick lint site options models oldest package vllm vllm-next sglang newest clean
 
 demo: .venv/installed
 	$(BIN)/dynts demo
@@ -28,6 +28,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the documentation as pages that open from the disk; what mkdocs warns of, broken links and anchors among it, is an error.
+# Not with --quiet: warnings that it silences are not counted
+site: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # the documentation's tables of options, from their declarations
 options: .venv/installed
@@ -119,4 +124,4 @@ newest:
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m quick
 
 clean:
-	rm -rf .venv .venv-oldest .venv-package .venv-vllm .venv-sglang .venv-newest .vllm-next dist
+	rm -rf site .venv .venv-oldest .venv-package .venv-vllm .venv-sglang .venv-newest .vllm-next dist
