@@ -1,5 +1,7 @@
-"""The tables of docs/reference/models.md: what dynts does with every causal language model of transformers. `make models` writes
-them."""
+"""The tables of docs/reference/models.md: what dynts does with every causal language model of transformers.
+
+`make models` writes them.
+"""
 
 from __future__ import annotations
 

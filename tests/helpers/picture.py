@@ -40,7 +40,9 @@ def main() -> None:
     trace = Trace(f"problem-{PROBLEM}", problem.question, solution.text, problem.answer)
     tokens = tokenize_chosen(tokenizer, trace)
     predictors = {"answer": load_tiny_predictor("answer")}
-    methods = choose_methods(["dynts", "window"] if moving else ["dynts", "rkv", "window"], predictors, native=not moving)
+    methods = choose_methods(
+        ["dynts", "window"] if moving else ["dynts", "rkv", "window"], predictors, native=not moving
+    )
     config = schedule(budget_for(0.4))
     view = view_trace(model, tokenizer, trace, tokens, methods, config, predictors, name="embedded model")
     last = solution.tokens - 1

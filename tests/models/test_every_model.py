@@ -1,4 +1,4 @@
-"""Every causal language model of transformers is decoded exactly or refused by name, as docs/reference/models.md has it."""
+"""Every causal language model of transformers is decoded exactly or refused by name: docs/reference/models.md."""
 
 import pytest
 import transformers

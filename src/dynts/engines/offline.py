@@ -98,7 +98,7 @@ class OfflineSpec(ABC):
 class Output(NamedTuple):
     """What an engine wrote on a request that has ended.
 
-    Args:
+    Attributes:
         id: of the request.
         token_ids: the token that ends its turn included.
         finished: whether it ended its turn before the limit of new tokens.

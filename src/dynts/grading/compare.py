@@ -37,8 +37,8 @@ _TUPLE = re.compile(r"\([^()]*,.*\)")
 def is_correct(answer_text: str, gold: str) -> bool | None:
     r"""Compare the last boxed answer of a text with the gold answer, in this process.
 
-    The exact rules are in docs/reference/grading.md. Words and choice letters are compared as text; equal strings, whole numbers
-    and tuples of them are decided at once; all other mathematics by Math-Verify, which takes some 10 ms.
+    The exact rules are in docs/reference/grading.md. Words and choice letters are compared as text; equal strings,
+    whole numbers and tuples of them are decided at once; all other mathematics by Math-Verify, which takes some 10 ms.
 
     There is no time limit: `\boxed{9^{9^{9^9}}}` goes on for ever. So this is for text that is known to be tame, such
     as what the embedded model writes; for the output of any other model use `dynts.grading.grader.Grader`.

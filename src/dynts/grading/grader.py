@@ -81,7 +81,8 @@ class Grader:
         Args:
             answer_text: what the model wrote after its thinking.
             gold: the right answer, as text or LaTeX.
-            by: the rules of docs/reference/grading.md, or Math-Verify alone, with the answer where Math-Verify finds it.
+            by: the rules of docs/reference/grading.md, or Math-Verify alone, with the answer where Math-Verify finds
+                it.
 
         Raises:
             DyntsError: this process is not the one that made the grader, or no worker can be started.

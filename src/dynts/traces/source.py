@@ -55,7 +55,7 @@ class ProblemSource:
 
     Args:
         dataset: id of a data set on the Hub, a folder that `datasets` can load, or a file, see
-        `dynts.store.data_files`.
+            `dynts.store.data_files`.
         split: of a data set.
         configs: of a data set, read one after another; none takes the data set's default.
         revision: branch, tag or commit of a data set on the Hub.

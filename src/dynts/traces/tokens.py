@@ -46,7 +46,7 @@ def tokenize_trace(
 
     Args:
         tokenizer: the model's. Ids that say something else to it than the trace's text are another tokenizer's, and not
-        used.
+            used.
         trace: must hold a closing think marker.
         chat: how the model is talked to; the thinking is opened in any case.
 

@@ -97,7 +97,9 @@ def table() -> str:
 
 def test_the_page_has_the_table_and_the_tests_are_there() -> None:
     here = Path(__file__).parent
-    assert table() in (here.parents[2] / "docs/guides/sglang.md").read_text(), f"put this into docs/guides/sglang.md:\n{table()}"
+    assert table() in (here.parents[2] / "docs/guides/sglang.md").read_text(), (
+        f"put this into docs/guides/sglang.md:\n{table()}"
+    )
     for *_, shown in FEATURES:
         if shown:
             file, name = shown.split("::")

@@ -1,4 +1,4 @@
-"""What of vLLM works under the budget, on each of its model runners: docs/guides/vllm.md shows the table that is here."""
+"""What of vLLM works under the budget, on each of its model runners: docs/guides/vllm.md shows this table."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -83,7 +83,9 @@ def table() -> str:
 
 def test_the_page_has_the_table_and_the_tests_are_there() -> None:
     here = Path(__file__).parent
-    assert table() in (here.parents[2] / "docs/guides/vllm.md").read_text(), f"put this into docs/guides/vllm.md:\n{table()}"
+    assert table() in (here.parents[2] / "docs/guides/vllm.md").read_text(), (
+        f"put this into docs/guides/vllm.md:\n{table()}"
+    )
     for *_, shown in FEATURES:
         if shown:
             file, name = shown.split("::")
