@@ -16,6 +16,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -167,7 +168,10 @@ def _page(record: dict[str, Any], stages: dict[str, str]) -> str:
         (name, *(f"{values[metric]:.3f}" for metric in METRICS), f"{values['pass@1']:.3f}")
         for name, values in record["quality"].items()
     ]
-    commands = "\n".join(f"dynts {command}".replace(str(WEIGHTS), "MODEL") for command in stages.values())
+    commands = "\n".join(
+        " \\\n  ".join(textwrap.wrap(f"dynts {command}".replace(str(WEIGHTS), "MODEL"), 116, break_on_hyphens=False))
+        for command in stages.values()
+    )
     return f"""# From problems to predictors on the embedded model
 
 Made by `python benchmarks/collect_to_predictor.py --work FOLDER --out docs/results --traces {settings["traces"]} \

@@ -32,6 +32,7 @@ from kept_graders import keep_graders
 from tiny_traces import ARCHITECTURES, build_model, build_tokenizer, make_row
 
 LONG = (
+    "docs/test_blocks.py",
     "methods/test_equivalence.py",
     "cli/test_kill.py",
     "tiny/test_end_to_end.py",
