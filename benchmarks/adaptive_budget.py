@@ -29,6 +29,7 @@ from dynts.engines.transformers import TransformersEngine
 from dynts.evaluate.intervals import wilson
 from dynts.methods import DynTS
 from dynts.methods.dynts import predicted_scores
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import LABELS, load_tiny_model, load_tiny_predictor
@@ -74,7 +75,7 @@ def main() -> None:
             adaptive = rows(name, arm)
             config = _equal(adaptive)
             pairs.append((name, adaptive, config, rows(f"{label}, {config.describe()}", replace(arm, config=config))))
-    write_text_whole(path.with_suffix(".md"), _page(settings, full, pairs))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, full, pairs)))
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import torch
 from dynts.collect.status import read_status
 from dynts.decode.compress import compress
 from dynts.predictor.model import ImportancePredictor
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import LABELS, WEIGHTS, load_tiny_model, load_tiny_predictor
@@ -96,7 +98,7 @@ def main() -> None:
                 print(name, record["quality"][name], flush=True)
                 _save(work / "record.json", record)
     _save(arguments.out / "collect_to_predictor.json", record)
-    write_text_whole(arguments.out / "collect_to_predictor.md", _page(record, stages))
+    write_text_whole(arguments.out / "collect_to_predictor.md", wrap_prose(_page(record, stages)))
 
 
 def _read(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +155,12 @@ def _accuracy(predictor: ImportancePredictor, problems: Sequence[ChainProblem], 
         return mean(solution.correct for solution in solve(model, tokenizer, problems, batch=batch))
 
 
+def _wrapped(command: str) -> str:
+    """Break a long command before its options."""
+    words = re.sub(r" (?!--)", "\0", command)
+    return " \\\n  ".join(textwrap.wrap(words, 116, break_on_hyphens=False)).replace("\0", " ")
+
+
 def _page(record: dict[str, Any], stages: dict[str, str]) -> str:
     settings, collected = record["settings"], record["collected"]
     times = [
@@ -168,10 +176,7 @@ def _page(record: dict[str, Any], stages: dict[str, str]) -> str:
         (name, *(f"{values[metric]:.3f}" for metric in METRICS), f"{values['pass@1']:.3f}")
         for name, values in record["quality"].items()
     ]
-    commands = "\n".join(
-        " \\\n  ".join(textwrap.wrap(f"dynts {command}".replace(str(WEIGHTS), "MODEL"), 116, break_on_hyphens=False))
-        for command in stages.values()
-    )
+    commands = "\n".join(_wrapped(f"dynts {command}".replace(str(WEIGHTS), "MODEL")) for command in stages.values())
     return f"""# From problems to predictors on the embedded model
 
 Made by `python benchmarks/collect_to_predictor.py --work FOLDER --out docs/results --traces {settings["traces"]} \
@@ -182,7 +187,7 @@ but the embedded model and {settings["traces"]} problems. Raw numbers:
 {collected["done"]} traces were collected, {collected["correct"]} correct; {record["labelled"]} labelled. The stages,
 each a command in a process of its own:
 
-```
+```bash
 {commands}
 ```
 

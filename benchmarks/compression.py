@@ -39,6 +39,7 @@ from dynts.methods.triattention import TriAttention
 from dynts.models import load_model
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.traces.filters import Selected
@@ -124,7 +125,7 @@ def main() -> None:
             }
             write_rows(path, settings, rows)
     shown = [rows[trace.trace.id] for trace in traces if trace.trace.id in rows]
-    write_text_whole(path.with_suffix(".md"), page(settings, shown))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(page(settings, shown)))
 
 
 def _traces(sets: Any, tokenizer: Any, arguments: argparse.Namespace, config: PredictorConfig) -> list[Selected]:

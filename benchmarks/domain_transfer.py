@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from resumed_rows import read_rows, write_rows
 
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS, load_tiny_model
@@ -90,7 +91,7 @@ def main() -> None:
                 write_rows(path, settings, rows)
                 print(key, rows[key], flush=True)
     sets = dict(_training_sets(train))
-    write_text_whole(path.with_suffix(".md"), _page(settings, rows, sets, tests, arguments.seeds))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, rows, sets, tests, arguments.seeds)))
 
 
 def _make_domain(work: Path, name: str, count: int) -> ShardFolder:

@@ -28,6 +28,7 @@ from dynts.decode.arm import Arm
 from dynts.demo.compare import Result, compare
 from dynts.grading.compare import is_correct
 from dynts.models import end_tokens
+from dynts.report.prose import wrap_prose
 from dynts.store.files import write_text_whole
 from dynts.tiny import LABELS, WEIGHTS, load_tiny_model, load_tiny_predictor
 from dynts.tiny.solve import budget_for, is_solved, schedule, solve
@@ -74,7 +75,9 @@ def main() -> None:
     logs = [WEIGHTS / "training.json", *sorted(arguments.out.glob(f"{path.stem}_seed*.json"))]
     budgets = {share: budget_for(share) for share in SHARES}
     records = [json.loads(log.read_text()) for log in logs]
-    write_text_whole(path.with_suffix(".md"), results_page(settings, rows, keys, budgets, RETAINED, records))
+    write_text_whole(
+        path.with_suffix(".md"), wrap_prose(results_page(settings, rows, keys, budgets, RETAINED, records))
+    )
 
 
 def _arms() -> dict[str, Arm]:

@@ -23,6 +23,7 @@ from gpu_sections.bench import LARGE, TINY, Bench, attempt
 from gpu_sections.page import line_of, page_of, targets
 
 from dynts.decode.recorded import forget_steps
+from dynts.report.prose import wrap_prose
 from dynts.store.files import write_text_whole
 from dynts.store.manifest import versions
 
@@ -66,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> None:
             print(f"[{time.monotonic() - began:5.0f} s] {name}: {line_of(row)}", flush=True)
             record |= {"targets": targets(record["sections"]), "seconds": time.monotonic() - began}
             write_text_whole(arguments.out / "gpu.json", json.dumps(record, indent=1) + "\n")
-            write_text_whole(arguments.out / "gpu.md", page_of(record))
+            write_text_whole(arguments.out / "gpu.md", wrap_prose(page_of(record)))
     for row in record["targets"]:
         print(line_of(row))
 

@@ -27,6 +27,7 @@ from dynts.evaluate.intervals import wilson
 from dynts.methods import H2O, DynTS, QuestionWindow, Random
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
@@ -79,7 +80,7 @@ def main() -> None:
                     "budget": config.budget,
                 }
                 write_rows(path, settings, rows)
-    write_text_whole(path.with_suffix(".md"), _page(settings, rows))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, rows)))
 
 
 def bounded_problem(seed: int, reach: int) -> ChainProblem:

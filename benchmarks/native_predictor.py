@@ -31,6 +31,7 @@ from dynts.methods import H2O, DynTSAll
 from dynts.models import load_model
 from dynts.predictor.label import LABELS
 from dynts.predictor.model import ImportancePredictor
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import WEIGHTS
@@ -94,7 +95,7 @@ def main() -> None:
             rows[running[future]] = future.result()
             write_rows(path, settings, dict(sorted(rows.items())))
     metrics = {name: _metrics(arguments.work / name) for name in models}
-    write_text_whole(path.with_suffix(".md"), _page(settings, rows, list(models), metrics))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, rows, list(models), metrics)))
 
 
 def _prepare(source: str, work: Path, traces: int) -> None:

@@ -33,6 +33,7 @@ from dynts.models import load_model
 from dynts.predictor.config import PredictorConfig
 from dynts.predictor.model import ImportancePredictor
 from dynts.report.figures import save_figure
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.traces.filters import Selected, select_traces
@@ -91,7 +92,7 @@ def main() -> None:
             rows[trace.trace.id] = _measure(trace, model, sessions)
             write_rows(path, settings, rows)
     shown = [rows[trace.trace.id] for trace in traces]
-    write_text_whole(path.with_suffix(".md"), _page(settings, shown))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, shown)))
     _draw(budgets, shown, path.with_suffix(".png"))
 
 

@@ -30,6 +30,7 @@ from dynts.evaluate.replay import replay, with_full_cache
 from dynts.methods import H2O, Method
 from dynts.models import load_model
 from dynts.predictor.model import ImportancePredictor
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.traces.sets import as_sets
@@ -115,7 +116,7 @@ def main() -> None:
                 }
         rows[trace.trace.id] = found
         write_rows(path, settings, rows)
-    write_text_whole(path.with_suffix(".md"), _page(settings, [rows[trace.trace.id] for trace in traces]))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, [rows[trace.trace.id] for trace in traces])))
 
 
 def _known(predictors: dict[str, ImportancePredictor]) -> dict[str, Arm]:

@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 import torch
 
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.training.dataset import load_examples
@@ -74,7 +75,7 @@ def main() -> None:
     if arguments.shards:
         record["real"] = _real(ShardFolder.open(arguments.shards), arguments)
     write_text_whole(arguments.out / "train_cost.json", json.dumps(record, indent=1) + "\n")
-    write_text_whole(arguments.out / "train_cost.md", _page(record))
+    write_text_whole(arguments.out / "train_cost.md", wrap_prose(_page(record)))
 
 
 def _synthetic(path: Path, size: int, traces: int, tokens: int) -> ShardFolder:

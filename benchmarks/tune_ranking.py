@@ -29,6 +29,7 @@ from dynts.methods import resolve_method
 from dynts.planning.frontier import total_variation
 from dynts.planning.tune import settings_grid
 from dynts.report.figures import save_figure
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 from dynts.tiny import load_tiny_model, load_tiny_predictor
@@ -92,7 +93,7 @@ def main() -> None:
         }
         write_rows(path, settings, rows)
     taus = _taus(rows)
-    write_text_whole(path.with_suffix(".md"), _page(settings, rows, taus))
+    write_text_whole(path.with_suffix(".md"), wrap_prose(_page(settings, rows, taus)))
     _draw(rows, taus, path.with_suffix(".png"))
     print(json.dumps(taus))
 

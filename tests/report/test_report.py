@@ -76,7 +76,7 @@ def test_a_report(tmp_path: Path) -> None:
     assert [row["peak KV tokens"].split()[0] for row in costs[1:]] == ["400", "400", "200", "200"]
     assert costs[0]["FLOPs a step"].endswith(" M")
     short = "temperature 0.6, top-p 0.95, top-k 20, new tokens at most 2000, seed 0, data 0123456789ab, dynts 0.1.0"
-    assert text.count(short) == text.count("| method |") + text.count("![")
+    assert text.replace("\n", " ").count(short) == text.count("| method |") + text.count("![")
     names = ["aime24-budgets", "aime24-steps", "aime24-summary"]
     assert [path.stem for path in sorted((tmp_path / "figures").glob("*.png"))] == names
     for name in names:
@@ -182,7 +182,7 @@ def test_incomplete_arms_are_marked() -> None:
     del half.samples[23:]
     text = page_of([whole, half])
     assert [row["samples"] for row in table(text, "Accuracy")] == ["40", "23, **17 missing**"]
-    assert text.count("**1 of 2 arms incomplete***") == text.count("| method |") + text.count("![")
+    assert text.replace("\n", " ").count("**1 of 2 arms incomplete***") == text.count("| method |") + text.count("![")
     assert table(text, "Against the full cache")[0]["questions"] == "23"
 
 

@@ -9,6 +9,7 @@ from dynts.cli import ANALYSES, PANELS
 from dynts.cli.command import Common, help_of, options_type
 from dynts.cli.console import show
 from dynts.options import Option, flag_of, options_of
+from dynts.report.prose import wrap_prose
 
 _KINDS = {int: "number", float: "number", Path: "path", str: "text"}
 
@@ -28,7 +29,7 @@ def reference() -> str:
         _table("Every command", options_of(Common)),
     ]
     parts += [_section(name, command) for name, command in commands.items()]
-    return "\n".join(parts)
+    return wrap_prose("\n".join(parts))
 
 
 def _section(name: str, command: Callable[..., None]) -> str:

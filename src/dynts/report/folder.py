@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from dynts.errors import DyntsError
 from dynts.report.figures import save_figure
+from dynts.report.prose import wrap_prose
 from dynts.store.files import write_text_whole, writing_to
 
 
@@ -45,6 +46,5 @@ def write_report(out: Path, name: str, record: dict[str, Any], page: Sequence[st
             write_text_whole(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             for ending in ("png", "svg"):
                 save_figure(figure, out / f"{name}.{ending}")
-            write_text_whole(
-                out / f"{name}.md", "\n\n".join([title, f"![{name}]({name}.png)", *map(str.strip, rest)]) + "\n"
-            )
+            text = "\n\n".join([title, f"![{name}]({name}.png)", *map(str.strip, rest)]) + "\n"
+            write_text_whole(out / f"{name}.md", wrap_prose(text))

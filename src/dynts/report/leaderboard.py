@@ -10,6 +10,7 @@ from statistics import fmean
 
 from dynts.errors import DyntsError
 from dynts.report.groups import EvaluatedArm, Group
+from dynts.report.prose import wrap_prose
 from dynts.report.tables import markdown_table
 from dynts.store.files import write_text_whole
 
@@ -175,7 +176,7 @@ def leaderboard_page(standings: Sequence[Standing]) -> str:
     for key in dict.fromkeys((each.model, each.work, each.figure) for each in standings):
         shown = [each for each in standings if (each.model, each.work, each.figure) == key]
         lines += [f"## {key[0]}: {key[1]}", "", f"{_described(shown)}.", "", _table(shown)]
-    return "\n".join(lines)
+    return wrap_prose("\n".join(lines))
 
 
 def _described(shown: Sequence[Standing]) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from dynts.report.arm_tables import accuracy_table, against_best, against_full, comparison_table, cost_table, graded_by
 from dynts.report.groups import Group, missing_samples
+from dynts.report.prose import wrap_prose
 
 _SAMPLING = {
     "temperature": "temperature",
@@ -85,7 +86,9 @@ def page(groups: Sequence[Group], pictures: Mapping[str, Sequence[Picture]]) -> 
         if len(groups) > 1
         else ""
     )
-    return f"# Evaluation\n\nEvery figure is in [arms.csv](arms.csv), one row an arm.\n{several}\n{sections}"
+    return wrap_prose(
+        f"# Evaluation\n\nEvery figure is in [arms.csv](arms.csv), one row an arm.\n{several}\n{sections}"
+    )
 
 
 def _section(group: Group, pictures: Sequence[Picture]) -> str:
