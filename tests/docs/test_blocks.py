@@ -40,7 +40,7 @@ NOT_RUN = re.compile(r"^<!-- not run: (.*) -->$")
 
 PARTS = {
     "MODEL": "the embedded model",
-    "problems.jsonl": "six of its problems",
+    "problems.jsonl": "four of its problems",
     "traces": "its traces of them",
     "traces.jsonl": "the same as JSON Lines",
     "r1.jsonl": "the first half of these",
@@ -70,8 +70,8 @@ config = dynts.CompressionConfig(budget=246, local_window=75, retention_ratio=0.
 """What pages begin with that go on where README.md ends: a model and a predictor are loaded."""
 
 MAKE = """
-python benchmarks/embedded_problems.py all.jsonl --count 8
-head -n 6 all.jsonl > problems.jsonl
+python benchmarks/embedded_problems.py all.jsonl --count 6
+head -n 4 all.jsonl > problems.jsonl
 tail -n 2 all.jsonl > held_out.jsonl
 dynts collect --model MODEL --dataset problems.jsonl --out traces --temperature 0 --max-new-tokens 1000
 dynts label --model MODEL --traces traces --out shards --labels answer,future,answer-native,future-native \
