@@ -21,6 +21,7 @@ from dynts.config import CompressionConfig
 from dynts.models import random_model
 from dynts.predictor.model import ImportancePredictor
 from dynts.report.bench import bench_json, bench_table, draw_steps
+from dynts.report.figures import save_figure
 from dynts.store.files import write_text_whole
 
 SHAPE = Path(__file__).parent / "shapes" / "smollm2-135m"
@@ -67,7 +68,7 @@ def main() -> None:
         write_text_whole(arguments.out / "decode_speed.json", bench_json(rows, machine, PROMPT))
         text = f"{machine.describe()}\n\n{bench_table(rows).markdown()}"
         write_text_whole(arguments.out / "decode_speed.md", text)
-        draw_steps(rows, arguments.out / "decode_speed.png")
+        save_figure(draw_steps(rows), arguments.out / "decode_speed.png")
 
 
 if __name__ == "__main__":

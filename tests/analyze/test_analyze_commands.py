@@ -10,6 +10,7 @@ from dynts.cli import app
 from dynts.predictor.model import ImportancePredictor
 from dynts.tiny import WEIGHTS
 from dynts.training.shards import ShardFolder
+from html_elements import Elements
 
 PNG = b"\x89PNG"
 
@@ -20,8 +21,13 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
-def check(out: Path, name: str) -> dict[str, object]:
-    """The record, of a whole set of files."""
+def check(out: Path, name: str, printed: str = "") -> dict[str, object]:
+    """The record, of a whole set of files; what the command printed ends with the page."""
+    if printed:
+        assert printed.splitlines()[-1] == f"page: {out / name}.html"
+    elements = Elements((out / f"{name}.html").read_text(encoding="utf-8"))
+    assert len(elements.texts("img")) == 1
+    assert len(elements.texts("table")) == (out / f"{name}.md").read_text().count("|---|")
     assert (out / f"{name}.png").read_bytes().startswith(PNG)
     assert "</svg>" in (out / f"{name}.svg").read_text()
     page = (out / f"{name}.md").read_text()
@@ -32,8 +38,8 @@ def check(out: Path, name: str) -> dict[str, object]:
 
 
 def test_importance_of_shards_and_of_traces(shards: ShardFolder, traces: Path, tmp_path: Path) -> None:
-    run("importance", "--shards", shards.path, "--model", WEIGHTS, "--out", tmp_path / "stored")
-    stored = check(tmp_path / "stored", "importance")
+    printed = run("importance", "--shards", shards.path, "--model", WEIGHTS, "--out", tmp_path / "stored")
+    stored = check(tmp_path / "stored", "importance", printed)
     command = ("importance", "--traces", traces, "--model", WEIGHTS, "--out", tmp_path / "anew")
     assert run(*command) == run(*command)
     anew = check(tmp_path / "anew", "importance")
@@ -57,7 +63,7 @@ def test_pareto(traces: Path, tmp_path: Path) -> None:
     # memory bounds may change, nothing is measured again
     assert run(*command, *options, "--batch", 2) == printed
     assert [path.read_text() for path in (tmp_path / "out").glob("rows-*.jsonl")] == [rows]
-    record = check(tmp_path / "out", "pareto")
+    record = check(tmp_path / "out", "pareto", printed)
     assert record["traces"] == 2
     assert [point["share"] for point in record["curves"]["top, predicted"]] == [0, 0.2, 1]
     result = CliRunner().invoke(app, ["analyze", *map(str, (*command, *options, "--seed", 1))])
@@ -69,7 +75,7 @@ def test_predictor(shards: ShardFolder, trained: ImportancePredictor, tmp_path: 
     command = ("predictor", "--predictor", tmp_path / "predictor", "--shards", shards.path, "--out", tmp_path / "out")
     printed = run(*command, "--group-by", "parity")
     assert f"{trained.config.metrics['predictor']['kendall_tau']:.3f}" in printed
-    record = check(tmp_path / "out", "predictor")
+    record = check(tmp_path / "out", "predictor", printed)
     assert set(record["groups"]) == {"0", "1"}
 
 

@@ -26,6 +26,7 @@ from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.models.costs import step_cost
 from dynts.report.bench import bench_table
+from html_elements import Elements
 from tiny import COMMON, tiny_model
 
 CONFIG = CompressionConfig(budget=40, local_window=8, retention_ratio=0.5)
@@ -297,6 +298,8 @@ def test_the_command_writes_what_it_measured(
     out, markdown, figure = tmp_path / "b.json", tmp_path / "b.md", tmp_path / "b.png"
     arguments = ["--model", folder, "--random-weights", "--mode", mode, "--rounds", 1, "--steps", 1, "--no-eager"]
     arguments += ["--batch", 1, "--batch", 2, "--generated", 60, "--budget", 40, "--prompt", 10, "--out", out]
+    page = tmp_path / "b.html"
+    arguments += ["--page", page]
     arguments += ["--method", "dynts", "--markdown", markdown, *(["--figure", figure] if mode == "profile" else [])]
     code, printed, _ = run(monkeypatch, capsys, "bench", *arguments)
     assert code == 0
@@ -311,6 +314,11 @@ def test_the_command_writes_what_it_measured(
     assert all(row["first_seconds"] > 0 and row["busy"] is None for row in record["rows"])
     assert "GB/s" in printed
     assert markdown.read_text().count("| dynts |") == 2
+    assert printed.splitlines()[-1] == f"page: {page}"
+    elements = Elements(page.read_text())
+    assert elements.texts("td").count("dynts") == 2
+    assert f"{record['rows'][3]['tokens_per_second']['median']:.1f}" in elements.texts("td")
+    assert len(elements.texts("img")) == (mode == "profile")
     assert figure.exists() == (mode == "profile")
 
 

@@ -21,6 +21,7 @@ from dynts.config import CompressionConfig
 from dynts.errors import DyntsError
 from dynts.models import load_tokenizer
 from dynts.tiny import WEIGHTS
+from html_elements import Elements
 from served import Served as Server
 from served import endless_model
 from tiny import tiny_model
@@ -171,6 +172,8 @@ def test_the_command_writes_what_it_measured(
     arguments = ["--model", folder, "--random-weights", "--mode", "serve", "--requests", 8, "--rate", "inf"]
     arguments += ["--batch", 4, "--generated", 20, "--generated-sigma", 0.9, "--generated-most", 100, "--prompt", 10]
     arguments += ["--budget", 40, "--method", "dynts", "--out", out, "--markdown", markdown]
+    page = tmp_path / "s.html"
+    arguments += ["--page", page]
     code, printed, _ = run(monkeypatch, capsys, "bench", *arguments)
     assert code == 0
     assert "GB/s" in printed
@@ -185,6 +188,10 @@ def test_the_command_writes_what_it_measured(
         assert [one["tokens"] for one in row["receptions"]] == [one["asked"]["generated"] for one in row["receptions"]]
     assert record["rows"][0]["dead_rows"] == 0 < record["rows"][1]["dead_rows"]
     assert markdown.read_text().count("| dynts, static") == 4
+    assert printed.splitlines()[-1] == f"page: {page}"
+    cells = Elements(page.read_text()).texts("td")
+    assert sum(cell.startswith("dynts, static") for cell in cells) == 4
+    assert f"{record['rows'][0]['tokens_per_second']:.1f}" in cells
 
 
 @pytest.mark.parametrize(

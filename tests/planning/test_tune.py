@@ -81,7 +81,12 @@ def test_rows_settings_and_frontier(tune: Command, traces: Path, tmp_path: Path)
     }
     assert settings.config == CompressionConfig(150, 45, min(losses, key=losses.__getitem__))
     assert settings.config.describe() in out
-    assert (tmp_path / "out" / "frontier.md").read_text().count("\n") == 2 + 4
+    page = (tmp_path / "out" / "frontier.md").read_text()
+    assert next(line.split()[1] for line in page.splitlines() if line.startswith("| ")) == "budget"
+    assert sum(line.startswith("| ") for line in page.splitlines()) == 1 + 4
+    assert settings.config.describe() in page
+    assert out.splitlines()[-1] == f"page: {tmp_path / 'out' / 'frontier.html'}"
+    assert (tmp_path / "out" / "frontier.html").exists()
     assert (tmp_path / "out" / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -19,7 +19,9 @@ def test_writes_a_report(monkeypatch: Patch, capsys: Captured, tmp_path: Path) -
     out = tmp_path / "report"
     code, text, _ = run(monkeypatch, capsys, "report", tmp_path / "one", tmp_path / "two", "--out", out)
     assert code == 0
-    assert text == f"{out / 'report.md'}\n"
+    assert text == f"page: {out / 'report.html'}\n"
+    assert (out / "report.html").exists()
+    assert (out / "report.md").exists()
     assert len((out / "arms.csv").read_text().splitlines()) == 3
     assert not (out / "samples.csv").exists()
     code, _, _ = run(monkeypatch, capsys, "report", tmp_path / "one", "--out", out, "--samples")

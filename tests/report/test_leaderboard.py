@@ -97,7 +97,7 @@ def test_the_command_adds_arms(
     board = tmp_path / "board.csv"
     code, text, _ = run(monkeypatch, capsys, "report", tmp_path, "--out", tmp_path / "report", "--leaderboard", board)
     assert code == 0
-    assert text.splitlines()[-1] == str(board.with_suffix(".md"))
+    assert text.splitlines()[-2] == str(board.with_suffix(".md"))
     assert {each.method for each in read_leaderboard(board)} == {"full", "rkv"}
     code, _, err = run(
         monkeypatch, capsys, "report", tmp_path, "--out", tmp_path / "other", "--leaderboard", tmp_path / "board.txt"

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,9 @@ from dynts.predictor.model import ImportancePredictor
 from dynts.traces.traces import Trace
 from dynts.view.data import TraceView
 from dynts.view.page import embed, page, write_page
+from html_elements import Elements
 from long_page import long_view
 from nasty_trace import NASTY
-
-
-class Elements(HTMLParser):
-    """Tags with their attributes and their text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs), []))
-
-    def handle_endtag(self, tag: str) -> None:
-        self.found.append((f"after {tag}", {}, []))
-
-    def handle_data(self, data: str) -> None:
-        if self.found:
-            self.found[-1][2].append(data)
-
-    def texts(self, tag: str) -> list[str]:
-        return ["".join(data) for name, _, data in self.found if name == tag]
 
 
 def array(text: str, dtype: str) -> np.ndarray[Any, Any]:

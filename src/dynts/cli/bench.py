@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.bench_streams import serve_by_url, show_served, streams_of
 from dynts.cli.checks import check_figure, check_folder, schedules_of
+from dynts.cli.console import show_page
 from dynts.config import PREFILL_TOKENS, ModelSource
 from dynts.options import flag_of, option, part
 
@@ -95,6 +96,14 @@ class BenchCommand:
     out: Path | None = option(None, help="Write everything measured as JSON.")
     markdown: Path | None = option(None, help="Write the tables as Markdown.")
     figure: Path | None = option(None, help="Draw step time against cached tokens (profile mode).")
+    page: Path | None = option(
+        None, help="Where to write tables and picture as a page, one HTML file (default: dynts-bench.html)."
+    )
+
+    @property
+    def page_file(self) -> Path:
+        """Where the page goes."""
+        return self.page or Path("dynts-bench.html")
 
 
 def bench(given: BenchCommand, explicit: Collection[str]) -> None:
@@ -106,7 +115,7 @@ def bench(given: BenchCommand, explicit: Collection[str]) -> None:
 
     Serve mode measures how long requests of a stream wait: with each method beside static batching, or by --url.
     """
-    for path in (given.out, given.markdown):
+    for path in (given.out, given.markdown, given.page_file):
         check_folder(path)
     check_figure(given.figure)
     _check_mode(given, explicit)
@@ -175,7 +184,9 @@ def _steps(given: BenchCommand) -> None:
     from dynts.bench.grid import Effort, engines, measure
     from dynts.bench.machine import measure_machine
     from dynts.bench.profile import Work
-    from dynts.report.bench import bench_json, bench_table
+    from dynts.extras import installed
+    from dynts.report.bench import STEPS_PICTURE, bench_json, bench_page, bench_table, bench_tables, draw_steps
+    from dynts.report.offline import html_page
     from dynts.store.files import write_text_whole
     from dynts.store.progress import quiet
 
@@ -199,11 +210,22 @@ def _steps(given: BenchCommand) -> None:
     if given.out is not None:
         write_text_whole(given.out, bench_json(found, machine, given.prompt))
     if given.markdown is not None:
-        write_text_whole(given.markdown, f"{machine.describe()}\n\n{bench_table(found).markdown()}")
+        write_text_whole(given.markdown, bench_tables(found, machine))
     if given.figure is not None:
-        from dynts.report.bench import draw_steps
+        from dynts.report.figures import save_figure
 
-        draw_steps(found, given.figure)
+        save_figure(draw_steps(found), given.figure)
+    about = (
+        f"{given.source}{' with random weights' if given.random_weights else ''}, {given.mode} mode: prompts of "
+        f"{given.prompt} tokens, {given.rounds} rounds"
+    )
+    drawn = {}
+    if mode == "profile" and installed("matplotlib"):
+        from dynts.report.figures import draw_svg
+
+        drawn[STEPS_PICTURE] = draw_svg(draw_steps(found), STEPS_PICTURE)
+    write_text_whole(given.page_file, html_page(bench_page(found, machine, about, picture=bool(drawn)), drawn))
+    show_page(given.page_file)
 
 
 def _serve_here(given: BenchCommand) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from math import isinf
 from typing import TYPE_CHECKING, Any
 
+from dynts.cli.console import show_page
+
 if TYPE_CHECKING:
     from dynts.bench.serving import Served
     from dynts.bench.stream import Arrival
@@ -68,7 +70,8 @@ def show_served(
     from rich.progress import Progress
 
     from dynts.bench.latency import summarize_stream
-    from dynts.report.bench import serving_json, serving_tables
+    from dynts.report.bench import serving_json, serving_markdown, serving_page, serving_tables
+    from dynts.report.offline import html_page
     from dynts.store.files import write_text_whole
     from dynts.store.progress import quiet
 
@@ -88,6 +91,12 @@ def show_served(
         drawn = {name: getattr(given, name) for name in _DRAWN}
         drawn["rate"] = None if isinf(given.rate) else given.rate  # JSON has no infinity
         write_text_whole(given.out, serving_json(found, {**about, **drawn}))
+    tables = serving_markdown([row for row, _ in found], where)
     if given.markdown is not None:
-        tables = "\n".join(table.markdown() for table in serving_tables([row for row, _ in found]))
-        write_text_whole(given.markdown, "\n".join([f"{where}\n", tables, *dict.fromkeys(remarks)]))
+        write_text_whole(given.markdown, tables)
+    described = (
+        f"{given.source}: streams of {given.requests} requests, {given.rate:g} a second on average, prompts of "
+        f"{given.prompt} tokens"
+    )
+    write_text_whole(given.page_file, html_page(serving_page(tables, described), {}))
+    show_page(given.page_file)

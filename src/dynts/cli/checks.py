@@ -1,6 +1,7 @@
 """What commands look at before they work for minutes, and what they make of options."""
 
 import functools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ def separated(values: Iterable[str]) -> list[str]:
 
 
 def check_folder(path: Path | None) -> None:
-    """Refuse a file whose folder does not exist.
+    """Refuse a file whose folder does not exist, or takes no file.
 
     Raises:
         DyntsError: names the file.
@@ -29,6 +30,8 @@ def check_folder(path: Path | None) -> None:
 
     if path is not None and not path.parent.is_dir():
         raise DyntsError(f"the folder of {path} does not exist: make it or choose another place")
+    if path is not None and not os.access(path.parent, os.W_OK):
+        raise DyntsError(f"the folder of {path} is not writable: choose another place")
 
 
 def check_figure(path: Path | None) -> None:

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -23,6 +24,16 @@ def show(text: object, end: str = "\n") -> None:
 def say(text: str) -> None:
     """Print a remark on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def show_page(path: Path) -> None:
+    """Print where a page is, in the last line of a command's results; a terminal makes it a link."""
+    from rich.console import Console
+    from rich.style import Style
+    from rich.text import Text
+
+    text = Text.assemble("page: ", (str(path), Style(link=path.resolve().as_uri())))
+    Console().print(text, soft_wrap=True)
 
 
 class _Remarks(logging.Handler):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynts.cli.checks import check_folder
-from dynts.cli.console import say, show
+from dynts.cli.console import say, show, show_page
 from dynts.cli.eval import GRADER_HELP
 from dynts.options import option
 
@@ -41,7 +41,7 @@ def report(given: ReportCommand) -> None:
     from rich.progress import Progress
 
     from dynts.evaluate.results import read_results
-    from dynts.report.build import PAGE_FILE, check_out, group_arms, write_report
+    from dynts.report.build import check_out, group_arms, write_report
     from dynts.report.leaderboard import read_leaderboard, standings_of, update_leaderboard
     from dynts.store.progress import quiet
 
@@ -60,8 +60,8 @@ def report(given: ReportCommand) -> None:
         task = bar.add_task("arms", total=sum(bool(arm.samples) for arm in arms))
         groups = group_arms(arms, lambda: bar.advance(task))
     standings = standings_of(groups) if given.leaderboard is not None else []
-    write_report(groups, given.out, samples=given.samples)
-    show(given.out / PAGE_FILE)
+    page = write_report(groups, given.out, samples=given.samples)
     if given.leaderboard is not None:
         update_leaderboard(given.leaderboard, standings)
         show(given.leaderboard.with_suffix(".md"))
+    show_page(page)

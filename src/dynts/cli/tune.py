@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dynts.cli.checks import check_chat, resolve
+from dynts.cli.console import show_page
 from dynts.config import MAX_TOKENS, CompressionConfig, MethodOptions, ModelSource, Settings, save_settings
 from dynts.options import option, part
 
@@ -94,13 +95,15 @@ def tune(given: TuneCommand) -> None:
     _ = sets.sha256  # a malformed line should not cost the loading of a model first
     with Display("tuning") as display:
         points = tune(spec, sets, given.out, display)
-    _report(points, (given.tolerance, given.thinking_tolerance), given.out, given.found)
+    about = {"model": given.source.path, "traces": ", ".join(sets.names), "method": arm.name()}
+    _report(points, (given.tolerance, given.thinking_tolerance), given.out, about, given.found)
 
 
 def _report(
     points: "list[FrontierPoint]",
     tolerances: tuple[float, float],
     out: Path,
+    about: dict[str, str],
     settings_of: Callable[[CompressionConfig], Settings],
 ) -> None:
     """Write table, picture and the settings file that `settings_of` the best point gives.
@@ -112,19 +115,22 @@ def _report(
 
     from dynts.errors import DyntsError
     from dynts.planning.frontier import choose
-    from dynts.report.tune import draw_frontier, frontier_table
-    from dynts.store.files import write_text_whole
+    from dynts.report.offline import write_page
+    from dynts.report.tune import FRONTIER_PICTURE, draw_frontier, frontier_page, frontier_table
+    from dynts.store.files import writing_to
 
     best = choose(points, *tolerances)
     table = frontier_table(points, best)
-    write_text_whole(out / "frontier.md", table.markdown())
-    draw_frontier(points, best, *tolerances, out / "frontier.png")
+    text, figure = frontier_page(points, best, *tolerances, about), draw_frontier(points, best, *tolerances)
+    with writing_to(out):
+        page = write_page(out / "frontier.md", text, {FRONTIER_PICTURE: figure})
     console = Console()
     console.print(table.terminal())
     settings_file = out / "settings.json"
     if best is None:
         settings_file.unlink(missing_ok=True)  # of an earlier run with another tolerance
         answer, thinking = tolerances
+        show_page(page)
         # the one that misses its tolerances by the smallest factor
         nearest = min(points, key=lambda point: max(point.kl / answer, point.thinking_loss / thinking))
         raise DyntsError(
@@ -141,6 +147,7 @@ def _report(
     )
     if not best.compacted:
         console.print("no trace is long enough to be compacted with it: longer traces would tell more")
+    show_page(page)
 
 
 def _numbers(name: str, text: str, kind: type[Number]) -> list[Number]:

@@ -8,7 +8,7 @@ from dynts.evaluate.metrics import tokens_per_second
 from dynts.evaluate.paired import Comparison, compare, holm
 from dynts.evaluate.results import ArmResults
 from dynts.report.groups import EvaluatedArm, Group, missing_samples
-from dynts.report.tables import FigureTable, markdown_table
+from dynts.report.tables import FigureTable, markdown_table, plain
 
 _COLUMNS = (
     "benchmark: method",
@@ -159,7 +159,7 @@ def _accuracy_cells(entry: EvaluatedArm, most: int) -> list[str]:
 def _comparison_cells(found: Comparison, adjusted: float) -> list[str]:
     return [
         *_arm_cells(found.arm.method, found.arm.config),
-        found.other.method,
+        plain(found.other.method),
         f"{found.questions}",
         _interval(found.difference, "+.3f"),
         found.test,
@@ -171,8 +171,8 @@ def _comparison_cells(found: Comparison, adjusted: float) -> list[str]:
 
 def _arm_cells(method: str, config: CompressionConfig | None) -> list[str]:
     if config is None:
-        return [method, "", "", ""]
-    return [method, f"{config.budget}", f"{config.local_window}", f"{config.retention_ratio:.3g}"]
+        return [plain(method), "", "", ""]
+    return [plain(method), f"{config.budget}", f"{config.local_window}", f"{config.retention_ratio:.3g}"]
 
 
 def _interval(estimate: Estimate, form: str) -> str:

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynts.bench.latency import Percentiles, StreamSummary
 from dynts.bench.machine import Machine
 from dynts.bench.serving import Served
 from dynts.bench.summary import EngineSummary
-from dynts.report.tables import FigureTable
+from dynts.report.tables import FigureTable, plain
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEPS_PICTURE = "steps"
+"""The picture's address on the page."""
 _COLUMNS = ("engine", "bud-\nget", "rows", "new\ntokens", "tokens\n/s", "speed-up", "KV\nMiB", "first\nstep s")
 _BUSY_COLUMNS = ("GPU\nms", "ker-\nnels")
 _STREAM_COLUMNS = ("engine", "bud-\nget", "rows", "fail-\ned", "tokens\nasked", "got", "tokens\n/s", "re-\nquests\n/s")
@@ -26,6 +30,67 @@ def bench_table(rows: Sequence[EngineSummary]) -> FigureTable:
     """Return the table of engines on pieces of work, at least one."""
     columns = (*_COLUMNS, *(_BUSY_COLUMNS if rows[0].busy else ()), *(_STEP_COLUMNS if rows[0].details else ()))
     return FigureTable(columns, [_cells(row) for row in rows])
+
+
+def bench_tables(rows: Sequence[EngineSummary], machine: Machine) -> str:
+    """Return the machine and the table in Markdown.
+
+    Args:
+        rows: the engines.
+        machine: what the device can do.
+    """
+    return f"{plain(machine.describe())}\n\n{bench_table(rows).markdown()}"
+
+
+def bench_page(rows: Sequence[EngineSummary], machine: Machine, about: str, *, picture: bool) -> str:
+    """Return the page of decode steps, or of whole generations, in Markdown.
+
+    Args:
+        rows: the engines.
+        machine: what the device can do.
+        about: the model and what it was asked to do.
+        picture: there is one of steps by cache length.
+    """
+    notes = (
+        "Speed-up: over the first engine of the table, the median of the rounds' ratios, smallest and largest in "
+        "brackets. KV: bytes behind keys and values at their peak. First step: of the first round; recording or "
+        "compiling a step is part of it, and of no other figure."
+    )
+    if rows[0].details:
+        notes += (
+            " First and last ms: of a step at the shortest and the longest cache. Over floor: the last over the time "
+            "that this machine needs to read the step's weights and cached tokens, or to compute its products. "
+            "Evicting: share of the time that goes to compactions."
+        )
+    steps = f"\n## Time of a step by cached tokens\n\n![Time of a step]({STEPS_PICTURE})\n" if picture else ""
+    return f"# Decoding speed\n\n{plain(about)}\n\n{bench_tables(rows, machine)}\n{notes}\n{steps}"
+
+
+def serving_page(tables: str, about: str) -> str:
+    """Return the page of streams in Markdown.
+
+    Args:
+        tables: see `serving_markdown`.
+        about: the stream.
+    """
+    notes = (
+        "First token: seconds from a request's arrival. ms a token: from its first token to its last. Short requests "
+        "ask for at most the median number of tokens, long ones for more. Dead rows: share of the rows of all decode "
+        "steps that held no unfinished sequence."
+    )
+    return f"# Requests that come at random times\n\n{plain(about)}\n\n{tables}\n{notes}\n"
+
+
+def serving_markdown(rows: Sequence[StreamSummary], where: str) -> str:
+    """Return where streams were served, their tables and remarks, in Markdown.
+
+    Args:
+        rows: the engines on the streams.
+        where: they were served, in words.
+    """
+    tables = "\n".join(table.markdown() for table in serving_tables(rows))
+    remarks = dict.fromkeys(f"{plain(remark)}\n" for row in rows for remark in row.remarks())
+    return "\n".join([f"{plain(where)}\n", tables, *remarks])
 
 
 def bench_json(rows: Sequence[EngineSummary], machine: Machine, prompt: int) -> str:
@@ -121,16 +186,11 @@ def _cells(row: EngineSummary) -> list[str]:
     return cells
 
 
-def draw_steps(rows: Sequence[EngineSummary], path: Path) -> None:
-    """Draw the rows of profile mode, one panel a batch size.
-
-    Args:
-        rows: the engines.
-        path: of the picture; its ending chooses the format.
-    """
+def draw_steps(rows: Sequence[EngineSummary]) -> "Figure":
+    """Draw the rows of profile mode, one panel a batch size."""
     from matplotlib.figure import Figure
 
-    from dynts.report.figures import save_figure
+    from dynts.report.figures import label_logarithmic
 
     batches = sorted({row.batch for row in rows})
     figure = Figure(figsize=(5 * max(len(batches), 1.4), 4), layout="constrained")
@@ -151,7 +211,8 @@ def draw_steps(rows: Sequence[EngineSummary], path: Path) -> None:
         axes.set_xlabel("cached tokens a row")
         axes.set_ylabel("ms a step")
         axes.set_yscale("log")
+        label_logarithmic(axes.yaxis)
     # all panels show the same engines
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
-    save_figure(figure, path)
+    return figure

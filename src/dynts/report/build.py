@@ -17,7 +17,7 @@ from dynts.evaluate.results import ArmResults
 from dynts.evaluate.voting import AnswerComparison
 from dynts.grading.grader import Grader
 from dynts.report.arm_figures import draw_budgets, draw_cost, draw_grids, draw_summary
-from dynts.report.figures import Look, looks, save_figure
+from dynts.report.figures import Look, looks
 from dynts.report.groups import (
     EvaluatedArm,
     Group,
@@ -27,7 +27,9 @@ from dynts.report.groups import (
     missing_samples,
     shared_config,
 )
+from dynts.report.offline import write_page
 from dynts.report.page import Picture, page
+from dynts.report.tables import plain
 from dynts.store.files import write_text_whole, writing_to
 
 
@@ -87,7 +89,6 @@ def _csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 PAGE_FILE = "report.md"
-_FORMATS = ("png", "svg")
 
 
 def check_out(out: Path) -> None:
@@ -136,28 +137,31 @@ def group_arms(arms: Sequence[ArmResults], done: Callable[[], object] = lambda: 
     return groups
 
 
-def write_report(groups: Sequence[Group], out: Path, *, samples: bool = False) -> None:
+def write_report(groups: Sequence[Group], out: Path, *, samples: bool = False) -> Path:
     """Write page, CSV and figures; the same groups give the same page and CSV byte for byte.
 
     Args:
         groups: at least one.
         out: the folder, made if it does not exist.
         samples: also write every sample as a row of a CSV.
+
+    Returns:
+        The page as one HTML file.
     """
     look = looks(entry.arm for group in groups for entry in group.entries)
     with writing_to(out):
         (out / "figures").mkdir(parents=True, exist_ok=True)
         pictures: dict[str, list[Picture]] = {}
+        figures: dict[str, Figure] = {}
         for group in groups:
             pictures[group.slug] = []
             for picture, figure in _pictures(group, look):
-                for ending in _FORMATS:
-                    save_figure(figure, out / "figures" / f"{picture.name}.{ending}")
+                figures[picture.address] = figure
                 pictures[group.slug].append(picture)
         write_text_whole(out / "arms.csv", arms_csv(groups))
         if samples:
             write_text_whole(out / "samples.csv", samples_csv(groups))
-        write_text_whole(out / PAGE_FILE, page(groups, pictures))
+        return write_page(out / PAGE_FILE, page(groups, pictures), figures)
 
 
 def _pictures(group: Group, look: Mapping[str, Look]) -> Iterator[tuple[Picture, Figure]]:
@@ -175,9 +179,9 @@ def _pictures(group: Group, look: Mapping[str, Look]) -> Iterator[tuple[Picture,
     if drawn := draw_cost(group, look):
         problem, figure = drawn
         caption = (
-            f"First sample of problem {problem}. The schedule is the same for all methods. Throughput by generated "
-            "length is "
-            "not drawn: a sample's seconds depend on what is generated beside it (`dynts bench` measures it)."
+            f"First sample of problem {plain(problem)}. The schedule is the same for all methods. Throughput by "
+            "generated length is not drawn: a sample's seconds depend on what is generated beside it (`dynts bench` "
+            "measures it)."
         )
         yield Picture(f"{group.slug}-steps", "Memory and computation step by step", caption), figure
 

@@ -3,29 +3,46 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from dynts.errors import DyntsError
 from dynts.evaluate.results import ArmResults
 from dynts.methods import METHODS
-from dynts.store.files import write_whole
+from dynts.store.files import write_text_whole, write_whole
+
+_DPI = 150
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a picture, all or nothing.
 
-    The same figure gives the same SVG: neither dates nor random ids are in it.
-
     Args:
         figure: the picture.
         path: whose ending chooses the format, PNG without one.
     """
-    undated = {"Date": None} if _format(path) == "svg" else None
-    with rc_context({"svg.hashsalt": path.name}):
-        write_whole(path, lambda partial: figure.savefig(partial, format=_format(path), dpi=150, metadata=undated))
+    if _format(path) == "svg":
+        write_text_whole(path, draw_svg(figure, path.name))
+    else:
+        write_whole(path, lambda partial: figure.savefig(partial, format=_format(path), dpi=_DPI))
+
+
+def draw_svg(figure: Figure, name: str) -> str:
+    """Return a picture as SVG; the same figure gives the same text, with neither dates nor random ids in it.
+
+    Args:
+        figure: the picture.
+        name: of the picture, which its ids are made of.
+    """
+    text = StringIO()
+    with rc_context({"svg.hashsalt": name}):
+        figure.savefig(text, format="svg", dpi=_DPI, metadata={"Date": None})
+    return text.getvalue()
 
 
 def check_format(path: Path) -> None:
@@ -41,6 +58,13 @@ def check_format(path: Path) -> None:
 
 def _format(path: Path) -> str:
     return path.suffix[1:].lower() or "png"
+
+
+def label_logarithmic(axis: Axis) -> None:
+    """Label a logarithmic axis at 1, 2 and 5 times the powers of ten, with plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 WIDTH = 6.5

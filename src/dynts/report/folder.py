@@ -1,4 +1,4 @@
-"""What an analysis leaves in its folder: a page, the numbers, and a picture in two formats, each written whole."""
+"""What an analysis leaves in its folder: the numbers, and page and picture in two formats each, written whole."""
 
 import json
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from dynts.errors import DyntsError
-from dynts.report.figures import save_figure
-from dynts.report.prose import wrap_prose
+from dynts.report.offline import write_page
 from dynts.store.files import write_text_whole, writing_to
 
 
@@ -24,8 +23,8 @@ def check_out(out: Path) -> None:
         raise DyntsError(f"{out} is a file, and the results need a folder: choose another --out")
 
 
-def write_report(out: Path, name: str, record: dict[str, Any], page: Sequence[str], figure: Figure) -> None:
-    """Write `name`.json, .md, .png and .svg; those of an earlier run are replaced.
+def write_report(out: Path, name: str, record: dict[str, Any], page: Sequence[str], figure: Figure) -> Path:
+    """Write `name`.json, .html, .md, .png and .svg; those of an earlier run are replaced.
 
     Args:
         out: the folder; made if it does not exist.
@@ -33,6 +32,9 @@ def write_report(out: Path, name: str, record: dict[str, Any], page: Sequence[st
         record: all numbers, for JSON.
         page: paragraphs in Markdown, without the picture.
         figure: the picture.
+
+    Returns:
+        The page as one HTML file.
 
     Raises:
         DyntsError: the disk is full or not writable.
@@ -44,7 +46,5 @@ def write_report(out: Path, name: str, record: dict[str, Any], page: Sequence[st
         # processes of one job may end at the same moment
         with FileLock(out / ".report.lock"):
             write_text_whole(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-            for ending in ("png", "svg"):
-                save_figure(figure, out / f"{name}.{ending}")
             text = "\n\n".join([title, f"![{name}]({name}.png)", *map(str.strip, rest)]) + "\n"
-            write_text_whole(out / f"{name}.md", wrap_prose(text))
+            return write_page(out / f"{name}.md", text, {f"{name}.png": figure})

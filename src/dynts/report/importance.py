@@ -1,6 +1,7 @@
 """The page and the picture of how importance is spread."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynts.analyze.importance import EDGES, PARTS, SHARES, Importance
-from dynts.report.tables import markdown_table
+from dynts.report.figures import label_logarithmic
+from dynts.report.tables import markdown_table, plain
 
 Spell = Callable[[int], str]
 """The text of a token id."""
@@ -52,7 +54,7 @@ def importance_page(found: Importance, source: dict[str, Any], spell: Spell) -> 
     figures += [(f"mass of the top {share:.0%}", f"{found.mass_of(share):.1%}", "") for share in _TOP]
     page = [
         "# Importance of the thinking tokens",
-        "; ".join(f"{name}: {value}" for name, value in source.items()),
+        "; ".join(f"{name}: {plain(value)}" for name, value in source.items()),
         f"{found.traces} traces, {found.tokens} thinking tokens. Means over the traces; in brackets what 10% and 90% "
         "of the "
         "traces do not exceed. The paper's figure is for its own models and traces (arXiv 2601.18383, section 3).",
@@ -185,6 +187,7 @@ def _draw_positions(axes: Axes, found: Importance) -> None:
         means = np.array(found.question["parts"], dtype=float)
         axes.bar(before, means - 1, bottom=1, color=_QUESTION, label="question")
         axes.set_yscale("log")
+        label_logarithmic(axes.yaxis)
         axes.legend(frameon=False)
         ticks = {int(before[0]): "start", int(before[-1]): "end", **ticks}
         label = "tenths of the question, tenths of the thinking"
@@ -212,5 +215,7 @@ def _visible(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """For a cell of a table in Markdown."""
-    return f"`` {_visible(text)} ``".replace("|", "\\|")
+    """For a cell of a table in Markdown, between more backticks than are in it."""
+    shown = _visible(text)
+    fence = "`" * (2 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}".replace("|", "\\|")

@@ -11,7 +11,7 @@ from statistics import fmean
 from dynts.errors import DyntsError
 from dynts.report.groups import EvaluatedArm, Group
 from dynts.report.prose import wrap_prose
-from dynts.report.tables import markdown_table
+from dynts.report.tables import markdown_table, plain
 from dynts.store.files import write_text_whole
 
 PASS_AT_1 = "Pass@1"
@@ -175,7 +175,7 @@ def leaderboard_page(standings: Sequence[Standing]) -> str:
     ]
     for key in dict.fromkeys((each.model, each.work, each.figure) for each in standings):
         shown = [each for each in standings if (each.model, each.work, each.figure) == key]
-        lines += [f"## {key[0]}: {key[1]}", "", f"{_described(shown)}.", "", _table(shown)]
+        lines += [f"## {plain(key[0])}: {plain(key[1])}", "", f"{_described(shown)}.", "", _table(shown)]
     return wrap_prose("\n".join(lines))
 
 
@@ -185,7 +185,7 @@ def _described(shown: Sequence[Standing]) -> str:
     better = "higher" if shown[0].higher_is_better else "lower"
     full = next((each for each in shown if each.method == FULL), None)
     beside = "" if full is None else f"; full cache {_cell(full)}"
-    return f"{shown[0].figure} ({better} is better), {number} problems{beside}"
+    return f"{plain(shown[0].figure)} ({better} is better), {number} problems{beside}"
 
 
 def _table(shown: Sequence[Standing]) -> str:
@@ -205,7 +205,7 @@ def _table(shown: Sequence[Standing]) -> str:
         return fmean(places)
 
     rows = [
-        [method, *(_cell(found[method, each]) if (method, each) in found else "-" for each in times)]
+        [plain(method), *(_cell(found[method, each]) if (method, each) in found else "-" for each in times)]
         for method in sorted(methods, key=rank)
     ]
     return markdown_table(["method", *(f"{each:g} times" for each in times)], rows)

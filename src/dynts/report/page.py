@@ -6,7 +6,7 @@ from typing import Any
 
 from dynts.report.arm_tables import accuracy_table, against_best, against_full, comparison_table, cost_table, graded_by
 from dynts.report.groups import Group, missing_samples
-from dynts.report.prose import wrap_prose
+from dynts.report.tables import plain
 
 _SAMPLING = {
     "temperature": "temperature",
@@ -23,7 +23,7 @@ def conditions(group: Group) -> str:
     manifests = [entry.arm.manifest for entry in group.entries]
     settings = manifests[0]["settings"]
     parts = [group.benchmark, _model(settings), *(settings[name] for name in ("dtype", "engine") if settings.get(name))]
-    parts += _sampling(settings.get("sampling", {}))
+    parts = [plain(part) for part in (*parts, *_sampling(settings.get("sampling", {})))]
     if problems := manifests[0].get("problems"):
         parts.append(f"{problems} problems")
     if data := settings.get("data_sha256"):
@@ -64,12 +64,17 @@ class Picture:
     Attributes:
         name: of the files, without their endings.
         title: what it shows.
-        caption: what has to be said below it.
+        caption: what has to be said below it, in Markdown.
     """
 
     name: str
     title: str
     caption: str
+
+    @property
+    def address(self) -> str:
+        """Of the PNG file, from the page."""
+        return f"figures/{self.name}.png"
 
 
 def page(groups: Sequence[Group], pictures: Mapping[str, Sequence[Picture]]) -> str:
@@ -86,9 +91,7 @@ def page(groups: Sequence[Group], pictures: Mapping[str, Sequence[Picture]]) -> 
         if len(groups) > 1
         else ""
     )
-    return wrap_prose(
-        f"# Evaluation\n\nEvery figure is in [arms.csv](arms.csv), one row an arm.\n{several}\n{sections}"
-    )
+    return f"# Evaluation\n\nEvery figure is in [arms.csv](arms.csv), one row an arm.\n{several}\n{sections}"
 
 
 def _section(group: Group, pictures: Sequence[Picture]) -> str:
@@ -112,9 +115,9 @@ def _section(group: Group, pictures: Sequence[Picture]) -> str:
         if comparisons:
             parts += [f"### {title}\n", comparison_table(comparisons), f"{below}\n{_TESTS}\n"]
     for picture in pictures:
-        image = f"![{picture.title}](figures/{picture.name}.png)"
+        image = f"![{plain(picture.title)}]({picture.address})"
         parts += [
-            f"### {picture.title}\n",
+            f"### {plain(picture.title)}\n",
             f"{image}\n",
             f"{picture.caption} [SVG](figures/{picture.name}.svg)\n",
             below,

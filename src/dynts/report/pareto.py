@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from dynts.analyze.measure import Row
 from dynts.analyze.pareto import PREDICTED, TRUE, ParetoPoint
-from dynts.report.tables import markdown_table
+from dynts.report.tables import markdown_table, plain
 
 _COLORS = {
     f"top, {TRUE}": "tab:blue",
@@ -55,7 +55,7 @@ def pareto_page(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source
     truncated = [(_percent(row[0]), *(f"{point.truncated / total:.2f}" for point in row)) for row in by_share]
     return [
         "# How few thinking tokens an answer needs",
-        "; ".join(f"{name}: {value}" for name, value in source.items()),
+        "; ".join(f"{name}: {plain(value)}" for name, value in source.items()),
         f"{total} traces with {mean(row['thinking_tokens'] for row in rows):.0f} thinking tokens on average. The model "
         "has "
         "read question and thinking in full; then all but the question and a share of the thinking tokens is evicted, "

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dynts.analyze.prediction import PREDICTOR, QUANTILES, SHARES, Prediction
-from dynts.report.tables import markdown_table
+from dynts.report.tables import markdown_table, plain
 from dynts.training.metrics import METRICS
 
 _COLORS = {PREDICTOR: "tab:blue", "token_identity": "tab:orange", "position_only": "tab:green", "random": "tab:grey"}
@@ -37,7 +37,7 @@ def prediction_page(found: Prediction, source: dict[str, Any]) -> list[str]:
     bins = [tuple(f"{value:.3f}" for value in asdict(item).values()) for item in found.calibration]
     page = [
         "# Quality of a predictor",
-        "; ".join(f"{name}: {value}" for name, value in source.items()),
+        "; ".join(f"{name}: {plain(value)}" for name, value in source.items()),
         f"{found.traces} traces, every trace counting alike. The paper reports a Kendall tau above 0.8 and a top-30% "
         "overlap "
         "above 80% for its own models (arXiv 2601.18383). The trivial predictors know only a token's identity, only "
@@ -57,7 +57,7 @@ def prediction_page(found: Prediction, source: dict[str, Any]) -> list[str]:
     ]
     if found.groups:
         rows = [
-            (f"{group} ({found.group_traces[group]}): {_words(name)}", *_figures(values))
+            (f"{plain(group)} ({found.group_traces[group]}): {_words(name)}", *_figures(values))
             for group, metrics in found.groups.items()
             for name, values in metrics.items()
         ]

@@ -39,6 +39,11 @@ class FigureTable:
         )
 
 
+def plain(text: object) -> str:
+    """Return text that comes from data, such as a model's name, so that Markdown shows it as it is, also in a table."""
+    return re.sub(r"([\\`*\[\]<>|&~]|\b_|_\b)", r"\\\1", " ".join(str(text).split()))
+
+
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table in Markdown, whose first column is text and whose others are figures.
 

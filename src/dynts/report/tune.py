@@ -1,11 +1,16 @@
 """The frontier as a table and as a picture."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dynts.planning.frontier import FrontierPoint
-from dynts.report.tables import FigureTable
+from dynts.report.tables import FigureTable, plain
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FRONTIER_PICTURE = "frontier.png"
+"""The picture's address on the page."""
 _COLUMNS = (
     *("budget", "W_l", "r", "answer\nKL, nats", "+-", "thinking\nloss, nats", "+-"),
     *("total\nvariation", "cached\ntokens", "compacted\ntraces"),
@@ -22,13 +27,44 @@ def frontier_table(points: Sequence[FrontierPoint], chosen: FrontierPoint | None
     return FigureTable(_COLUMNS, [_cells(point, point is chosen) for point in points])
 
 
+def frontier_page(
+    points: Sequence[FrontierPoint],
+    chosen: FrontierPoint | None,
+    tolerance: float,
+    thinking_tolerance: float,
+    about: Mapping[str, str],
+) -> str:
+    """Return the page in Markdown.
+
+    Args:
+        points: of all settings.
+        chosen: of them.
+        tolerance: the largest KL, in nats an answer token.
+        thinking_tolerance: the largest thinking loss, in nats a thinking token.
+        about: what was replayed, by what it is.
+    """
+    found = "No setting is within both." if chosen is None else f"Chosen, with a star: {chosen.setting.describe()}."
+    paragraphs = (
+        "# Budget, local window and retention ratio",
+        "; ".join(f"{name}: {plain(value)}" for name, value in about.items()),
+        f"{points[0].traces} traces were replayed under each setting. Tolerances: {tolerance:g} nats an answer token, "
+        f"{thinking_tolerance:g} a thinking token. {found}",
+        f"![Both losses against budget and cached tokens]({FRONTIER_PICTURE})",
+        "Answer KL: how far the distributions of the answer's tokens move from those with the full cache. Thinking "
+        "loss: by how much log p of a thinking token falls. Beside each its standard error (+-) over the traces. Total "
+        "variation: the most that Pass@1 can lose, of traces sampled at temperature 1. Compacted traces are those "
+        "long enough for it.",
+        frontier_table(points, chosen).markdown(),
+    )
+    return "\n\n".join(paragraphs)
+
+
 def draw_frontier(
     points: Sequence[FrontierPoint],
     chosen: FrontierPoint | None,
     tolerance: float,
     thinking_tolerance: float,
-    path: Path,
-) -> None:
+) -> "Figure":
     """Draw both losses against the budget and the tokens that a step attends to.
 
     Args:
@@ -36,11 +72,8 @@ def draw_frontier(
         chosen: of them.
         tolerance: the largest KL, in nats an answer token.
         thinking_tolerance: the largest thinking loss, in nats a thinking token.
-        path: of the picture; its ending chooses the format.
     """
     from matplotlib.figure import Figure
-
-    from dynts.report.figures import save_figure
 
     figure = Figure(figsize=(9, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
@@ -64,7 +97,7 @@ def draw_frontier(
     for axes, name in zip(panels[-1], sizes, strict=True):
         axes.set_xlabel(name)
     panels[0][0].legend(frameon=False, fontsize="small")
-    save_figure(figure, path)
+    return figure
 
 
 def _size(point: FrontierPoint, name: str) -> float:

@@ -1,7 +1,6 @@
 """Write a trace's page: one HTML file that loads nothing."""
 
 import base64
-import hashlib
 import html
 import json
 from importlib.resources import files
@@ -17,6 +16,7 @@ from dynts.training.metrics import trace_metrics
 from dynts.training.transforms import transform_labels
 from dynts.view.data import ShownImportance, TraceView
 from dynts.view.forced_decode import KeptTokens
+from dynts.view.style import colours, policy_hash
 
 _SCRIPTS = ("cache.js", "text.js", "chart.js", "details.js", "main.js")
 
@@ -38,15 +38,15 @@ def page(view: TraceView) -> str:
     policy allows this script and this style sheet, by their hashes, and nothing else: no other script, no network.
     """
     static = files("dynts.view") / "static"
-    style = (static / "style.css").read_text(encoding="utf-8")
+    style = colours() + (static / "style.css").read_text(encoding="utf-8")
     script = "".join((static / name).read_text(encoding="utf-8") for name in _SCRIPTS)
     template = Template((static / "page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(f"dynts view: {view.trace.id}"),
         style=style,
         script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=policy_hash(style),
+        script_hash=policy_hash(script),
         data=embed(page_data(view)),
     )
 
@@ -113,7 +113,3 @@ def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 def _bytes(values: npt.ArrayLike, dtype: str) -> str:
     return base64.b64encode(np.asarray(values).astype(dtype).tobytes()).decode()
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

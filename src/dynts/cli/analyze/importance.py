@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dynts.cli.analyze.common import FIT, WORK_OUT, complete, describe, load, prepare
 from dynts.cli.checks import check_chat
-from dynts.cli.console import show
+from dynts.cli.console import show, show_page
 from dynts.config import ModelSource
 from dynts.options import option, part
 from dynts.training.config import LabelOptions
@@ -104,8 +104,10 @@ def _write_importance(
         return f"#{token}" if tokenizer is None else str(tokenizer.decode([token]))
 
     page = importance_page(found, source, spell)
-    write_report(out, "importance", importance_record(found, source, spell), page, draw_importance(found, spell))
+    figure = draw_importance(found, spell)
+    written = write_report(out, "importance", importance_record(found, source, spell), page, figure)
     show(
         f"{found.traces} traces: {found.above_mean:.1%} of the thinking tokens above the mean, "
-        f"the top 20% hold {found.mass_of(0.2):.1%} of the importance; page and picture in {out}"
+        f"the top 20% hold {found.mass_of(0.2):.1%} of the importance"
     )
+    show_page(written)

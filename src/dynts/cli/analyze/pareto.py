@@ -6,7 +6,7 @@ from typing import Literal
 
 from dynts.cli.analyze.common import FIT, WORK_OUT, complete, describe, load, prepare
 from dynts.cli.checks import check_chat
-from dynts.cli.console import show
+from dynts.cli.console import show_page
 from dynts.config import ModelSource
 from dynts.options import option, part
 from dynts.predictor.label import FUTURE_WINDOW, shared_label
@@ -90,5 +90,5 @@ def pareto(given: ParetoCommand) -> None:
         about = {"model": source.path, "traces": ", ".join(sets.names), "label": options.label}
         about |= {"predictor": given.predictor} if given.predictor else {}
         page = pareto_page(found, rows, about)
-        write_report(out, "pareto", pareto_record(found, rows, about), page, draw_pareto(found, len(rows)))
-        show(f"{len(rows)} traces, page and picture in {out}")
+        figure = draw_pareto(found, len(rows))
+        show_page(write_report(out, "pareto", pareto_record(found, rows, about), page, figure))

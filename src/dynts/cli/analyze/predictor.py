@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynts.cli.analyze.common import prepare
-from dynts.cli.console import show
+from dynts.cli.console import show, show_page
 from dynts.options import option
 
 
@@ -43,9 +43,8 @@ def predictor(given: PredictorCommand) -> None:
     source |= {"transform": config.transform, "analysed": words}
     source |= {"grouped by": given.group_by} if given.group_by else {}
     drawing = draw_prediction(found, config.transform)
-    write_report(given.out, "predictor", prediction_record(found, source), prediction_page(found, source), drawing)
+    record, page = prediction_record(found, source), prediction_page(found, source)
+    written = write_report(given.out, "predictor", record, page, drawing)
     metrics = found.metrics["predictor"]
-    show(
-        f"{words}: Kendall tau {metrics['kendall_tau']:.3f}, top-30% overlap {metrics['top30_overlap']:.3f}; "
-        f"page and picture in {given.out}"
-    )
+    show(f"{words}: Kendall tau {metrics['kendall_tau']:.3f}, top-30% overlap {metrics['top30_overlap']:.3f}")
+    show_page(written)
