@@ -1,6 +1,7 @@
 """`dynts demo`: what it compares, the table, the picture and the command."""
 
 import io
+import shlex
 import sys
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def short_problems(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_command_compares_and_draws(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     figure, markdown = tmp_path / "f.png", tmp_path / "t.md"
     arguments = ("--problems", 1, "--method", "dynts", "--figure", figure, "--markdown", markdown)
     code, out, err = run(monkeypatch, capsys, "demo", *arguments)
@@ -141,7 +143,14 @@ def test_the_command_compares_and_draws(
     assert all(name in out for name in ("full", "dynts, answer label", str(figure)))
     assert "dynts, future label: Pass@1" in err
     assert "\x1b" not in out + err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.png", "t.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dynts-demo.jsonl", "f.png", "t.md"]
+    _, _, after = out.partition("where to go from here:\n")
+    steps = [shlex.split(line) for line in after.splitlines() if not line.startswith("#")]
+    assert [words[1] for words in steps] == ["demo", "view", "generate"]
+    for program, *words in steps:  # as they are
+        assert Path(program).name == "dynts"
+        assert run(monkeypatch, capsys, *words)[0] == 0
+    assert "</html>" in (tmp_path / "dynts-view.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("short_problems")
@@ -193,4 +202,4 @@ def test_the_demo_runs_without_matplotlib(
     code, out, err = run(monkeypatch, capsys, "demo", "--problems", 1, "--method", "window")
     assert code == 0, err
     assert pip_install("plot") in out
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["dynts-demo.jsonl"]

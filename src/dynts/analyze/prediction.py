@@ -1,6 +1,6 @@
 """How well a predictor orders the tokens of labelled traces, beside trivial predictors."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,7 +156,12 @@ class Prediction:
 
 
 def measure_prediction(
-    predictor: ImportancePredictor, folds: Sequence[Fold], *, grouped: bool = False, seed: int = 0
+    predictor: ImportancePredictor,
+    folds: Sequence[Fold],
+    *,
+    grouped: bool = False,
+    seed: int = 0,
+    done: Callable[[], object] = lambda: None,
 ) -> Prediction:
     """Measure a predictor on the analysed traces of each fold; the trivial predictors learn from its others.
 
@@ -167,6 +172,7 @@ def measure_prediction(
         folds: traces to analyse and to learn from.
         grouped: whether the traces carry groups.
         seed: of the random predictor.
+        done: called after each trace.
 
     Raises:
         DyntsError: a shard is missing or damaged.
@@ -182,6 +188,7 @@ def measure_prediction(
             overlaps.setdefault(name, []).append([_overlap(predicted[known], labels, share) for share in SHARES])
         own = (scores[PREDICTOR][known], labels, transform_labels(labels, "rank"))
         pooled.append(np.stack([values.ravel() for values in own]))
+        done()
     groups = [example.group for fold in folds for example in fold.analysed] if grouped else []
     return Prediction(
         traces=len(rows[PREDICTOR]),

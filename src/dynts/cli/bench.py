@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.bench_streams import serve_by_url, show_served, streams_of
 from dynts.cli.checks import check_figure, check_folder, schedules_of
-from dynts.cli.console import show_page
+from dynts.cli.console import load_libraries, show_page
 from dynts.config import PREFILL_TOKENS, ModelSource
 from dynts.options import flag_of, option, part
 
@@ -119,6 +119,7 @@ def bench(given: BenchCommand, explicit: Collection[str]) -> None:
         check_folder(path)
     check_figure(given.figure)
     _check_mode(given, explicit)
+    load_libraries("dynts.bench.grid")
     if given.mode != "serve":
         _steps(given)
     elif given.url is None:
@@ -179,7 +180,6 @@ def _steps(given: BenchCommand) -> None:
     from itertools import product
 
     from rich.console import Console
-    from rich.progress import Progress
 
     from dynts.bench.grid import Effort, engines, measure
     from dynts.bench.machine import measure_machine
@@ -188,7 +188,7 @@ def _steps(given: BenchCommand) -> None:
     from dynts.report.bench import STEPS_PICTURE, bench_json, bench_page, bench_table, bench_tables, draw_steps
     from dynts.report.offline import html_page
     from dynts.store.files import write_text_whole
-    from dynts.store.progress import quiet
+    from dynts.store.progress import bar, paused
 
     loaded, trained = _load(given)
     compared = [
@@ -196,16 +196,17 @@ def _steps(given: BenchCommand) -> None:
         for schedule in schedules
     ]
     works = [Work(rows, given.prompt, tokens) for rows, tokens in product(given.batch, given.generated)]
-    machine = measure_machine(loaded.device, loaded.dtype)
+    with bar("measuring the machine"):
+        machine = measure_machine(loaded.device, loaded.dtype)
     console = Console()
     console.print(machine.describe(), highlight=False)
     found = []
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet()) as bar:
-        task = bar.add_task("measuring", total=given.rounds * len(works) * sum(map(len, compared)))
+    with bar("measuring", given.rounds * len(works) * sum(map(len, compared))) as shown:
         mode: Literal["profile", "generate"] = "profile" if given.mode == "profile" else "generate"
         effort = Effort(mode, given.rounds, given.steps, given.points)
-        for rows in measure(compared, works, effort, machine, lambda: bar.advance(task)):
-            console.print(bench_table(rows).terminal())
+        for rows in measure(compared, works, effort, machine, shown.advance):
+            with paused():
+                console.print(bench_table(rows).terminal())
             found += rows
     if given.out is not None:
         write_text_whole(given.out, bench_json(found, machine, given.prompt))
@@ -244,6 +245,7 @@ def _serve_here(given: BenchCommand) -> None:
     from dynts.bench.grid import engines
     from dynts.bench.machine import measure_machine
     from dynts.bench.serving import BATCHINGS, serve_stream
+    from dynts.store.progress import bar
 
     loaded, trained = _load(given)
     compared = [
@@ -252,7 +254,8 @@ def _serve_here(given: BenchCommand) -> None:
         for engine in engines(loaded, given.method, schedule, trained, False, given.compile, given.plain)
         if isinstance(engine, TimedDynTS)
     ]
-    machine = measure_machine(loaded.device, loaded.dtype)
+    with bar("measuring the machine"):
+        machine = measure_machine(loaded.device, loaded.dtype)
     runs = list(product(streams, given.batch, compared, BATCHINGS))
 
     def served(done: Callable[[], None]) -> "Iterator[Served]":

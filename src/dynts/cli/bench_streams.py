@@ -67,23 +67,22 @@ def show_served(
         about: the same for the JSON.
     """
     from rich.console import Console
-    from rich.progress import Progress
 
     from dynts.bench.latency import summarize_stream
     from dynts.report.bench import serving_json, serving_markdown, serving_page, serving_tables
     from dynts.report.offline import html_page
     from dynts.store.files import write_text_whole
-    from dynts.store.progress import quiet
+    from dynts.store.progress import bar, paused
 
     console = Console()
     console.print(where, highlight=False)
     found = []
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet()) as bar:
-        task = bar.add_task("requests", total=count * given.requests)
-        for one in served(lambda: bar.advance(task)):
+    with bar("requests", count * given.requests) as shown:
+        for one in served(shown.advance):
             found.append((summarize_stream(one), one))
-            for table in serving_tables([found[-1][0]]):
-                console.print(table.terminal())
+            with paused():
+                for table in serving_tables([found[-1][0]]):
+                    console.print(table.terminal())
     remarks = [f"{remark}\n" for row, _ in found for remark in row.remarks()]
     for remark in dict.fromkeys(remarks):
         console.print(remark, end="", highlight=False, markup=False)

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from dynts.cli.checks import check_chat, check_folder
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 from dynts.config import ModelSource
 from dynts.options import option, part
 
@@ -31,10 +31,12 @@ def calibrate(given: CalibrateCommand) -> None:
     Reads each trace in one pass. The file serves this model only, and is refused for another.
     """
     check_folder(given.out)
+    load_libraries("dynts.training.calibrate")
     check_chat(given.source, opened=True)
 
     from dynts.chat.thinking import closes_thinking
     from dynts.models import load_model
+    from dynts.store.progress import bar
     from dynts.traces.sets import as_sets
     from dynts.traces.tokens import tokenize_trace
     from dynts.training.calibrate import calibrate as statistics_of
@@ -43,5 +45,6 @@ def calibrate(given: CalibrateCommand) -> None:
     traces = list(islice(finished, given.count))
     model, tokenizer = load_model(given.source)
     texts = [tokenize_trace(tokenizer, trace, given.source.chat).ids for trace in traces]
-    statistics_of(model, texts).save(given.out)
+    with bar("reading", len(texts)) as shown:
+        statistics_of(model, texts, shown.advance).save(given.out)
     show(f"{sum(map(len, texts))} tokens of {len(texts)} traces read: {given.out}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.checks import check_chat, question_length, resolve
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 from dynts.cli.engine import EngineOptions
 from dynts.config import MethodOptions, ModelSource, Sampling
 from dynts.engines.ray import Cluster
@@ -71,6 +71,8 @@ def collect(given: CollectCommand) -> None:
     Every finished trace is on the disk within seconds. The same command again continues, whatever ended the last one;
     a higher --limit or --samples adds to the folder. Under torchrun the processes share the problems.
     """
+    load_libraries("dynts.collect.collect")
+
     from dynts.chat.written import ClosingWatch
     from dynts.collect.collect import collect, engines
     from dynts.collect.plan import Plan, collect_settings

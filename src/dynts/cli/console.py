@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import typer
@@ -18,12 +19,18 @@ def show(text: object, end: str = "\n") -> None:
         text: the result.
         end: what follows it.
     """
-    print(text, end=end, flush=True)
+    from dynts.store.progress import paused
+
+    with paused():
+        print(text, end=end, flush=True)
 
 
 def say(text: str) -> None:
     """Print a remark on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    from dynts.store.progress import paused
+
+    with paused():
+        print(text, file=sys.stderr, flush=True)
 
 
 def show_page(path: Path) -> None:
@@ -36,6 +43,19 @@ def show_page(path: Path) -> None:
     Console().print(text, soft_wrap=True)
 
 
+def load_libraries(*modules: str) -> None:
+    """Import PyTorch and transformers, which takes seconds, and say so on a terminal.
+
+    Args:
+        modules: that are imported too.
+    """
+    from dynts.store.progress import bar
+
+    with bar("loading PyTorch and transformers"):
+        for module in ("dynts.models", *modules):
+            import_module(module)
+
+
 class _Remarks(logging.Handler):
     """Writes what the library logs on standard error, where a live display of rich may be."""
 
@@ -43,8 +63,11 @@ class _Remarks(logging.Handler):
         """Write one record."""
         from rich.console import Console
 
+        from dynts.store.progress import paused
+
         text = f"dynts: {self.format(record)}"
-        Console(stderr=True).print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        with paused():
+            Console(stderr=True).print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 @contextmanager
@@ -59,6 +82,7 @@ def console(*, debug: bool, quiet: bool) -> Iterator[None]:
         typer.Exit: code 2 after an error, 130 after an interruption.
     """
     from dynts.errors import DyntsError
+    from dynts.store.progress import show_progress
 
     logger, handler = logging.getLogger("dynts"), _Remarks()
     level = logger.level
@@ -67,7 +91,8 @@ def console(*, debug: bool, quiet: bool) -> Iterator[None]:
     if quiet:
         os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # read when the libraries are imported
     try:
-        yield
+        with show_progress():
+            yield
     except DyntsError as error:
         _end(f"dynts: {error}", error, 2, debug)
     except KeyboardInterrupt as error:

@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.checks import check_figure, check_folder
+from dynts.cli.console import load_libraries, show
 from dynts.options import option
 
 if TYPE_CHECKING:
     from dynts.config import CompressionConfig
+
+
+TRACES = Path("dynts-demo.jsonl")
+"""What the full cache wrote, for the commands that the demo names at its end."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +44,7 @@ def demo(given: DemoCommand) -> None:
     The model (0.8 million parameters) was trained on one synthetic task: this shows how the method works, not how well
     it does on large models.
     """
+    load_libraries("dynts.tiny.solve")
     from transformers.utils.logging import disable_progress_bar
 
     from dynts.tiny.solve import budget_for, schedule
@@ -76,12 +82,15 @@ def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
         figure = Path("dynts-demo.png")
     check_figure(figure)
     check_folder(given.markdown)
+    check_folder(TRACES)
 
     from dynts.chat.prompts import chat_prompt, encode_prompt
     from dynts.demo.compare import BY_NAME_ONLY, compare_all, every_arm
+    from dynts.demo.next_steps import next_steps, write_traces
     from dynts.methods import resolve_method
     from dynts.report.demo import results_table
     from dynts.store.files import write_text_whole
+    from dynts.store.progress import bar
     from dynts.tiny import LABELS, load_tiny_model, load_tiny_predictor
     from dynts.tiny.task import HELD_OUT, make_problem
 
@@ -104,12 +113,13 @@ def _compare(given: DemoCommand, config: "CompressionConfig") -> None:
     if given.markdown is not None:
         write_text_whole(given.markdown, results_table(results).markdown())
     if figure is None:
-        console.print(
-            f"no picture without matplotlib: {pip_install('plot')}", soft_wrap=True, markup=False, highlight=False
-        )
-        return
-    from dynts.report.demo import draw_one
+        show(f"no picture without matplotlib: {pip_install('plot')}")
+    else:
+        from dynts.report.demo import draw_one
 
-    longest = max(range(given.problems), key=lambda index: results[0].solutions[index].tokens)
-    draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)
-    console.print(f"cache length against step, for the longest of them: {figure}", soft_wrap=True, highlight=False)
+        longest = max(range(given.problems), key=lambda index: results[0].solutions[index].tokens)
+        with bar("drawing"):
+            draw_one(model, tokenizer, chosen[longest], compared[:2], config, figure)
+        show(f"cache length against step, for the longest of them: {figure}")
+    write_traces(chosen, results[0], TRACES)
+    show("\n".join(["where to go from here:", *next_steps(TRACES, config, chosen[0].question)]))

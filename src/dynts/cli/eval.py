@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.checks import check_chat, question_length, separated
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 from dynts.cli.engine import EngineOptions
 from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.engines import ENGINES
@@ -148,6 +148,8 @@ def eval_(given: EvalCommand) -> None:
     the disk within seconds, and the same command again continues. Further methods, budgets and samples add to the
     results. Under torchrun the processes share the problems.
     """
+    load_libraries("dynts.evaluate.evaluate")
+
     from rich.console import Console
 
     from dynts.chat.written import ClosingWatch

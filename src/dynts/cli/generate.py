@@ -1,11 +1,12 @@
 """`dynts generate`: answer questions with a model under a KV cache budget."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from dynts.cli.checks import check_chat, load_session, resolve
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 from dynts.config import MethodOptions, ModelSource, Sampling
 from dynts.options import option, part
 
@@ -46,9 +47,12 @@ class GenerateCommand:
 
 def generate(given: GenerateCommand) -> None:
     """Answer a question while the KV cache stays within a budget; print the text, then what it cost."""
+    load_libraries("dynts.decode.answers")
+
     from dynts.decode.answers import answer_questions
     from dynts.decode.sampling import NOT_FINITE
     from dynts.errors import DyntsError
+    from dynts.store.progress import Bar, bar
 
     if (given.question is None) == (given.questions is None):
         raise DyntsError("give either a question (or - for standard input) or --questions FILE")
@@ -59,8 +63,11 @@ def generate(given: GenerateCommand) -> None:
     session, _, tokenizer = load_session(given.source, arm)
     with session:
         answers = answer_questions(session, tokenizer, asked, given.sampling, given.source.chat, stream=not given.json)
-        for answer in answers:
-            show(answer.to_json() if given.json else f"\n{answer.describe()}")
-            failed += [answer.id] * answer.failed
+        # text that streams is progress enough
+        with bar("answering", len(asked)) if given.json else nullcontext(Bar()) as shown:
+            for answer in answers:
+                show(answer.to_json() if given.json else f"\n{answer.describe()}")
+                failed += [answer.id] * answer.failed
+                shown.advance()
     if failed:
         raise DyntsError(f"{len(failed)} of {len(asked)} answers broke off ({', '.join(failed)}): {NOT_FINITE}")

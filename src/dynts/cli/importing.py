@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynts.cli.console import say, show
+from dynts.cli.console import load_libraries, say, show
 from dynts.options import option
 
 
@@ -29,6 +29,8 @@ def import_(given: ImportCommand) -> None:
     Responses may start inside the thinking (DeepSeek-R1), or with the opening marker (Qwen3). Markers of other models
     are given by --think-start and --think-end, such as <thought> and </thought>; of a known pair one is enough.
     """
+    load_libraries("dynts.collect.importing")
+
     from dynts.chat.markers import matching_formats
     from dynts.collect.importing import ImportColumns, import_traces
     from dynts.extras import need

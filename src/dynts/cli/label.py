@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynts.cli.checks import check_chat
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 from dynts.config import ModelSource
 from dynts.engines.ray import Cluster
 from dynts.options import option, part
@@ -34,6 +34,8 @@ def label(given: LabelCommand) -> None:
     one per question. One teacher-forced forward per trace; attention is recomputed a few rows at a time. Under torchrun
     the processes share the traces.
     """
+    load_libraries("dynts.training.labelling")
+
     from dynts.store.progress import Display, describe_counts
     from dynts.traces.sets import as_sets
     from dynts.training.labeller import LabellerSpec

@@ -5,7 +5,7 @@ from json import dumps
 from typing import TYPE_CHECKING
 
 from dynts.cli.checks import schedules_of
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 from dynts.config import ModelSource
 from dynts.options import option, part
 
@@ -63,6 +63,8 @@ def plan(given: PlanCommand) -> None:
     Everything follows from the configuration and a roofline: a step takes as long as its weights and cached tokens take
     to read, or its FLOPs to compute, whichever is longer. Real steps are slower; `dynts bench` measures them.
     """
+    load_libraries()
+
     from dynts.planning.cost import Workload
 
     hardware = given.hardware()

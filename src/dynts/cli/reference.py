@@ -24,7 +24,8 @@ def reference() -> str:
         "object with values of a command's options, named like them without the dashes and with `_` for `-` "
         '(`{"budget": 3000, "top_p": 0.9}`); options of other commands are left out, and those given '
         "explicitly win.\n\n"
-        "What the library says goes through the logger `dynts`, on standard error; results go to standard output. A "
+        "What the library says goes through the logger `dynts`, on standard error; results go to standard output. "
+        "Progress is shown on standard error where that is a terminal; long jobs write a line now and then elsewhere. A "
         "level above INFO, which is what `--quiet` sets, silences progress too.\n",
         _table("Every command", options_of(Common)),
     ]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynts.cli.checks import check_folder
-from dynts.cli.console import say, show, show_page
+from dynts.cli.console import load_libraries, say, show, show_page
 from dynts.cli.eval import GRADER_HELP
 from dynts.options import option
 
@@ -36,14 +36,12 @@ def report(given: ReportCommand) -> None:
         if not folder.is_dir():
             raise DyntsError(f"{folder} is not a folder: give folders written by `dynts eval`")
     need("matplotlib", "plot", "a report")
-
-    from rich.console import Console
-    from rich.progress import Progress
+    load_libraries("dynts.report.build")
 
     from dynts.evaluate.results import read_results
     from dynts.report.build import check_out, group_arms, write_report
     from dynts.report.leaderboard import read_leaderboard, standings_of, update_leaderboard
-    from dynts.store.progress import quiet
+    from dynts.store.progress import bar
 
     check_folder(given.out)
     check_out(given.out)
@@ -51,16 +49,16 @@ def report(given: ReportCommand) -> None:
         read_leaderboard(given.leaderboard)  # refused before the work if it is none
         if given.leaderboard.parent.resolve() != given.out.resolve():  # which is made when it is written
             check_folder(given.leaderboard)
-    arms = [arm for folder in given.folders for arm in read_results(folder, given.grader)]
+    with bar("reading results"):
+        arms = [arm for folder in given.folders for arm in read_results(folder, given.grader)]
     for arm in arms:
         if not arm.samples:
             say(f"dynts: {arm.method} ({arm.folder}) has no samples yet and is left out")
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=quiet() or not console.is_terminal) as bar:
-        task = bar.add_task("arms", total=sum(bool(arm.samples) for arm in arms))
-        groups = group_arms(arms, lambda: bar.advance(task))
+    with bar("intervals", sum(bool(arm.samples) for arm in arms)) as shown:
+        groups = group_arms(arms, shown.advance)
     standings = standings_of(groups) if given.leaderboard is not None else []
-    page = write_report(groups, given.out, samples=given.samples)
+    with bar("paired tests and figures"):
+        page = write_report(groups, given.out, samples=given.samples)
     if given.leaderboard is not None:
         update_leaderboard(given.leaderboard, standings)
         show(given.leaderboard.with_suffix(".md"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn
 
 from dynts.cli.checks import check_chat, load_session, resolve
-from dynts.cli.console import say, show
+from dynts.cli.console import load_libraries, say, show
 from dynts.config import PREFILL_TOKENS, MethodOptions, ModelSource, Sampling
 from dynts.options import flag_of, option, part
 
@@ -72,6 +72,7 @@ def serve(given: ServeCommand, explicit: Collection[str]) -> None:
     if given.drain_seconds < 0:
         raise DyntsError(f"drain_seconds must not be negative, got {given.drain_seconds}")
 
+    load_libraries("dynts.serve.server")
     from dynts.serve.server import bind, serve_session
 
     arm = resolve(given.method)

@@ -20,7 +20,10 @@ class StatusCommand:
 
 def status(given: StatusCommand) -> None:
     """Say how far a folder of traces or shards is, also while a job writes to it."""
-    from dynts.collect.status import read_status
+    from dynts.store.progress import bar
 
-    found = read_status(given.folder)
+    with bar("reading"):
+        from dynts.collect.status import read_status
+
+        found = read_status(given.folder)
     show(dumps(found.figures()) if given.json else found.describe())

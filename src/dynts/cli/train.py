@@ -5,6 +5,7 @@ from pathlib import Path
 
 import typer
 
+from dynts.cli.console import load_libraries
 from dynts.options import option, part
 from dynts.training.config import TrainConfig
 
@@ -33,6 +34,8 @@ def train(given: TrainCommand) -> None:
     Higher is better, except for mse, which is in units of the transformed label. Metrics are averaged over traces of
     questions that training never saw. For several processes: torchrun --nproc-per-node 2 -m dynts train ...
     """
+    load_libraries("dynts.training.train")
+
     import torch
 
     from dynts.cli.train_display import TrainDisplay

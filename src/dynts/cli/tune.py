@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dynts.cli.checks import check_chat, resolve
-from dynts.cli.console import show_page
+from dynts.cli.console import load_libraries, show_page
 from dynts.config import MAX_TOKENS, CompressionConfig, MethodOptions, ModelSource, Settings, save_settings
 from dynts.options import option, part
 
@@ -66,6 +66,8 @@ def tune(given: TuneCommand) -> None:
     much less likely the thinking becomes. Writes a table, a picture and settings.json, for --settings of other
     commands.
     """
+    load_libraries("dynts.planning.tune")
+
     from dynts.errors import DyntsError
     from dynts.extras import need
     from dynts.planning.tune import TuneSpec, tune
@@ -118,11 +120,12 @@ def _report(
     from dynts.report.offline import write_page
     from dynts.report.tune import FRONTIER_PICTURE, draw_frontier, frontier_page, frontier_table
     from dynts.store.files import writing_to
+    from dynts.store.progress import bar
 
     best = choose(points, *tolerances)
     table = frontier_table(points, best)
     text, figure = frontier_page(points, best, *tolerances, about), draw_frontier(points, best, *tolerances)
-    with writing_to(out):
+    with bar("drawing"), writing_to(out):
         page = write_page(out / "frontier.md", text, {FRONTIER_PICTURE: figure})
     console = Console()
     console.print(table.terminal())

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynts.cli.checks import check_chat, check_folder
-from dynts.cli.console import say, show
+from dynts.cli.console import load_libraries, say, show
 from dynts.config import CompressionConfig, ModelSource
 from dynts.options import option, part
 
@@ -38,12 +38,13 @@ def view(given: ViewCommand) -> None:
     The trace is labelled, scored, and decoded once with each method, its own tokens given. The page is one file that
     needs no network.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    load_libraries("dynts.view.data")
+
+    from contextlib import ExitStack
 
     from dynts.errors import DyntsError
     from dynts.models import load_model, load_tokenizer
-    from dynts.store.progress import quiet
+    from dynts.store.progress import bar
     from dynts.traces.sets import as_sets
     from dynts.view.chosen import choose_methods, choose_trace, load_predictors, tokenize_chosen
     from dynts.view.data import view_trace
@@ -67,12 +68,12 @@ def view(given: ViewCommand) -> None:
     loaded, tokenizer = load_model(source)
     folder = Path(source.name)
     name = folder.resolve().name if folder.is_dir() else source.name
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet()) as bars:
+    with ExitStack() as stack:
         names = ("labels", *(viewed.name(question=False) for viewed in methods))
-        tasks = {what: bars.add_task(what, total=None) for what in names}
+        bars = {what: stack.enter_context(bar(what)) for what in names}
 
         def note(what: str, done: int, total: int) -> None:
-            bars.update(tasks[what], completed=done, total=total)
+            bars[what].update(done, total)
 
         shown = view_trace(
             loaded, tokenizer, trace, tokens, methods, config, predictors, source.chat, name=name, progress=note

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dynts.cache.lengths import GenerationStats
@@ -15,7 +14,7 @@ from dynts.decode.arm import Arm, make_arms
 from dynts.decode.compress import Predictor, compress
 from dynts.methods import METHODS, DynTSBottom
 from dynts.predictor.model import ImportancePredictor
-from dynts.store.progress import quiet
+from dynts.store.progress import bar
 from dynts.tiny.solve import Solution, mean_length, solve
 from dynts.tiny.task import ChainProblem
 
@@ -156,23 +155,13 @@ def compare_all(
         console: shows the progress: live bars on a terminal, otherwise one line a method.
     """
     results = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=quiet() or not console.is_terminal) as progress:
+    with bar("methods", len(arms)) as methods:
         for arm in arms:
             name = arm.name(question=False)
-            task = progress.add_task(name, total=len(problems), note="")
-
-            def update(done: int, note: str = "", task: TaskID = task) -> None:
-                progress.update(task, completed=done, note=note)
-
-            result = compare(model, tokenizer, problems, arm, config, progress=update)
-            update(len(problems), f"Pass@1 {result.pass_at_1:.2f}")
+            with bar(name, len(problems), kept=True) as solved:
+                result = compare(model, tokenizer, problems, arm, config, progress=solved.update)
+                solved.update(len(problems), text=f"Pass@1 {result.pass_at_1:.2f}")
+            methods.advance()
             if not console.is_terminal:
                 console.print(f"{name}: Pass@1 {result.pass_at_1:.2f}, {result.seconds:.1f} s")
             results.append(result)

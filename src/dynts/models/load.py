@@ -1,6 +1,8 @@
 """Load a causal language model and its tokenizer from a folder, the Hub, or a GGUF file."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils.hub import cached_file
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from dynts.config import ModelSource
 from dynts.errors import DyntsError
@@ -26,6 +29,7 @@ from dynts.models import gguf_tokenizer
 from dynts.models.checks import check_special_tokens, check_weights
 from dynts.models.gguf import GgufFile
 from dynts.models.threads import fit_threads
+from dynts.store.progress import bar, paused
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,11 @@ def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTra
             special token has no embedding.
     """
     source = _source(model)
+    with _shown_loading(source):
+        return _load(source)
+
+
+def _load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     options: dict[str, Any] = {"dtype": _dtype(source.dtype), **source.checkpoint()}
     tokenizer = load_tokenizer(source)
     file = _gguf(source)
@@ -80,6 +89,24 @@ def load_model(model: ModelSource | str | Path) -> tuple[PreTrainedModel, PreTra
     if loaded.device.type == "cpu":
         fit_threads(loaded.get_input_embeddings().weight.shape[-1])
     return loaded.eval(), tokenizer
+
+
+@contextmanager
+def _shown_loading(source: ModelSource) -> Iterator[None]:
+    """Show a bar of dynts, or leave the terminal to those of the libraries where they may have to download."""
+    if not Path(source.name).is_dir():
+        with paused():
+            yield
+        return
+    with bar(f"loading {source.gguf_file or Path(source.name).resolve().name}") as shown:
+        theirs = shown.shown and is_progress_bar_enabled()
+        if theirs:
+            disable_progress_bar()
+        try:
+            yield
+        finally:
+            if theirs:
+                enable_progress_bar()
 
 
 def _half_precision(device: str | None) -> torch.dtype:
@@ -137,8 +164,9 @@ def load_tokenizer(model: ModelSource | str | Path) -> PreTrainedTokenizerBase:
         # the model's own, which needs no reconstruction
         file, source = None, replace(source, gguf_file=None)
     elif file is not None and gguf_tokenizer.knows(file):
-        tokenizer = gguf_tokenizer.build_tokenizer(file)
-        gguf_tokenizer.check_tokenizer(tokenizer, file)
+        with bar(f"reading the tokenizer of {file.path.name}"):
+            tokenizer = gguf_tokenizer.build_tokenizer(file)
+            gguf_tokenizer.check_tokenizer(tokenizer, file)
         return tokenizer
     _check_folder(source.name)
     try:
@@ -168,7 +196,7 @@ def random_model(model: ModelSource | str | Path) -> PreTrainedModel:
     resolved = _dtype(source.dtype)
     config = load_config(source)
     chosen = resolved if isinstance(resolved, torch.dtype) else config.dtype
-    with torch.device(source.device or "cpu"):
+    with bar("making random weights"), torch.device(source.device or "cpu"):
         return AutoModelForCausalLM.from_config(config, dtype=chosen).eval()
 
 
@@ -184,7 +212,8 @@ def load_config(model: ModelSource | str | Path) -> PreTrainedConfig:
     source = _source(model)
     file = _gguf(source)
     try:
-        config = AutoConfig.from_pretrained(source.name, **source.checkpoint())
+        with nullcontext() if file is None else bar(f"reading the configuration of {file.path.name}"):
+            config = AutoConfig.from_pretrained(source.name, **source.checkpoint())
     except ImportError as error:
         raise _missing_package(source, error) from error
     except Exception as error:

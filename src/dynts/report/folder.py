@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from dynts.errors import DyntsError
 from dynts.report.offline import write_page
 from dynts.store.files import write_text_whole, writing_to
+from dynts.store.progress import bar
 
 
 def check_out(out: Path) -> None:
@@ -47,4 +48,5 @@ def write_report(out: Path, name: str, record: dict[str, Any], page: Sequence[st
         with FileLock(out / ".report.lock"):
             write_text_whole(out / f"{name}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
             text = "\n\n".join([title, f"![{name}]({name}.png)", *map(str.strip, rest)]) + "\n"
-            return write_page(out / f"{name}.md", text, {f"{name}.png": figure})
+            with bar("drawing"):
+                return write_page(out / f"{name}.md", text, {f"{name}.png": figure})

@@ -1,16 +1,19 @@
 """How far a long job is: one live display on a terminal, plain lines elsewhere."""
 
 import logging
+import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 _EVERY = 30.0
 """Seconds between plain lines."""
@@ -79,34 +82,158 @@ def quiet() -> bool:
     return logging.getLogger("dynts").level > logging.INFO
 
 
+class _Count(MofNCompleteColumn):
+    """How many of how many; nothing where nobody knows."""
+
+    def render(self, task: Task) -> Text:
+        """Return the cell of a bar."""
+        return Text() if task.total is None else super().render(task)
+
+
+class _Screen:
+    """The bars of this process: one live display on the terminal, however many bars are open within each other."""
+
+    def __init__(self) -> None:
+        self.console: Console | None = None
+        self.bars: Progress | None = None
+
+    def open(self, console: Console) -> bool:
+        """Start the display, and return whether it had not been started before."""
+        if self.bars is not None:
+            return False
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Count(), TimeElapsedColumn())
+        # what is written to a file or pipe must go there, not to the terminal
+        plain = not sys.stdout.isatty()
+        self.bars = Progress(
+            *columns, TextColumn("{task.fields[text]}", markup=False), console=console, redirect_stdout=not plain
+        )
+        self.bars.start()
+        return True
+
+    def close(self) -> None:
+        """End the display; bars that are still there stay on the terminal."""
+        assert self.bars is not None
+        self.bars.live.transient = not self.bars.tasks
+        self.bars.stop()
+        self.bars = None
+
+
+_screen = _Screen()
+
+
+class Bar:
+    """A line of the display that says how far something is; one that is not shown takes the same calls."""
+
+    def __init__(self, bars: Progress | None = None, task: TaskID | None = None) -> None:
+        self._bars, self._task = bars, task
+
+    @property
+    def shown(self) -> bool:
+        """Whether it is on a terminal."""
+        return self._bars is not None
+
+    def update(self, done: int, total: int | None = None, text: str = "") -> None:
+        """Show this.
+
+        Args:
+            done: how many are done.
+            total: how many there are, None for as many as before.
+            text: behind the figures.
+        """
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, text=text)
+
+    def advance(self) -> None:
+        """Count one more."""
+        if self._bars is not None and self._task is not None:
+            self._bars.advance(self._task)
+
+
+@contextmanager
+def show_progress() -> Iterator[None]:
+    """Show the bars that are opened within on standard error, if that is a terminal.
+
+    Commands enter this. Elsewhere bars show where a `Display` is, and nothing without one: a library is quiet.
+    """
+    console = Console(stderr=True)
+    before, _screen.console = _screen.console, console if console.is_terminal else None
+    try:
+        yield
+    finally:
+        _screen.console = before
+
+
+@contextmanager
+def bar(title: str, total: int | None = None, *, kept: bool = False) -> Iterator[Bar]:
+    """Show a bar while something runs, in the display that is open already if there is one.
+
+    Args:
+        title: what runs.
+        total: how many there are of what it counts; None where it counts nothing.
+        kept: leave it on the terminal when it ends.
+    """
+    if _screen.bars is None and (_screen.console is None or quiet()):
+        yield Bar()
+        return
+    first = _screen.console is not None and _screen.open(_screen.console)
+    bars = _screen.bars
+    assert bars is not None
+    task = bars.add_task(title, total=total, text="")
+    try:
+        yield Bar(bars, task)
+    finally:
+        if not kept:
+            bars.remove_task(task)
+        if first:
+            _screen.close()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Take the bars off the terminal while something else writes to it."""
+    bars = _screen.bars
+    if bars is None:
+        yield
+        return
+    bars.live.transient = True
+    bars.stop()
+    try:
+        yield
+    finally:
+        bars.start()
+
+
 class Display:
     """Shows a tally on standard error while it changes, unless progress is not to be shown, see `quiet`."""
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
         self.console = console or Console(stderr=True)
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"))
-        shown = self.console.is_terminal and not quiet()
-        self._live = Progress(*columns, console=self.console) if shown else None
-        self._task = None if self._live is None else self._live.add_task(title, total=None, text="")
+        self._bars: Progress | None = None
+        self._task = TaskID(0)
+        self._first = False
         self._printed = time.monotonic()
         self._counted = Tally(total=0)
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
+        if self.console.is_terminal and not quiet():
+            self._first = _screen.open(self.console)
+            self._bars = _screen.bars
+            assert self._bars is not None
+            self._task = self._bars.add_task(self.title, total=None, text="")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        if self._first:
+            _screen.close()
+        self._bars = None
 
     def update(self, tally: Tally) -> None:
         """Show this."""
-        if self._live is not None and self._task is not None:
-            self._live.update(self._task, total=tally.total, completed=tally.done, text=tally.describe())
+        if self._bars is not None:
+            self._bars.update(self._task, total=tally.total, completed=tally.done, text=tally.describe())
         elif time.monotonic() - self._printed >= _EVERY and not quiet():
             self._printed = time.monotonic()
             self.say(f"{self.title}: {tally.done} of {tally.total} traces; {tally.describe()}")
@@ -125,7 +252,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """Show a line of its own."""
-        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console = self.console if self._bars is None else self._bars.console
+        console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

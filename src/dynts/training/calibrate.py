@@ -1,6 +1,6 @@
 """Statistics of a model's queries for `triattention`, and whether its rotary embedding is the one that they are for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,12 +22,15 @@ _REASON = "triattention needs queries and keys of every layer; choose another me
 
 
 @torch.no_grad()
-def calibrate(model: PreTrainedModel, texts: Iterable[Sequence[int]]) -> Calibration:
+def calibrate(
+    model: PreTrainedModel, texts: Iterable[Sequence[int]], done: Callable[[], object] = lambda: None
+) -> Calibration:
     """Return the statistics of a model's queries over texts, each read in one pass.
 
     Args:
         model: a causal language model with "sdpa" or "eager" attention.
         texts: their token ids.
+        done: called after each text.
 
     Raises:
         DyntsError: there are no texts.
@@ -44,6 +47,7 @@ def calibrate(model: PreTrainedModel, texts: Iterable[Sequence[int]]) -> Calibra
             check_shown(model, sums.seen, layers, _REASON)
             sums.seen.clear()
             sums.count += len(text)
+            done()
     if not sums.count:
         raise DyntsError("there is no text to calibrate with: give at least one trace")
     mean, length = (torch.stack(parts) / sums.count for parts in zip(*filter(None, sums.found.values()), strict=True))

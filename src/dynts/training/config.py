@@ -63,8 +63,6 @@ class LabelOptions:
     chunk: int = option(128, help="Rows of attention in memory at a time; does not change the result.")
 
     def __post_init__(self) -> None:
-        from dynts.models import parse_dtype  # loads torch
-
         find_labels(self.labels)
         check_window(self.future_window)
         for name in ("limit", "tokens_per_trace", "chunk", "max_tokens"):
@@ -72,6 +70,8 @@ class LabelOptions:
             if value is not None and value < 1:
                 raise DyntsError(f"{name} must be at least 1, got {value}")
         if self.store_dtype is not None:
+            from dynts.models import parse_dtype  # loads torch
+
             parse_dtype(self.store_dtype)
 
     def selection(self, sets: "TraceSets", chat: ChatOptions) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynts.cli.console import show
+from dynts.cli.console import load_libraries, show
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,6 +30,7 @@ def prepare(out: Path) -> None:
     from dynts.extras import need
 
     need("matplotlib", "plot", "the picture of an analysis")
+    load_libraries("dynts.report.folder")
     from dynts.report.folder import check_out
 
     check_out(out)

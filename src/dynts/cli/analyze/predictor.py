@@ -32,13 +32,15 @@ def predictor(given: PredictorCommand) -> None:
     from dynts.predictor.model import ImportancePredictor
     from dynts.report.folder import write_report
     from dynts.report.prediction import draw_prediction, prediction_page, prediction_record
+    from dynts.store.progress import bar
     from dynts.training.shards import ShardFolder
 
     loaded = ImportancePredictor.from_pretrained(given.predictor).to(given.device)
     config = loaded.config
     folders = [ShardFolder.open(path) for path in given.shards]
     folds, words = choose_traces(folders, config, given.split, given.group_by)
-    found = measure_prediction(loaded, folds, grouped=given.group_by is not None)
+    with bar("measuring", sum(len(fold.analysed) for fold in folds)) as shown:
+        found = measure_prediction(loaded, folds, grouped=given.group_by is not None, done=shown.advance)
     source = {"predictor": given.predictor, "shards": ", ".join(map(str, given.shards)), "label": config.label}
     source |= {"transform": config.transform, "analysed": words}
     source |= {"grouped by": given.group_by} if given.group_by else {}
