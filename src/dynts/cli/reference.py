@@ -25,8 +25,8 @@ def reference() -> str:
         '(`{"budget": 3000, "top_p": 0.9}`); options of other commands are left out, and those given '
         "explicitly win.\n\n"
         "What the library says goes through the logger `dynts`, on standard error; results go to standard output. "
-        "Progress is shown on standard error where that is a terminal; long jobs write a line now and then elsewhere. A "
-        "level above INFO, which is what `--quiet` sets, silences progress too.\n",
+        "Progress is shown on standard error where that is a terminal; long jobs write a line now and then elsewhere. "
+        "A level above INFO, which is what `--quiet` sets, silences progress too.\n",
         _table("Every command", options_of(Common)),
     ]
     parts += [_section(name, command) for name, command in commands.items()]
