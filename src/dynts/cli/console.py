@@ -88,7 +88,7 @@ def console(*, debug: bool, quiet: bool) -> Iterator[None]:
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    if quiet:
+    if quiet or not sys.stderr.isatty():
         os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # read when the libraries are imported
     try:
         with show_progress():
