@@ -68,7 +68,7 @@ package: .venv/installed
 	    $(PYTHON) -m venv --clear .venv-package; \
 	    .venv-package/bin/pip install --quiet $(TORCH); \
 	    .venv-package/bin/pip install --quiet "$$built"; \
-	    (cd .venv-package && bin/dynts demo --problems 4 --method dynts --label answer); \
+	    (cd .venv-package && bin/dynts demo --problems 4 --method dynts --label answer && bin/dynts doctor); \
 	done
 
 # the vLLM plugin beside vLLM's CPU build, in an environment of its own: a few minutes, two engines

@@ -31,7 +31,7 @@ LEVELS = [
     {"training", "bench", "serve"},
     {"collect"},
     {"evaluate"},
-    {"planning", "analyze", "view", "demo"},
+    {"planning", "analyze", "view", "demo", "doctor"},
     {"report"},
     {"cli"},
 ]

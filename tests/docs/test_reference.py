@@ -22,6 +22,7 @@ INTERNAL = {
     "dynts.chat": "texts of models; markers and options are in the reference",
     "dynts.cli": "commands; docs/reference/options.md has them",
     "dynts.decode": "runs inside the context that is in the reference",
+    "dynts.doctor": "what `dynts doctor` shows",
     "dynts.engines": "engines and plugins, which are started by name; what they have in common is in the reference",
     "dynts.extras": "names what is to be installed",
     "dynts.grading": "how answers are compared, told by docs/reference/grading.md",

@@ -13,6 +13,7 @@ from dynts.cli.collect import collect
 from dynts.cli.command import add_command
 from dynts.cli.console import show
 from dynts.cli.demo import demo
+from dynts.cli.doctor import doctor
 from dynts.cli.eval import eval_
 from dynts.cli.generate import generate
 from dynts.cli.importing import import_
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    "See it work": {"demo": demo},
+    "See it work": {"demo": demo, "doctor": doctor},
     "From problems to a predictor": {
         "collect": collect,
         "import": import_,
