@@ -11,7 +11,7 @@ from dynts.doctor.facts import TRIAL, Devices, Facts, Gpu, Package, Plugin
 from dynts.extras import pip_install
 
 PLANNING_TORCH, PLANNING_CUDNN, PLANNING_CAPABILITY = Version("2.9"), 91500, (9, 0)
-"""From this torch and capability on, and above this cuDNN, torch gives attention to cuDNN first, which plans it anew for
+"""From this torch and capability on, above this cuDNN, torch gives attention to cuDNN first, which plans it anew for
 every number of keys (https://github.com/pytorch/pytorch/issues/162073)."""
 
 
