@@ -34,6 +34,7 @@ LEVELS = [
     {"planning", "analyze", "view", "demo", "doctor"},
     {"report"},
     {"cli"},
+    {"harness"},
 ]
 """From the bottom: a package, or a module beside the packages, imports from levels below its own, and from itself."""
 

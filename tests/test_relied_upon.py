@@ -1,5 +1,5 @@
-"""What dynts relies on in transformers, torch, vLLM and SGLang beyond their documentation, each with the place in
-src/dynts that does.
+"""What dynts relies on in transformers, torch, vLLM, SGLang and lm_eval beyond their documentation, each with the place
+in src/dynts that does.
 
 A failure after an upgrade says what has changed and where to look. vLLM's rows run in `make vllm`, SGLang's in `make
 sglang`, and all others on the newest releases in `make newest`.
@@ -50,18 +50,21 @@ from tiny import TINY_NAMES, tiny_model
 pytestmark = pytest.mark.quick
 
 PACKAGE = Path(dynts.__file__).parent
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "vllm", "sglang")
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "vllm", "sglang", "lm_eval")
 HAS_VLLM = find_spec("vllm") is not None
 needs_vllm = pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed: `make vllm` runs these")
 needs_sglang = pytest.mark.skipif(
     find_spec("sglang") is None, reason="SGLang is not installed: `make sglang` runs these"
+)
+needs_lm_eval = pytest.mark.skipif(
+    find_spec("lm_eval") is None, reason="lm_eval is not installed: `pip install 'dynts-kv[lm-eval]'`"
 )
 if HAS_VLLM:  # as in tests/engines/vllm_plugin: vLLM reads them when it is imported
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
-NEEDS = {"vllm": needs_vllm, "sglang": needs_sglang}
+NEEDS = {"vllm": needs_vllm, "sglang": needs_sglang, "lm_eval": needs_lm_eval}
 PROMPT = torch.tensor([random_tokens(8, 1)])
 GREEDY: dict[str, Any] = {"do_sample": False, "max_new_tokens": 4}
 
@@ -224,6 +227,13 @@ CALLED = {
         "kwargs",
     },
     "engines/vllm/blocks.py": {"vllm.v1.core.block_pool.BlockPool.free_blocks": "ordered_blocks"},
+    "harness/lm_eval/model.py": {
+        "lm_eval.api.registry.register_model": "names",
+        "lm_eval.api.model.CacheHook.add_partial": "attr req res",
+        "lm_eval.models.utils.normalize_gen_kwargs": "gen_kwargs default_max_gen_toks",
+        "lm_eval.utils.simple_parse_args_string": "args_string",
+        "lm_eval.api.instance.Instance": "arguments idx metadata",
+    },
     "engines/vllm/evictor.py": {"vllm.v1.worker.utils.AttentionGroup": "backend layer_names"},
     "engines/vllm/gpu.py": {
         "vllm.v1.worker.gpu_model_runner.GPUModelRunner": "vllm_config device",
@@ -384,6 +394,18 @@ def vllm_places() -> dict[str, dict[str, str]]:
 def test_signatures_that_the_plugin_was_written_for(place: str, name: str, parameters: str) -> None:
     with relied_upon_by(place, "engines/vllm/refusals.py"):
         assert " ".join(inspect.signature(find(name)).parameters) == parameters
+
+
+@needs_lm_eval
+@relied_upon_by("harness/lm_eval/model.py")
+def test_lm_eval_asks_for_a_device_by_default_and_takes_up_what_a_model_says() -> None:
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.evaluator import simple_evaluate
+
+    from dynts.harness.lm_eval.model import LM_EVAL_DEVICE
+
+    assert EvaluatorConfig().device == LM_EVAL_DEVICE
+    assert "get_model_info" in inspect.getsource(inspect.unwrap(simple_evaluate))
 
 
 @needs_vllm

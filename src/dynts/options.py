@@ -132,10 +132,26 @@ def read_settings(path: str | Path, options: Mapping[str, Option], known: Collec
     Raises:
         DyntsError: the file cannot be read, a setting is unknown or has a wrong type; it is named.
     """
-    values = read_object(path)
+    return check_values(str(path), read_object(path), options, known)
+
+
+def check_values(
+    where: str, values: Mapping[str, Any], options: Mapping[str, Option], known: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return values of options as the command line gives them, those that are None left out.
+
+    Args:
+        where: they stand, for messages.
+        values: of JSON's types, by name.
+        options: that may be set, by name.
+        known: names of further options, which are of others and are left out.
+
+    Raises:
+        DyntsError: a setting is unknown or has a wrong type; it is named.
+    """
     if unknown := [name for name in values if name not in options and name not in known]:
-        raise DyntsError(f"{path}: unknown setting {', '.join(unknown)}: the settings are {', '.join(options)}")
-    found = {name: _setting(f"{path}: {name}", options[name], values[name]) for name in values if name in options}
+        raise DyntsError(f"{where}: unknown setting {', '.join(unknown)}: the settings are {', '.join(options)}")
+    found = {name: _setting(f"{where}: {name}", options[name], values[name]) for name in values if name in options}
     return {name: value for name, value in found.items() if value is not None}
 
 

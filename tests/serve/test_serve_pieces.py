@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerFast
 
 from dynts.cache.lengths import CacheUse
 from dynts.chat.markers import KNOWN_FORMATS, ThinkFormat
+from dynts.chat.spelling import Spelling
 from dynts.chat.streaming import StopStrings, undecided
 from dynts.chat.thinking import ReasoningSplit
 from dynts.config import Sampling
 from dynts.decode.sampling import RowSampling, draws_of
 from dynts.decode.tasks import RowToken
 from dynts.serve.metrics import Metrics
-from dynts.serve.running import Row, RunningRow, Spelling
+from dynts.serve.running import Row, RunningRow
 
 WHOLE = "<think>so 1 < 2 </thin </think>\n\nthe <think> answer </think> is 3"
 

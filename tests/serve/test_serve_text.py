@@ -9,8 +9,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Metaspace
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from dynts.chat.spelling import RowText, Spelling
 from dynts.serve.replies import _sent
-from dynts.serve.running import RowText, Spelling
 
 pytestmark = pytest.mark.quick
 

@@ -21,6 +21,16 @@ def trace_id(problem_id: str, sample: int) -> str:
     return f"{problem_id}#{sample}"
 
 
+def sampling_seed(seed: int, trace: str) -> int:
+    """Return the seed of one sample.
+
+    Args:
+        seed: of the run.
+        trace: id of the trace that it becomes.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {trace}".encode()).digest()[:4], "big")
+
+
 FULL_CACHE: Arm[str] = Arm()
 
 
@@ -48,7 +58,7 @@ class Request:
     @property
     def sampling_seed(self) -> int:
         """Depends on run, problem and sample alone, so that it is the same after an interruption."""
-        return int.from_bytes(hashlib.sha256(f"{self.seed} {self.id}".encode()).digest()[:4], "big")
+        return sampling_seed(self.seed, self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from dynts.chat.markers import ThinkFormat
+from dynts.chat.spelling import Spelling
 from dynts.config import PREFILL_TOKENS
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.compress import Session
@@ -16,7 +17,7 @@ from dynts.decode.continuous import ContinuousBatch
 from dynts.models import end_tokens
 from dynts.serve.metrics import Metrics
 from dynts.serve.protocol import ApiError
-from dynts.serve.running import Row, RunningRow, Spelling
+from dynts.serve.running import Row, RunningRow
 
 _RETRY_AFTER = 5
 

@@ -1,0 +1,1 @@
+"""Models of other people's evaluation harnesses, which decode under a budget."""
