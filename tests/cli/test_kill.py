@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the drill forks
 
 DRILL = Path(__file__).with_name("drill.py")
 KILLS = 4
-PROBLEMS, TRACES, EVALUATED = 15, 24, 5
+PROBLEMS, TRACES, EVALUATED = 15, 24, 8
 SHORT = "--max-new-tokens 110 --batch 5"
 EVAL = "--method full,dynts --samples 2 --budget 120 --local-window 40 --retention-ratio 0.66"
 
@@ -50,7 +50,7 @@ class Job:
 
 
 def run_drill(jobs: list[Job]) -> None:
-    """Work through the jobs; of four kills at least three must have hit a running child.
+    """Work through the jobs; of four kills at least two must have hit a running child.
 
     The seed of the moments is printed; `DRILL_SEED=... pytest ...` takes it again.
     """
@@ -62,7 +62,7 @@ def run_drill(jobs: list[Job]) -> None:
     assert done.returncode == 0, f"DRILL_SEED={seed}: {done.stderr}"
     killed: list[int] = json.loads(done.stdout)
     for job, count in zip(jobs, killed, strict=True):
-        assert count >= min(job.kills, 3), f"DRILL_SEED={seed}: only {count} children of {job.arguments[0]} were killed"
+        assert count >= min(job.kills, 2), f"DRILL_SEED={seed}: only {count} children of {job.arguments[0]} were killed"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def drilled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"label {model} --traces {folder}/traces.jsonl": ("{out}/*.safetensors", TRACES // (KILLS + 1)),
         f"eval {model} --benchmark {folder}/chains.jsonl {EVAL} --predictor {WEIGHTS}/answer {SHORT}": (
             "{out}/*/*/journal-*.jsonl",
-            2 * EVALUATED // (KILLS + 1) + 1,
+            2 * EVALUATED // (2 * KILLS),
         ),
         f"train --shards {folder}/made-up --epochs 6 --batch-traces 1 --checkpoint-minutes 0 --device cpu": (
             ".{out}.partial/checkpoint.pt",

@@ -41,7 +41,12 @@ def kept_of_row(talk: Talk, row: int) -> list[torch.Tensor]:
     return kept
 
 
-def check_row(talk: Talk, row: int, run: ReferenceRun) -> None:
+STATES_TOLERANCE = 1e-4
+"""Of logits of models that keep a state: what a step puts into it, rounded, is in all that follow. On a CPU with AVX2
+alone a tiny Qwen3.5 comes to 3.3e-5, without eviction transformers' own steps to 9e-6 beside one pass over the text."""
+
+
+def check_row(talk: Talk, row: int, run: ReferenceRun, tolerance: float = TOLERANCE) -> None:
     """One row's logits and kept positions are those of the reference."""
     kept = kept_of_row(talk, row)
     assert len(kept) == len(run.kept_positions)
@@ -49,4 +54,4 @@ def check_row(talk: Talk, row: int, run: ReferenceRun) -> None:
         assert ours.tolist() == theirs.tolist(), f"the choice was decided by {margin}; below 1e-7 blame rounding"
     for turn, logits in enumerate(run.logits):
         difference = (talk.logits[turn][row] - logits).abs().max().item()
-        assert difference < TOLERANCE, f"turn {turn}: logits differ by {difference}"
+        assert difference < tolerance, f"turn {turn}: logits differ by {difference}"

@@ -23,8 +23,7 @@ def _start(seconds: float) -> grader._Worker:
 
 
 def _close(self: Grader) -> None:
-    for _ in range(self._idle.qsize()):
-        worker = self._idle.get()
+    for worker in [self._idle.get() for _ in range(self._idle.qsize())]:
         if worker is not None:
             _kept.setdefault(self.seconds, []).append(worker)
         self._idle.put(None)

@@ -11,11 +11,11 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 import dynts
-from against_reference import check_row
+from against_reference import STATES_TOLERANCE, check_row
 from decoding import TOLERANCE, Talk, padded, random_predictor, random_tokens
 from dynts.errors import UnsupportedError
 from dynts.methods import METHODS, Method
-from dynts.models.shape import full_attention_layers, kv_heads
+from dynts.models.shape import full_attention_layers, keeps_states, kv_heads
 from dynts.predictor.model import ImportancePredictor
 from every_model import tiny_model_of
 from method_table import named
@@ -144,7 +144,7 @@ def _compare(
         _check_reference(model, prompt, run)
         if native:  # a model that repeats keys before it attends shows more heads than it caches
             run.kept_positions = [kept[:, : kv_heads(model.config)] for kept in run.kept_positions]
-        check_row(talk, row, run)
+        check_row(talk, row, run, STATES_TOLERANCE if keeps_states(model.config) else TOLERANCE)
 
 
 def _scores_of(predictor: ImportancePredictor) -> Any:
