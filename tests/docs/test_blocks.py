@@ -25,9 +25,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 LANGUAGES = {"bash", "python", "json", "text"}
 """What a block is marked as; text is what a program prints, a layout or a formula, and nothing to run."""
 LEFT_OUT = {
-    "makes an environment": 4,
+    "makes an environment": 5,
     "needs a GPU": 1,
     "needs a real model": 12,
+    "needs lighteval": 1,
     "needs several GPUs": 1,
     "needs several machines": 2,
     "needs SGLang": 4,
