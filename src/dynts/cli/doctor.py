@@ -2,19 +2,26 @@
 
 from dataclasses import asdict, dataclass
 from json import dumps
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
 
 import typer
 
 from dynts.cli.console import show
 from dynts.options import option
 
-MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
+if TYPE_CHECKING:
+    from dynts.doctor.findings import Finding
+
+_WIDTH = 100
 
 
 @dataclass(kw_only=True)
 class DoctorCommand:
     """What `dynts doctor` is given."""
 
+    model: Path | None = option(None, help="Folder of a model: what it takes here; only its configuration is read.")
     json: bool = option(False, switch=True, help="Print one JSON object and nothing else.")
 
 
@@ -26,12 +33,26 @@ def doctor(given: DoctorCommand) -> None:
         from dynts.doctor.facts import look
         from dynts.doctor.findings import judge
 
-        facts = look()
+        facts = look(given.model)
         findings = judge(facts)
     if given.json:
         show(dumps({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}))
     else:
-        for finding in findings:
-            show(f"{MARKS[finding.level]}  {finding.subject}: {finding.text}")
+        show("\n".join(map(_lines, findings)))
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)
+
+
+def _lines(finding: "Finding") -> str:
+    """Return a finding within a screen's width; the fix stays whole, to be copied."""
+    start = f"{finding.level:<8} "
+    indent = " " * len(start)
+    text = fill(
+        f"{finding.subject}: {finding.text}",
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return f"{text}\n{indent}-> {finding.fix}" if finding.fix else text

