@@ -1,13 +1,15 @@
 """Hooks of the site (mkdocs.yml): pages keep the links that work in the repository, and what they link to is there.
 
 README.md is the front page as it stands. A file outside docs/ that a page links to comes along at its own path:
-Markdown as a page, a picture as it is, any other text as a page that shows it.
+Markdown as a page, a picture as it is, a notebook as a page with its outputs, any other text as a page that shows it.
 """
 
+import json
 import posixpath
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -60,9 +62,25 @@ def _added(path: str, config: MkDocsConfig) -> File:
     if source.suffix == ".md" or source.suffix in PICTURES:
         return File.generated(config, _site_uri(path), abs_src_path=str(source))
     text = source.read_text(encoding="utf-8")
+    if source.suffix == ".ipynb":
+        return File.generated(config, _site_uri(path), content=_notebook(json.loads(text)))
     return File.generated(
         config, _site_uri(path), content=f"# {path}\n\n`````{LANGUAGES.get(source.suffix, 'text')}\n{text}`````\n"
     )
+
+
+def _notebook(read: dict[str, Any]) -> str:
+    """A notebook as a page: its text, its code, and what that printed and drew."""
+    parts = []
+    for cell in read["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {})
+            printed = "".join(output.get("text", shown.get("text/plain", "")))
+            picture = "".join(shown.get("image/png", "")).strip()
+            parts.append(f"![](data:image/png;base64,{picture})" if picture else f"```text\n{printed.rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def _linked(page: str) -> set[str]:

@@ -247,7 +247,7 @@ def test_what_tune_finds_is_a_file_for_every_command(name: str, tmp_path: Path) 
     assert {"local_window", "template_arg"} & found.keys() or name in NO_DECODING
 
 
-NO_DECODING = {"import", "status", "train", "report", "demo", "predictor"}
+NO_DECODING = {"doctor", "import", "status", "train", "report", "demo", "predictor"}
 
 
 @pytest.mark.quick
