@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend
 
 import dynts
 from command_line import run
+from dynts.cli.doctor import as_lines
 from dynts.doctor import facts as gathered
 from dynts.doctor.facts import OWN, Devices, Facts, Gpu, Hub, ModelNeeds, Package, Plugin, Steps, Trial, look
 from dynts.doctor.findings import Finding, judge
@@ -72,6 +73,7 @@ def test_a_sound_machine_has_no_problem() -> None:
     assert not problems(WELL)
     assert "recorded as CUDA graphs" in said(WELL, "decode steps")
     assert "FlashAttention by the rows' lengths" in said(WELL, "decode steps")
+    assert "torch 2.11.0+cu130 (CUDA 13.0), transformers 5.24.0 (supported: >=5.16.1,<5.25)" in said(WELL, "versions")
     assert said(WELL, "vLLM") == "vllm 0.33.0, finds dynts' plugin"
 
 
@@ -313,6 +315,25 @@ def test_a_screen_holds_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     lines = out.splitlines()
     assert len(lines) <= 40
     assert max(map(len, (line for line in lines if str(WEIGHTS) not in line))) <= 100
+
+
+def test_a_screen_holds_a_bad_day_on_a_big_machine() -> None:
+    gpus = tuple(replace(H200, free=size * 10**9) for size in range(100, 108))
+    extras = {"collect": "datasets", "gguf": "gguf", "lm-eval": "lm_eval", "plot": "matplotlib", "serve": "fastapi"}
+    facts = replace(
+        with_package("transformers", "5.30.0"),
+        namesake="1.0",
+        devices=replace(CUDA, gpus=gpus),
+        steps=replace(ON_CUDA, by_lengths=(True,) * 8, by_cudnn=(True,) * 8, plain="DYNTS_PLAIN_STEPS", triton=False),
+        plugins=(replace(VLLM, chosen="other"), replace(SGLANG, found="0.5.20")),
+        unread=("DYNTS_PLAIN_STEP",),
+        failures={"trial on cuda": "OSError: libcudart.so.13: cannot open shared object file"},
+    )
+    facts = replace(
+        facts, packages=(*facts.packages, *(Package(name, "", None, extra) for extra, name in extras.items()))
+    )
+    lines = "\n".join(map(as_lines, judge(facts))).splitlines()
+    assert sum(-(-len(line) // 100) for line in lines) <= 40
 
 
 def test_a_problem_ends_with_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,13 +38,13 @@ def doctor(given: DoctorCommand) -> None:
     if given.json:
         show(dumps({"facts": asdict(facts), "findings": [asdict(finding) for finding in findings]}))
     else:
-        show("\n".join(map(_lines, findings)))
+        show("\n".join(map(as_lines, findings)))
     if any(finding.level == "problem" for finding in findings):
         raise typer.Exit(1)
 
 
-def _lines(finding: "Finding") -> str:
-    """Return a finding within a screen's width; the fix stays whole, to be copied."""
+def as_lines(finding: "Finding") -> str:
+    """Return a finding as text of a screen's width; its fix stays whole, to be copied."""
     start = f"{finding.level:<8} "
     indent = " " * len(start)
     text = fill(

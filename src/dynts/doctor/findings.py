@@ -55,8 +55,11 @@ def judge(facts: Facts) -> list[Finding]:
 
 def _versions(facts: Facts) -> Iterator[Finding]:
     needed = [package for package in facts.packages if package.extra is None]
+    remarks = {package.name: f" (supported: {package.wanted})" for package in needed if package.name == "transformers"}
+    if facts.devices:
+        remarks["torch"] = f" ({_build(facts.devices)})"
     shown = [
-        f"{each.name} {each.found}{f' (supported: {each.wanted})' if each.name == 'transformers' else ''}"
+        f"{each.name} {each.found}{remarks.get(each.name, '')}"
         for each in needed
         if each.name in ("torch", "transformers", "accelerate")
     ]
@@ -112,20 +115,23 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:.0f} GB" if size >= 10e9 else f"{size / 1e9:.1f} GB"
 
 
+def _build(found: Devices) -> str:
+    return f"CUDA {found.cuda}" if found.cuda else f"ROCm {found.hip}" if found.hip else "without CUDA"
+
+
 def _devices(found: Devices) -> Iterator[Finding]:
     memory = f"{_gb(found.free)} of {_gb(found.memory)} memory free"
     yield Finding("ok", "CPU", f"{found.cores} cores, {found.threads} threads of torch, {memory}")
-    build = f"CUDA {found.cuda}" if found.cuda else f"ROCm {found.hip}" if found.hip else "without CUDA"
     for gpu in found.gpus:
         capability = ".".join(map(str, gpu.capability))
-        text = f"{gpu.name}, compute capability {capability}, {_gb(gpu.free)} of {_gb(gpu.total)} free; torch's {build}"
+        text = f"{gpu.name}, compute capability {capability}, {_gb(gpu.free)} of {_gb(gpu.total)} free"
         if _compiled_for(gpu, found.architectures):
             yield Finding("ok", "GPU", text)
         else:
             yield Finding(
                 "problem",
                 "GPU",
-                f"{text} has kernels for {', '.join(found.architectures)} only",
+                f"{text}; torch has kernels for {', '.join(found.architectures)} only",
                 "install a build of torch for this GPU: https://pytorch.org/get-started/locally, or take --device cpu",
             )
     if found.mps:
@@ -147,7 +153,7 @@ def _devices(found: Devices) -> Iterator[Finding]:
             "see nvidia-smi, whether CUDA_VISIBLE_DEVICES hides it, and whether the driver is new enough",
         )
     else:
-        yield Finding("note", "GPU", f"none (torch's build: {build}), everything runs on the CPU, large models slowly")
+        yield Finding("note", "GPU", "none: everything runs on the CPU, large models slowly")
 
 
 def _compiled_for(gpu: Gpu, architectures: tuple[str, ...]) -> bool:
