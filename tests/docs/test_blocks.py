@@ -25,14 +25,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 LANGUAGES = {"bash", "python", "json", "text"}
 """What a block is marked as; text is what a program prints, a layout or a formula, and nothing to run."""
 LEFT_OUT = {
-    "makes an environment": 5,
+    "makes an environment": 8,
     "needs a GPU": 1,
     "needs a real model": 12,
     "needs lighteval": 1,
     "needs several GPUs": 1,
     "needs several machines": 2,
     "needs SGLang": 4,
-    "needs the Hub": 3,
+    "needs the Hub": 4,
     "needs vLLM": 5,
     "takes long": 4,
 }

@@ -22,7 +22,7 @@ def printed(script: str, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, EXAMPLES / script],
         cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+        env={**os.environ, "PYTHONWARNINGS": "default"},
         capture_output=True,
         text=True,
         timeout=240,

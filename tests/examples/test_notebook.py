@@ -20,8 +20,7 @@ def shares(text: str) -> dict[str, int]:
 
 
 @pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> nbformat.NotebookNode:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def notebook() -> nbformat.NotebookNode:
     return nbformat.read(NOTEBOOK, as_version=4)
 
 

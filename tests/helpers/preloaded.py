@@ -62,7 +62,7 @@ class Shell:
         Returns:
             the exit code, all that was printed, and the group of processes to end, should any be left.
         """
-        environment = os.environ | {"PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PATH": f"{self.tools}{os.pathsep}{os.environ['PATH']}"}
         printed = self.tools / "printed"
         with printed.open("wb") as out:
             bash = subprocess.Popen(

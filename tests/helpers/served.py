@@ -71,7 +71,7 @@ class Served:
             [sys.executable, "-m", "dynts", *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
+            env={**os.environ, **(environment or {})},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()

@@ -63,4 +63,6 @@ def _program() -> list[str]:
     if called.name == "__main__.py":
         return [sys.executable, "-m", "dynts"]
     found = shutil.which(called.name)
+    if not called.is_file():  # a process that was started otherwise
+        return ["dynts"]
     return [called.name] if found is not None and Path(found).samefile(called) else [_place(called.absolute())]
