@@ -26,6 +26,7 @@ lm_eval = pytest.importorskip("lm_eval", reason=NEEDED)
 
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+from sqlitedict import SqliteDict  # noqa: E402
 
 from dynts.harness.lm_eval import DyntsLM  # noqa: E402
 from dynts.harness.lm_eval.__main__ import main  # noqa: E402
@@ -134,6 +135,17 @@ def test_responses_are_taken_from_lm_evals_cache(problems: Path, tmp_path: Path)
     assert responses(first) == responses(again)
     assert first["config"]["dynts"]["counters"]["samples"] == 2
     assert again["config"]["dynts"]["counters"]["samples"] == 0
+
+
+def test_a_cache_of_other_responses_is_refused(problems: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    evaluate(DYNTS, use_cache=cache, limit=1)
+    with pytest.raises(DyntsError, match="--use_cache: the file holds responses of method='dynts', not 'window'"):
+        evaluate({**MODEL, **BUDGET, "method": "window"}, use_cache=cache, limit=1)
+    with SqliteDict(str(tmp_path / "others_rank0.db"), autocommit=True) as others:
+        others["a hash"] = "a response of another model"
+    with pytest.raises(DyntsError, match="--use_cache: the file holds responses of a model other than dynts"):
+        evaluate(DYNTS, use_cache=str(tmp_path / "others"), limit=1)
 
 
 # --- settings

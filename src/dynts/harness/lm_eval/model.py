@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from lm_eval.api.model import LM
+from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import simple_parse_args_string
@@ -28,6 +28,9 @@ LM_EVAL_DEVICE = "cuda:0"
 """What lm_eval's command gives where no device is asked for."""
 FOLLOWED = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 """Generation arguments that are followed; lm_eval's other names for `max_gen_toks` are too."""
+
+CACHE_SETTINGS = "dynts"
+"""Where a file of --use_cache says whose responses it holds; every other key is the hash of a request."""
 
 
 @register_model("dynts")
@@ -83,6 +86,29 @@ class DyntsLM(LM):
         """Tells prompts that lm_eval caches from those of other tokenizers and templates."""
         source = self.answerer.settings.source
         return "__".join([source.path.replace("/", "__"), *map(str, source.chat.settings().values())])
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take lm_eval's cache of responses, which knows them by their prompts and generation arguments alone.
+
+        Args:
+            cache_hook: of the file that --use_cache names.
+
+        Raises:
+            DyntsError: the file holds responses of another model, method or budget.
+        """
+        super().set_cache_hook(cache_hook)
+        responses = cache_hook.dbdict
+        if responses is None:
+            return
+        settings = self.answerer.describe()["settings"]
+        mine = {name: value for name, value in settings.items() if name not in ("batch", "device")}
+        theirs = responses.get(CACHE_SETTINGS, {} if len(responses) else mine)
+        if different := [name for name in mine | theirs if mine.get(name) != theirs.get(name)]:
+            name = different[0]
+            told = f"{name}={theirs.get(name)!r}, not {mine.get(name)!r}" if theirs else "a model other than dynts"
+            raise DyntsError(f"--use_cache: the file holds responses of {told}: take a file for each")
+        responses[CACHE_SETTINGS] = mine
+        responses.commit()
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Return the chat template, which lm_eval writes into its results.
