@@ -21,7 +21,14 @@ def start(*arguments: str, terminal: bool) -> tuple["subprocess.Popen[bytes]", i
     ours, theirs = pty.openpty() if terminal else os.pipe()
     command = [sys.executable, "-m", "dynts", *arguments]
     environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=environment,
+        # whatever a shell has put into the background is deaf to it, and so are its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     os.close(theirs)
     return process, ours
 

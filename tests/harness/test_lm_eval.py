@@ -148,6 +148,16 @@ def test_a_cache_of_other_responses_is_refused(problems: Path, tmp_path: Path) -
         evaluate(DYNTS, use_cache=str(tmp_path / "others"), limit=1)
 
 
+def test_drawn_responses_are_not_cached(problems: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"use_cache": str(tmp_path / "cache"), "limit": 1}
+    told = "gen_kwargs temperature=0.6 without do_sample: --use_cache would give one drawn response"
+    with pytest.raises(DyntsError, match=told):
+        evaluate(DYNTS, gen_kwargs={"temperature": 0.6, "do_sample": None}, **given)
+    for _ in range(2):
+        found = evaluate(DYNTS, gen_kwargs={"temperature": 0.6, "do_sample": True}, **given)
+        assert found["config"]["dynts"]["counters"]["samples"] == 1
+
+
 # --- settings
 
 

@@ -138,8 +138,8 @@ class DyntsLM(LM):
         """Return a response for each request, in their order.
 
         Raises:
-            DyntsError: a generation argument cannot be followed, or the budget has no room for a context; before
-                anything is generated.
+            DyntsError: a generation argument cannot be followed, or --use_cache would keep a drawn response, or the
+                budget has no room for a context; before anything is generated.
         """
         repeats: Counter[tuple[str | None, int, int]] = Counter()
         asked = []
@@ -150,6 +150,11 @@ class DyntsLM(LM):
             seed = sampling_seed(torch.initial_seed(), trace_id("/".join(map(str, which)), repeats[which]))
             repeats[which] += 1
             sampling, until = self._generation(given, seed)
+            if self.cache_hook.dbdict is not None and sampling.temperature and not given.get("do_sample"):
+                raise DyntsError(
+                    f"gen_kwargs temperature={sampling.temperature:g} without do_sample: --use_cache would give one "
+                    "drawn response to every repeat: add do_sample=true, and drawn responses are not kept"
+                )
             asked.append(Asked(context, sampling, until))
 
         def tell(place: int, response: str) -> None:
