@@ -176,10 +176,10 @@ def test_a_predictor_of_every_head_serves_both_granularities() -> None:
             ("shared", "each"),
             ("native", "each"),
         ]
-        assert [each for _, each in scored_variants(name, ["native"], configs, protect_question=protect)] == [
-            "one",
-            "each",
-        ]
+        native = scored_variants(name, ["native"], {"each": configs["each"]}, protect_question=protect)
+        assert [(method.granularity, each) for method, each in native] == [("native", "each")]
+        with pytest.raises(DyntsError, match="in granularity native: the predictor one has one score for all layers"):
+            scored_variants(name, ["native"], configs, protect_question=protect)
     assert [each for _, each in scored_variants("rkv", ["shared", "native"], configs, protect_question=True)] == [
         None
     ] * 2

@@ -39,8 +39,8 @@ def scored_variants(
     """Return a method in each granularity, with the predictor that it scores by: None where it needs none.
 
     A method without a choice comes once, as it is; one that needs a predictor comes with each that serves it. A
-    predictor that has one score for all layers and heads serves shared granularity only, whatever is asked for; one
-    that was trained on thinking tokens only does not serve a method that scores all tokens.
+    predictor that has one score for all layers and heads serves shared granularity only; one that was trained on
+    thinking tokens only does not serve a method that scores all tokens.
 
     Args:
         name: of the method.
@@ -50,7 +50,8 @@ def scored_variants(
             does, such as `window`, stays as it is.
 
     Raises:
-        DyntsError: there is no method of that name, or none of the predictors serves it.
+        DyntsError: there is no method of that name, none of the predictors serves it, or one has one score for all
+            layers and heads, and native granularity alone is asked for.
     """
     plain = resolve_method(name)
     options = _options(plain)
@@ -70,6 +71,13 @@ def scored_variants(
             f"method {name!r} scores question and answer tokens, and no predictor given was trained on them: label "
             "with `dynts label --all-tokens` and train one"
         )
+    for each, config in fit.items():
+        if "granularity" in options and set(granularities) == {"native"} and not config.native:
+            raise DyntsError(
+                f"method {name!r} in granularity native: the predictor {each} has one score for all layers and heads "
+                f"(label {config.label}): give shared,native to have it once in shared, or train one with `dynts label "
+                "--labels future-native`"
+            )
     return [
         (method, each)
         for each, config in fit.items()
