@@ -142,6 +142,14 @@ def test_a_cache_of_other_responses_is_refused(problems: Path, tmp_path: Path) -
     evaluate(DYNTS, use_cache=cache, limit=1)
     with pytest.raises(DyntsError, match="--use_cache: the file holds responses of method='dynts', not 'window'"):
         evaluate({**MODEL, **BUDGET, "method": "window"}, use_cache=cache, limit=1)
+    with pytest.raises(DyntsError, match="--use_cache: the file holds responses of max_gen_toks=16384, not 20"):
+        evaluate({**DYNTS, "max_gen_toks": 20}, use_cache=cache, limit=1)
+    shutil.copytree(WEIGHTS / "future", tmp_path / "predictor")
+    trained = {**DYNTS, "predictor": str(tmp_path / "predictor")}
+    evaluate(trained, use_cache=str(tmp_path / "of-one"), limit=1)
+    shutil.copytree(WEIGHTS / "answer", tmp_path / "predictor", dirs_exist_ok=True)
+    with pytest.raises(DyntsError, match="--use_cache: the file holds responses of predictor_files="):
+        evaluate(trained, use_cache=str(tmp_path / "of-one"), limit=1)
     with SqliteDict(str(tmp_path / "others_rank0.db"), autocommit=True) as others:
         others["a hash"] = "a response of another model"
     with pytest.raises(DyntsError, match="--use_cache: the file holds responses of a model other than dynts"):
@@ -320,6 +328,10 @@ def test_temperature_without_sampling_is_greedy(whole: DyntsLM) -> None:
         ({"temperature": 0.5, "top_p": 2}, "top_p must lie above 0 and be at most 1"),
         ({"until": [3]}, r"until=\[3\]: give texts"),
         ({"max_gen_toks": 0}, "at least 1, got 0"),
+        ({"max_tokens": "many"}, "gen_kwargs max_tokens='many': give a whole number"),
+        ({"max_gen_toks": 1.5}, "gen_kwargs max_gen_toks=1.5: give a whole number"),
+        ({"temperature": "hot"}, "gen_kwargs temperature='hot': give a number"),
+        ({"do_sample": "maybe", "temperature": 0.5}, "gen_kwargs do_sample='maybe': give true or false"),
     ],
 )
 def test_what_cannot_be_followed_is_named(model: DyntsLM, given: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.checks import check_chat, question_length, resolve
-from dynts.cli.console import load_libraries, show
+from dynts.cli.console import Continues, load_libraries, show
 from dynts.cli.engine import EngineOptions
 from dynts.config import MethodOptions, ModelSource, Sampling
 from dynts.engines.ray import Cluster
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class CollectCommand:
+class CollectCommand(Continues):
     """What `dynts collect` is given."""
 
     source: ModelSource = part()

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from dynts.cli.console import console
+from dynts.cli.console import Continues, console
 from dynts.options import Option, build, flag_of, option, options_of, read_settings
 
 
@@ -74,7 +74,8 @@ def make_command(function: Callable[..., None]) -> TyperCommand:
 
     def run(context: typer.Context, **values: Any) -> None:
         asked = build(Common, values)
-        with console(debug=asked.debug, quiet=asked.quiet):
+        again = "run the same command again to continue" if issubclass(kind, Continues) else ""
+        with console(debug=asked.debug, quiet=asked.quiet, again=again):
             chosen: Any = build(kind, values)
             sources = {name: context.get_parameter_source(name) for name in options}
             given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}

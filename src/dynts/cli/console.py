@@ -12,6 +12,10 @@ from pathlib import Path
 import typer
 
 
+class Continues:
+    """A command that goes on where it was interrupted when it is run again, of whose options this is a base."""
+
+
 def show(text: object, end: str = "\n") -> None:
     """Print a result on standard output.
 
@@ -71,12 +75,13 @@ class _Remarks(logging.Handler):
 
 
 @contextmanager
-def console(*, debug: bool, quiet: bool) -> Iterator[None]:
+def console(*, debug: bool, quiet: bool, again: str = "") -> Iterator[None]:
     """Show what the library logs, and end errors that a user can act on in one line.
 
     Args:
         debug: print the traceback of an error too.
         quiet: leave out progress and remarks that warn of nothing.
+        again: what running the command again after an interruption does, in words.
 
     Raises:
         typer.Exit: code 2 after an error, 130 after an interruption.
@@ -96,7 +101,7 @@ def console(*, debug: bool, quiet: bool) -> Iterator[None]:
     except DyntsError as error:
         _end(f"dynts: {error}", error, 2, debug)
     except KeyboardInterrupt as error:
-        _end("dynts: interrupted; run the same command again to continue", error, 130, debug)
+        _end(f"dynts: interrupted{again and f'; {again}'}", error, 130, debug)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dynts.cli.checks import check_chat, question_length, separated
-from dynts.cli.console import load_libraries, show
+from dynts.cli.console import Continues, load_libraries, show
 from dynts.cli.engine import EngineOptions
 from dynts.config import CompressionConfig, ModelSource, Sampling
 from dynts.engines import ENGINES
@@ -22,7 +22,7 @@ GRADER_HELP = "Whose verdicts count: dynts's rules, or math-verify, the library 
 
 
 @dataclass(kw_only=True)
-class EvalCommand:
+class EvalCommand(Continues):
     """What `dynts eval` is given."""
 
     source: ModelSource = part()

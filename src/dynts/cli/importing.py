@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynts.cli.console import load_libraries, say, show
+from dynts.cli.console import Continues, load_libraries, say, show
 from dynts.options import option
 
 
 @dataclass(kw_only=True)
-class ImportCommand:
+class ImportCommand(Continues):
     """What `dynts import` is given."""
 
     files: tuple[Path, ...] = option(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynts.cli.checks import check_chat
-from dynts.cli.console import load_libraries, show
+from dynts.cli.console import Continues, load_libraries, show
 from dynts.config import ModelSource
 from dynts.engines.ray import Cluster
 from dynts.options import option, part
@@ -12,7 +12,7 @@ from dynts.training.config import LabelOptions
 
 
 @dataclass(kw_only=True)
-class LabelCommand:
+class LabelCommand(Continues):
     """What `dynts label` is given."""
 
     source: ModelSource = part(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dynts.cli.checks import check_chat, resolve
-from dynts.cli.console import load_libraries, show_page
+from dynts.cli.console import Continues, load_libraries, show_page
 from dynts.config import MAX_TOKENS, CompressionConfig, MethodOptions, ModelSource, Settings, save_settings
 from dynts.options import option, part
 
@@ -17,7 +17,7 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(kw_only=True)
-class TuneCommand:
+class TuneCommand(Continues):
     """What `dynts tune` is given."""
 
     source: ModelSource = part(

@@ -14,6 +14,7 @@ from dynts.chat.spelling import RowText, Spelling
 from dynts.chat.streaming import StopStrings
 from dynts.chat.thinking import ReasoningSplit, answer_of
 from dynts.cli.checks import check_chat, load_session, resolve
+from dynts.collect.plan import model_files
 from dynts.config import Sampling
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.continuous import ContinuousBatch
@@ -171,12 +172,21 @@ class Answerer:
             "predictor": arm.predictor,
             **budget,
             "thinking": self.settings.thinking,
+            "max_gen_toks": self.settings.max_gen_toks,
             "batch": self.batch,
             "device": str(self.model.device),
             **source.settings(),
             **source.chat.settings(),
         }
         return {"version": dynts.__version__, "settings": settings, "counters": asdict(self.counters)}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the responses: the settings without the batch and the device, and the files read."""
+        settings = self.describe()["settings"]
+        files = {"model_files": model_files(self.settings.source.name)}
+        if self.arm.predictor is not None:
+            files["predictor_files"] = model_files(self.arm.predictor)
+        return {name: value for name, value in settings.items() if name not in ("batch", "device")} | files
 
     def _row(self, asked: Asked, prompt: list[int], ended: "Callable[[_Row], object]") -> "_Row":
         split = ReasoningSplit(self._thinks(asked.context), self.format) if self.settings.thinking else None

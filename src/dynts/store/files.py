@@ -33,8 +33,12 @@ def write_text_whole(path: Path, text: str) -> None:
     Args:
         path: of the file.
         text: all of it.
+
+    Raises:
+        DyntsError: it cannot be written; see `writing_to`.
     """
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    with writing_to(path.parent):
+        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def file_sha256(path: Path) -> str:
@@ -82,7 +86,5 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DyntsError(
-            f"cannot write to {folder} ({error}): make room or choose another folder, then run the same command again "
-            "to "
-            "continue"
+            f"cannot write to {folder} ({error}): make room or choose another folder, then run the same command again"
         ) from error

@@ -47,7 +47,7 @@ class Hold:
         now = time.time()
         if force or now - self._written >= _REFRESH:
             self._written = now
-            with suppress(OSError):  # a full disk must not end work that can still be stored
+            with suppress(DyntsError):  # a full disk must not end work that can still be stored
                 write_text_whole(self.path, json.dumps({**self.about, "updated": now}))
 
 

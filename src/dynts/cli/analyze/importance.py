@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dynts.cli.analyze.common import FIT, WORK_OUT, complete, describe, load, prepare
 from dynts.cli.checks import check_chat
-from dynts.cli.console import show, show_page
+from dynts.cli.console import Continues, show, show_page
 from dynts.config import ModelSource
 from dynts.options import option, part
 from dynts.training.config import LabelOptions
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class ImportanceCommand:
+class ImportanceCommand(Continues):
     """What `dynts analyze importance` is given."""
 
     out: Path = option(help=WORK_OUT)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from dynts.cli.analyze.common import FIT, WORK_OUT, complete, describe, load, prepare
 from dynts.cli.checks import check_chat
-from dynts.cli.console import show_page
+from dynts.cli.console import Continues, show_page
 from dynts.config import ModelSource
 from dynts.options import option, part
 from dynts.predictor.label import FUTURE_WINDOW, shared_label
@@ -14,7 +14,7 @@ from dynts.training.config import LabelOptions
 
 
 @dataclass(kw_only=True)
-class ParetoCommand:
+class ParetoCommand(Continues):
     """What `dynts analyze pareto` is given."""
 
     source: ModelSource = part(

@@ -12,7 +12,8 @@ from dynts.cli.console import console
 def main() -> None:
     """Hand over to lm_eval's command; errors that a user can act on end it in one line."""
     try:
-        with console(debug=bool(os.environ.get("DYNTS_DEBUG")), quiet=bool(os.environ.get("DYNTS_QUIET"))):
+        debug, quiet = (bool(os.environ.get(name)) for name in ("DYNTS_DEBUG", "DYNTS_QUIET"))
+        with console(debug=debug, quiet=quiet, again="responses are kept with --use_cache FILE only"):
             cli_evaluate()
     except typer.Exit as ended:
         sys.exit(ended.exit_code)

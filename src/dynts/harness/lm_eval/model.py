@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 
 LM_EVAL_DEVICE = "cuda:0"
 """What lm_eval's command gives where no device is asked for."""
+COUNTS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens", "top_k")
+"""Generation arguments that are whole numbers; the first four are names of one."""
+NUMBERS = ("temperature", "top_p")
+"""Those that are numbers."""
 FOLLOWED = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 """Generation arguments that are followed; lm_eval's other names for `max_gen_toks` are too."""
 
@@ -100,13 +104,14 @@ class DyntsLM(LM):
         responses = cache_hook.dbdict
         if responses is None:
             return
-        settings = self.answerer.describe()["settings"]
-        mine = {name: value for name, value in settings.items() if name not in ("batch", "device")}
+        mine = self.answerer.identity()
         theirs = responses.get(CACHE_SETTINGS, {} if len(responses) else mine)
         if different := [name for name in mine | theirs if mine.get(name) != theirs.get(name)]:
             name = different[0]
             told = f"{name}={theirs.get(name)!r}, not {mine.get(name)!r}" if theirs else "a model other than dynts"
             raise DyntsError(f"--use_cache: the file holds responses of {told}: take a file for each")
+        if kept := len(responses) - (CACHE_SETTINGS in responses):
+            log.warning("--use_cache: the file holds %d responses; the counters are of those that are made now", kept)
         responses[CACHE_SETTINGS] = mine
         responses.commit()
 
@@ -189,6 +194,7 @@ class DyntsLM(LM):
         }
 
     def _generation(self, given: Mapping[str, Any], seed: int) -> tuple[Sampling, tuple[str, ...]]:
+        _check_values(given)
         chosen: dict[str, Any] = dict(normalize_gen_kwargs(dict(given), self.answerer.settings.max_gen_toks))
         if chosen.get("num_beams") == 1:  # what is done anyway, and some tasks say
             del chosen["num_beams"]
@@ -202,6 +208,20 @@ class DyntsLM(LM):
         if not all(isinstance(text, str) for text in until):
             raise DyntsError(f"gen_kwargs until={until!r}: give texts")
         return greedy_or_drawn(chosen, self.answerer.vocabulary, seed), tuple(text for text in until if text)
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Refuse values that lm_eval would read as others: 1.5 tokens as one, any text as true."""
+    wanted: dict[str, tuple[type | tuple[type, ...], str]] = {
+        **dict.fromkeys(COUNTS, (int, "a whole number")),
+        **dict.fromkeys(NUMBERS, ((int, float), "a number")),
+        "do_sample": (bool, "true or false"),
+    }
+    for name in wanted.keys() & given.keys():
+        kinds, words = wanted[name]
+        value = given[name]
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (name == "do_sample")):
+            raise DyntsError(f"gen_kwargs {name}={value!r}: give {words}")
 
 
 def _rows(batch_size: int | str, most: int | None) -> int:
