@@ -54,9 +54,8 @@ def results_page(
         "",
         "## Which thinking tokens the answer needs",
         "",
-        "Share of right answers when the model, having read its own right trace, answers from the question and a "
-        "share of the "
-        f"thinking tokens; {retention['traces']} traces:",
+        "Share of right answers when the model, having read its own right trace, answers from the question and a share "
+        f"of the thinking tokens; {retention['traces']} traces:",
         "",
         f"| kept | {' | '.join(f'{share:.0%}' for share in retained)} |",
         f"|---|{'---|' * len(retained)}",

@@ -183,8 +183,7 @@ def _page(
             "# A set of tokens for each layer and KV head",
             "",
             f"Made by `benchmarks/native_predictor.py`; {count} held-out problems, greedy decoding, predictors trained "
-            "on the "
-            f"right ones of {settings['traces']} solved problems. Pass@1 (95% Wilson interval). {described}.",
+            f"on the right ones of {settings['traces']} solved problems. Pass@1 (95% Wilson interval). {described}.",
             "",
             markdown_table(
                 ["method", *(f"{name}, {share}" for name, share in columns)],

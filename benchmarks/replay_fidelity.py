@@ -156,12 +156,10 @@ def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "# Fidelity under compression",
         "",
         f"Made by `benchmarks/replay_fidelity.py`; {settings['model']}, {len(rows)} traces{held_out} of {tokens:.0f} "
-        "tokens "
-        f"on average, {answer:.0f} of them the answer; local window {settings['window']:.0%} of the budget, retention "
-        "ratio "
-        f"{settings['retention_ratio']}. In nats a token, mean over the traces that reach the budget (standard error): "
-        "KL of the answer from the full cache, and by how much log p of the answer's and of the thinking's tokens "
-        "falls.",
+        f"tokens on average, {answer:.0f} of them the answer; local window {settings['window']:.0%} of the budget, "
+        f"retention ratio {settings['retention_ratio']}. In nats a token, mean over the traces that reach the budget "
+        "(standard error): KL of the answer from the full cache, and by how much log p of the answer's and of the "
+        "thinking's tokens falls.",
         "",
     ]
     cells = [

@@ -155,11 +155,9 @@ def _page(settings: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         "# What the true labels would give",
         "",
         f"Made by `benchmarks/replay_headroom.py`; {settings['model']}, {len(rows)} held-out traces that reach the "
-        "budget; "
-        f"{settings['budget']}. In nats a token (standard error): KL of the answer from the full cache, and by how "
-        "much log p "
-        "of the thinking's tokens falls. dynts and the true label keep question and answer, where nothing else is "
-        "said.",
+        f"budget; {settings['budget']}. In nats a token (standard error): KL of the answer from the full cache, and by "
+        "how much log p of the thinking's tokens falls. dynts and the true label keep question and answer, where "
+        "nothing else is said.",
         "",
         markdown_table(["method", *FIGURES.values()], cells),
         f"torch {settings['torch']}",

@@ -160,16 +160,14 @@ def _page(record: dict[str, Any]) -> str:
         "# Cost of training a predictor",
         "",
         "Made by `benchmarks/train_cost.py`. One epoch, forward, backward and reading; 48 d^2 bytes are weights, "
-        "gradients and "
-        "the optimizer's two moments.",
+        "gradients and the optimizer's two moments.",
         "",
         markdown_table(columns, rows),
     ]
     if real := record.get("real"):
         lines += [
             f"{real['model']}, {real['traces']} traces, {real['tokens']} tokens: {real['label_seconds']:.0f} s for "
-            "labelling "
-            f"({real['label_seconds_from']}) and {real['train_seconds']:.0f} s for {real['epochs']} epochs, "
+            f"labelling ({real['label_seconds_from']}) and {real['train_seconds']:.0f} s for {real['epochs']} epochs, "
             f"{real['train_share']:.1%} of both.",
             "",
         ]

@@ -134,10 +134,8 @@ def _page(settings: dict[str, Any], rows: dict[str, Any], taus: dict[str, dict[s
         "# Does a replay rank settings as solving does?",
         "",
         f"Made by `benchmarks/tune_ranking.py` on the embedded model: {settings['method']} ({settings['label']} "
-        "label), "
-        f"{settings['traces']} traces replayed, {settings['problems']} other problems solved. Kendall's tau of the "
-        "order by "
-        "what a replay measures (less is better) and the order by Pass@1:",
+        f"label), {settings['traces']} traces replayed, {settings['problems']} other problems solved. Kendall's tau of "
+        "the order by what a replay measures (less is better) and the order by Pass@1:",
         "",
         markdown_table(
             ["over", *titles], [[name, *(f"{tau:.3f}" for tau in found.values())] for name, found in taus.items()]

@@ -107,8 +107,7 @@ def describe_shards(folders: Sequence[ShardFolder], label: str) -> Iterator[Row]
         if folder.manifest["settings"].get("all_tokens"):
             raise DyntsError(
                 f"{folder.path} holds labels of question and answer tokens too, and these figures are of the thinking: "
-                "label "
-                "without --all-tokens, or give --traces and --model"
+                "label without --all-tokens, or give --traces and --model"
             )
     examples = load_examples(folders, label, "linear")
     if not examples:

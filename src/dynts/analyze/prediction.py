@@ -77,8 +77,7 @@ def choose_traces(
         raise DyntsError(
             f"the predictor was trained on {training['train_traces']} of these traces with "
             f"{training['held_out_traces']} held out, the shards hold {len(examples)}: give the shards that it was "
-            "trained "
-            "on, or --split all"
+            "trained on, or --split all"
         )
     return [Fold(held_out, others)], f"the {len(held_out)} traces that were held out when it was trained"
 
@@ -92,8 +91,7 @@ def _check_model(folder: ShardFolder, config: PredictorConfig) -> None:
         if name in recorded and recorded[name] != there[name]:
             raise DyntsError(
                 f"the predictor was trained for a model with {name} {recorded[name]!r}, {folder.path} was labelled "
-                "with "
-                f"one that has {there[name]!r} ({settings['model']}): label the traces with {config.base_model}"
+                f"with one that has {there[name]!r} ({settings['model']}): label the traces with {config.base_model}"
             )
     ours, theirs = (found.get("embedding_sample") for found in (recorded, there))
     # another dtype or a quantisation moves the values a little, another model has others altogether
@@ -105,8 +103,7 @@ def _check_model(folder: ShardFolder, config: PredictorConfig) -> None:
     ):
         raise DyntsError(
             f"{folder.path} was labelled with another model of the same shape ({settings['model']}): label the traces "
-            "with "
-            f"{config.base_model}, which the predictor was trained for"
+            f"with {config.base_model}, which the predictor was trained for"
         )
 
 

@@ -135,8 +135,7 @@ class Machine:
         """Return one line that says what the device can do."""
         return (
             f"{self.device}, {self.threads} threads: reads {self.read / 1e9:.1f} GB/s, copies {self.copy / 1e9:.1f} "
-            "GB/s "
-            f"(read and written), {self.flops / 1e9:.0f} GFLOP/s in {self.dtype}"
+            f"GB/s (read and written), {self.flops / 1e9:.0f} GFLOP/s in {self.dtype}"
         )
 
     def floor(self, read_bytes: float, flops: float) -> float:

@@ -79,8 +79,7 @@ def import_traces(
         if contents.setdefault(row.id, content) != content:
             raise DyntsError(
                 f"{where}: id {row.id!r} stands for another trace before: import the files into folders of their own "
-                "and "
-                "give all of them to `dynts label`"
+                "and give all of them to `dynts label`"
             )
         repeated += 1
     repeated -= len(contents)

@@ -66,8 +66,7 @@ def compare(arm: ArmResults, other: ArmResults) -> Comparison:
     if not common:
         raise DyntsError(
             f"{arm.method} ({arm.folder}) and {other.method} ({other.folder}) have answered no question in common: "
-            "compare "
-            "arms of the same benchmark, and finish them"
+            "compare arms of the same benchmark, and finish them"
         )
     differences = np.array([share_correct(mine[question]) - share_correct(theirs[question]) for question in common])
     counts = {len(samples[question]) for question in common for samples in (mine, theirs)}

@@ -67,8 +67,7 @@ def recommend(planner: Planner, work: Workload, model_type: str) -> Recommendati
             None,
             [
                 f"{work.sequences} sequences at a time do not fit into the memory, not even with a budget of "
-                f"{smallest} "
-                f"({PUBLISHED_BUDGETS[1]} were published too): take fewer, or a larger device"
+                f"{smallest} ({PUBLISHED_BUDGETS[1]} were published too): take fewer, or a larger device"
             ],
         )
     if share < largest:

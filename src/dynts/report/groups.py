@@ -118,8 +118,7 @@ def comparable(arms: Iterable[ArmResults]) -> list[list[ArmResults]]:
         if twin := next((other for other in group if (other.method, other.config) == (arm.method, arm.config)), None):
             raise DyntsError(
                 f"{arm.method}, {describe_config(arm.config)}, on {arm.benchmark} is there twice, in {twin.folder} and "
-                "in "
-                f"{arm.folder}: leave one of them out"
+                f"in {arm.folder}: leave one of them out"
             )
         group.append(arm)
     return [found[key] for key in sorted(found)]

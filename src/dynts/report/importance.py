@@ -56,8 +56,8 @@ def importance_page(found: Importance, source: dict[str, Any], spell: Spell) -> 
         "# Importance of the thinking tokens",
         "; ".join(f"{name}: {plain(value)}" for name, value in source.items()),
         f"{found.traces} traces, {found.tokens} thinking tokens. Means over the traces; in brackets what 10% and 90% "
-        "of the "
-        "traces do not exceed. The paper's figure is for its own models and traces (arXiv 2601.18383, section 3).",
+        "of the traces do not exceed. The paper's figure is for its own models and traces (arXiv 2601.18383, section "
+        "3).",
         markdown_table(("", "measured", "paper"), figures),
     ]
     if found.question is not None:
@@ -109,10 +109,8 @@ def draw_importance(found: Importance, spell: Spell) -> Figure:
 
 _NOTE = (
     "Mass is the share of the answer's attention, mean over layers, heads and answer tokens; what is missing to 100% "
-    "stays "
-    "with the closing marker and the answer itself. Many models park attention that they do not need on the very first "
-    "token, "
-    "which is part of the question here and therefore left out in the third row."
+    "stays with the closing marker and the answer itself. Many models park attention that they do not need on the very "
+    "first token, which is part of the question here and therefore left out in the third row."
 )
 
 

@@ -101,8 +101,7 @@ def _section(group: Group, pictures: Sequence[Picture]) -> str:
         "### Accuracy\n",
         accuracy_table(group),
         f"{below}\nPass@1 is the mean over samples, then questions, with a bootstrap interval over the questions. "
-        "Short "
-        "budgets lengthen and truncate outputs: read length and truncation beside it.\n",
+        "Short budgets lengthen and truncate outputs: read length and truncation beside it.\n",
         "### Cost\n",
         cost_table(group),
         f"{below}\nIn brackets: as a multiple of the full cache's. Tokens and bytes are of one sequence; latency and "
@@ -127,10 +126,9 @@ def _section(group: Group, pictures: Sequence[Picture]) -> str:
 
 _TESTS = (
     "Paired on the questions that both answered: McNemar's exact test with one sample a question, else a permutation "
-    "test. "
-    "Holm's correction is over the arms compared with the same one. Noise: the interval contains 0, or the corrected p "
-    "is "
-    "not below 0.05. The best was chosen by the same samples, which makes the others look slightly worse than they are."
+    "test. Holm's correction is over the arms compared with the same one. Noise: the interval contains 0, or the "
+    "corrected p is not below 0.05. The best was chosen by the same samples, which makes the others look slightly "
+    "worse than they are."
 )
 
 

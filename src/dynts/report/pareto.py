@@ -57,10 +57,8 @@ def pareto_page(found: dict[str, list[ParetoPoint]], rows: Sequence[Row], source
         "# How few thinking tokens an answer needs",
         "; ".join(f"{name}: {plain(value)}" for name, value in source.items()),
         f"{total} traces with {mean(row['thinking_tokens'] for row in rows):.0f} thinking tokens on average. The model "
-        "has "
-        "read question and thinking in full; then all but the question and a share of the thinking tokens is evicted, "
-        "and it "
-        "answers greedily. `top` and `bottom` are chosen by importance, `recent` are the last ones.",
+        "has read question and thinking in full; then all but the question and a share of the thinking tokens is "
+        "evicted, and it answers greedily. `top` and `bottom` are chosen by importance, `recent` are the last ones.",
         "## Right answers",
         "Share of the traces, with 95% intervals (Wilson):",
         markdown_table(columns, accuracy),

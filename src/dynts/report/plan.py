@@ -52,14 +52,12 @@ def plan_lines(planner: Planner, work: Workload, dtype: str, costs: Sequence[Cos
     if costs[0].sequences < work.sequences:
         lines.append(
             f"only {costs[0].sequences} sequences fit with the full cache: its step, and so the speed-up, supposes "
-            "memory for "
-            f"{work.sequences}"
+            f"memory for {work.sequences}"
         )
     lines += [
         f"budget {cost.schedule.budget}, r {cost.schedule.retention_ratio:g}: {cost.compactions} compactions evict "
         f"{cost.evicted} tokens each; break-even in FLOPs at {cost.break_even}, at {planner.break_even(1)} if an "
-        "eviction "
-        "lasted for one step only"
+        "eviction lasted for one step only"
         for cost in costs
         if cost.schedule is not None and cost.compactions
     ]

@@ -39,10 +39,8 @@ def prediction_page(found: Prediction, source: dict[str, Any]) -> list[str]:
         "# Quality of a predictor",
         "; ".join(f"{name}: {plain(value)}" for name, value in source.items()),
         f"{found.traces} traces, every trace counting alike. The paper reports a Kendall tau above 0.8 and a top-30% "
-        "overlap "
-        "above 80% for its own models (arXiv 2601.18383). The trivial predictors know only a token's identity, only "
-        "its "
-        "position, or nothing. Higher is better, except for mse, which is in units of the transformed label.",
+        "overlap above 80% for its own models (arXiv 2601.18383). The trivial predictors know only a token's identity, "
+        "only its position, or nothing. Higher is better, except for mse, which is in units of the transformed label.",
         markdown_table(("", *names), means),
         "## Over the traces",
         f"What that share of the {found.traces} traces does not exceed, for the predictor:",
@@ -51,8 +49,7 @@ def prediction_page(found: Prediction, source: dict[str, Any]) -> list[str]:
         markdown_table(("", *(f"{share:.0%}" for share in SHARES)), overlaps),
         "## Calibration",
         "Tokens of all traces in bins of similar scores: mean score, mean transformed label, mean rank of the label "
-        "within its "
-        "trace (1 is the most important), and what 10% and 90% of these ranks do not exceed:",
+        "within its trace (1 is the most important), and what 10% and 90% of these ranks do not exceed:",
         markdown_table(("score", "label", "label rank", "10%", "90%"), bins),
     ]
     if found.groups:
