@@ -11,7 +11,6 @@ import pytest
 import dynts
 from command_line import run
 from dynts.cli.console import console
-from dynts.doctor import facts
 from dynts.store import progress
 
 pytestmark = pytest.mark.quick
@@ -63,18 +62,6 @@ def test_what_the_library_says_is_shown(capsys: pytest.CaptureFixture[str]) -> N
             log.warning("a warning")
     assert capsys.readouterr() == ("", "dynts: a [remark]\ndynts: a warning\ndynts: a warning\n")
     assert logging.getLogger("dynts").level == logging.NOTSET
-
-
-def test_an_interruption_promises_nothing_where_nothing_is_kept(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What those say that continue: `test_terminal.py`."""
-
-    def interrupted(model: Path | None) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(facts, "look", interrupted)
-    assert run(monkeypatch, capsys, "doctor") == (130, "", "dynts: interrupted\n")
 
 
 def prints(path: Path) -> Iterator[int]:

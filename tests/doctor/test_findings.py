@@ -34,7 +34,7 @@ ON_CPU = Steps(("cuda",), None, compiler="/bin/g++")
 VLLM = Plugin("vllm", "vllm", "0.33.0", registered=True, variable="VLLM_PLUGINS", chosen=None)
 SGLANG = Plugin("sglang", "sglang", "0.5.23", registered=True, variable="SGLANG_PLUGINS", chosen=None)
 HUB = Hub("https://huggingface.co", offline=False, cache="~/.cache/huggingface/hub", free=66_000_000_000)
-MODEL = ModelNeeds("qwen", "qwen2", "bfloat16", 15_000_000_000, 57_344, by_lengths=True, memory=149_000_000_000)
+MODEL = ModelNeeds("qwen", "qwen2", "bfloat16", 15_000_000_000, None, 57_344, by_lengths=True, memory=149_000_000_000)
 TRIAL = Trial("cpu", correct=True, tokens=584, peak=246, compactions=12, seconds=1.0)
 WELL = Facts(
     "0.2.0",
@@ -128,6 +128,8 @@ def test_a_model_is_told_what_fits() -> None:
     # 149 GB less a tenth and 15 GB of weights are 119.1 GB
     assert f"{119_100_000_000 // 57_344:,} fit" in said(WELL, "model")
     assert "415 sequences under a budget of 5,000" in said(WELL, "model")
+    packed = replace(WELL, model=replace(MODEL, quantised="gptq"))
+    assert "15 GB of weights (the checkpoint's are quantised by gptq, and take less)" in said(packed, "model")
     small = replace(WELL, model=replace(MODEL, memory=16_000_000_000))
     assert "do not fit into the 16 GB" in said(small, "model")
     assert not problems(small)
@@ -194,10 +196,12 @@ def test_engines_that_are_not_there_and_other_plugins_are_no_problem() -> None:
 def test_keys_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNTS_API_KEY", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("HF_ENDPOINT", "https://user:secret@mirror.example/hub")
     monkeypatch.setenv("HF_HOME", "/models")
     monkeypatch.setattr(gathered, "_trial", lambda device: TRIAL)
     found = look().variables
     assert (found["DYNTS_API_KEY"], found["HF_TOKEN"], found["HF_HOME"]) == ("(hidden)", "(hidden)", "/models")
+    assert found["HF_ENDPOINT"] == "https://(hidden)@mirror.example/hub"
     assert "HOME" not in found
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from dynts.config import ModelSource
 from dynts.errors import DyntsError
-from dynts.models import load_model, parse_dtype
+from dynts.models import load_config, load_model, parse_dtype
 from dynts.models.threads import NARROW, fit_threads
 from dynts.tiny import load_tiny_model
 from tiny import tiny_model
@@ -46,6 +46,13 @@ def test_a_missing_tokenizer_is_named(model: PreTrainedModel, tmp_path: Path) ->
     model.save_pretrained(tmp_path / "bare")
     with pytest.raises(DyntsError, match=r"tokenizer of .*bare"):
         load_model(tmp_path / "bare")
+
+
+def test_a_gguf_file_without_its_option_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").touch()
+    for load in (load_model, load_config):
+        with pytest.raises(DyntsError, match=r"holds a GGUF file and no config\.json: name it, as in --gguf-file"):
+            load(tmp_path)
 
 
 def test_unreadable_gguf_files_are_named(tmp_path: Path) -> None:

@@ -197,6 +197,17 @@ def test_command(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert json.loads(out)["kv_bytes_per_token"] == 2 * 57_344
 
 
+def test_quantised_weights_are_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = {**QWEN_7B, "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (model / "config.json").write_text(json.dumps(packed))
+    code, out, err = run(monkeypatch, capsys, "plan", "--model", model, "--json")
+    assert code == 0
+    assert json.loads(out)["kv_bytes_per_token"] == 57_344
+    assert "weights are quantised (gptq): bfloat16 is counted" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -41,7 +41,15 @@ def test_this_checkout_can_be_released_once_its_section_is_dated(checkout: Path)
     [
         ("src/dynts/__init__.py", __version__, "9.9.9", "__init__.py has version 9.9.9"),
         ("CITATION.cff", f"version: {__version__}", "version: 9.9.9", "CITATION.cff has version 9.9.9"),
-        ("CHANGELOG.md", "(2026-12-01)", "(unreleased)", "CHANGELOG.md has no section"),
+        ("CHANGELOG.md", f"## {__version__} (2026-12-01)", "## 9.9.9 (2026-12-01)", "CHANGELOG.md has no section"),
+        ("CHANGELOG.md", "(2026-12-01)", "(unreleased)", f"CHANGELOG.md has '## {__version__} (unreleased)': date it"),
+        ("CHANGELOG.md", "(2026-12-01)", "(2026-12-41)", "(2026-12-41)': date it"),
+        (
+            "CHANGELOG.md",
+            "(2026-12-01)\n",
+            "(2026-12-01)\n\n## 0\n",
+            f"the section of {__version__} in CHANGELOG.md is empty",
+        ),
     ],
 )
 def test_a_file_of_another_version_is_named(checkout: Path, name: str, old: str, new: str, said: str) -> None:
@@ -51,6 +59,11 @@ def test_a_file_of_another_version_is_named(checkout: Path, name: str, old: str,
     path.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(said)):
         release_notes(f"v{__version__}", checkout)
+
+
+def test_a_tag_is_spelt_as_the_workflow_expects(checkout: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"tag {__version__}: tags of releases begin with v")):
+        release_notes(__version__, checkout)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)

@@ -5,7 +5,7 @@ from json import dumps
 from typing import TYPE_CHECKING
 
 from dynts.cli.checks import schedules_of
-from dynts.cli.console import load_libraries, show
+from dynts.cli.console import load_libraries, say, show
 from dynts.config import ModelSource
 from dynts.options import option, part
 
@@ -73,7 +73,7 @@ def plan(given: PlanCommand) -> None:
 
     from rich.console import Console
 
-    from dynts.models import load_config, parse_dtype
+    from dynts.models import load_config, parse_dtype, quantised_by
     from dynts.models.shape import ModelShape
     from dynts.planning.cost import Planner
     from dynts.planning.recommend import recommend
@@ -81,6 +81,10 @@ def plan(given: PlanCommand) -> None:
 
     config = load_config(given.source)
     name = given.source.dtype or str(config.dtype or "float32").removeprefix("torch.")
+    if quantised := quantised_by(config):
+        say(
+            f"dynts: the checkpoint's weights are quantised ({quantised}): weights in {name} are counted, which take more"
+        )
     planner = Planner(ModelShape.of(config), parse_dtype(name).itemsize, hardware)
     recommended = recommend(planner, work, config.get_text_config().model_type)
     wanted = [*schedules, *([recommended.schedule] if recommended.schedule not in (None, *schedules) else [])]

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -163,7 +164,8 @@ class ModelNeeds:
         name: its folder.
         type: its `model_type`.
         dtype: that it would run in.
-        weights: bytes.
+        weights: bytes, in that dtype.
+        quantised: how the checkpoint's are quantised, None for not at all.
         token_bytes: of one more cached token.
         by_lengths: whether its decode steps on the first GPU attend by the rows' lengths.
         memory: bytes that are free on that GPU, or of the machine where there is none.
@@ -173,6 +175,7 @@ class ModelNeeds:
     type: str
     dtype: str
     weights: int
+    quantised: str | None
     token_bytes: int
     by_lengths: bool
     memory: int
@@ -404,7 +407,10 @@ def _hub() -> Hub:
     while not there.exists():
         there = there.parent
     return Hub(
-        constants.ENDPOINT, constants.HF_HUB_OFFLINE, _short(constants.HF_HUB_CACHE), shutil.disk_usage(there).free
+        _without_login(constants.ENDPOINT),
+        constants.HF_HUB_OFFLINE,
+        _short(constants.HF_HUB_CACHE),
+        shutil.disk_usage(there).free,
     )
 
 
@@ -418,7 +424,7 @@ def _model(folder: Path) -> ModelNeeds:
     import psutil
     import torch
 
-    from dynts.models import load_config, parse_dtype
+    from dynts.models import load_config, parse_dtype, quantised_by
     from dynts.models.lengths import kernel_by_lengths
     from dynts.models.shape import ModelShape, head_size
 
@@ -430,6 +436,7 @@ def _model(folder: Path) -> ModelNeeds:
         type=config.get_text_config().model_type,
         dtype=str(dtype).removeprefix("torch."),
         weights=shape.parameters * dtype.itemsize,
+        quantised=quantised_by(config),
         token_bytes=shape.kv_bytes_per_token(dtype.itemsize),
         by_lengths=kernel_by_lengths(device, dtype, head_size(config)) is not None,
         memory=torch.cuda.mem_get_info(0)[0] if device.type == "cuda" else psutil.virtual_memory().available,
@@ -455,7 +462,13 @@ def _trial(device: str) -> Trial:
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     found = {name: value for name, value in environment.items() if name.startswith("DYNTS_") or name in THEIRS}
-    return {name: "(hidden)" if "KEY" in name or "TOKEN" in name else found[name] for name in sorted(found)}
+    hidden = [name for name in found if "KEY" in name or "TOKEN" in name]
+    return {name: "(hidden)" if name in hidden else _without_login(found[name]) for name in sorted(found)}
+
+
+def _without_login(address: str) -> str:
+    """Return an address without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//(hidden)@", address)
 
 
 def _unread() -> tuple[str, ...]:

@@ -201,6 +201,8 @@ def _model(model: ModelNeeds, devices: Devices | None) -> Iterator[Finding]:
     where = devices.gpus[0].name if devices and devices.gpus else "this machine"
     room = model.memory * (1 - RESERVE) - model.weights
     needs = f"{model.name} ({model.type}, {model.dtype}): {_gb(model.weights)} of weights"
+    if model.quantised:
+        needs += f" (the checkpoint's are quantised by {model.quantised}, and take less)"
     if room <= 0:
         yield Finding(
             "note",

@@ -8,6 +8,7 @@ from dynts.models.load import (
     load_model,
     load_tokenizer,
     parse_dtype,
+    quantised_by,
     random_model,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "parse_dtype",
+    "quantised_by",
     "random_model",
 ]

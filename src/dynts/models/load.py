@@ -174,9 +174,13 @@ def load_tokenizer(model: ModelSource | str | Path) -> PreTrainedTokenizerBase:
     except ImportError as error:
         raise _missing_package(source, error) from error
     except Exception as error:
+        check = (
+            "the tokenizer files lie beside the weights"
+            if Path(source.name).is_dir()
+            else "the name is right, and the Hub can be reached; without a network give a folder"
+        )
         raise DyntsError(
-            f"could not load the tokenizer of {source}: {_first_line(error)}; "
-            "check that the name is right and that the tokenizer files lie beside the weights"
+            f"could not load the tokenizer of {source}: {_first_line(error)}; check that {check}"
         ) from error
     if file is not None:
         gguf_tokenizer.check_tokenizer(loaded, file)
@@ -228,6 +232,15 @@ def load_config(model: ModelSource | str | Path) -> PreTrainedConfig:
     return config
 
 
+def quantised_by(config: PreTrainedConfig) -> str | None:
+    """Return the name of the way in which a checkpoint's weights are quantised, such as "gptq"; None for not at all."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    settings = found if isinstance(found, dict) else found.to_dict()
+    return str(settings.get("quant_method") or "a method without a name")
+
+
 def load_generation_config(source: ModelSource) -> GenerationConfig:
     """Read a checkpoint's generation config alone; that of transformers where it has none."""
     try:
@@ -238,11 +251,14 @@ def load_generation_config(source: ModelSource) -> GenerationConfig:
 
 def _gguf(source: ModelSource) -> GgufFile | None:
     """Read the header of the GGUF file, if the weights come from one, in a folder or a Hub repository."""
-    name = source.gguf_file
+    name, folder = source.gguf_file, Path(source.name)
     if name is None:
+        if folder.is_dir() and not (folder / "config.json").exists() and (files := sorted(folder.glob("*.gguf"))):
+            raise DyntsError(
+                f"{folder} holds a GGUF file and no config.json: name it, as in --gguf-file {files[0].name}"
+            )
         return None
     _check_folder(source.name)
-    folder = Path(source.name)
     path = folder / name
     if folder.is_dir() and not path.is_file():
         others = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"

@@ -187,4 +187,4 @@ def _pictures(group: Group, look: Mapping[str, Look]) -> Iterator[tuple[Picture,
 
 
 def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "benchmark"
