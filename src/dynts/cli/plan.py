@@ -82,9 +82,7 @@ def plan(given: PlanCommand) -> None:
     config = load_config(given.source)
     name = given.source.dtype or str(config.dtype or "float32").removeprefix("torch.")
     if quantised := quantised_by(config):
-        say(
-            f"dynts: the checkpoint's weights are quantised ({quantised}): weights in {name} are counted, which take more"
-        )
+        say(f"dynts: the checkpoint's weights are quantised ({quantised}): {name} is counted, which takes more")
     planner = Planner(ModelShape.of(config), parse_dtype(name).itemsize, hardware)
     recommended = recommend(planner, work, config.get_text_config().model_type)
     wanted = [*schedules, *([recommended.schedule] if recommended.schedule not in (None, *schedules) else [])]
