@@ -56,8 +56,8 @@ def plan_lines(planner: Planner, work: Workload, dtype: str, costs: Sequence[Cos
         )
     lines += [
         f"budget {cost.schedule.budget}, r {cost.schedule.retention_ratio:g}: {cost.compactions} compactions evict "
-        f"{cost.evicted} tokens each; break-even in FLOPs at {cost.break_even}, at {planner.break_even(1)} if an "
-        "eviction lasted for one step only"
+        f"{cost.evicted} tokens each; in FLOPs that pays for the scores from {cost.break_even} on (break-even), from "
+        f"{planner.break_even(1)} if an eviction lasted for one step only"
         for cost in costs
         if cost.schedule is not None and cost.compactions
     ]
