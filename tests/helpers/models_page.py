@@ -60,12 +60,19 @@ def tables(found: dict[str, Found]) -> str:
             refused[each.reason].append(f"`{kind}`")
     reasons = "".join(f"| {reason} | {', '.join(kinds)} |\n" for reason, kinds in sorted(refused.items(), key=_size))
     untried = "".join(f"| {reason} | `{kind}` |\n" for kind, reason in NOT_TRIED.items())
+    count = counted(len(found) - sum(map(len, refused.values())), sum(map(len, refused.values())))
     return (
-        f"{FIRST}\n| model type | layers | methods | native | padded batches | fixed shape |\n"
+        f"{FIRST}\n{count}\n\n| model type | layers | methods | native | padded batches | fixed shape |\n"
         f"| --- | --- | --- | --- | --- | --- |\n{runs}\n"
         f"## Models that are refused\n\n| why | model types |\n| --- | --- |\n{reasons}\n"
         f"Not tried, for no tiny model of them could be built:\n\n| why | model type |\n| --- | --- |\n{untried}\n"
     )
+
+
+def counted(run: int, refused: int) -> str:
+    """How many types there are of which fate."""
+    untried = len(NOT_TRIED)
+    return f"{run} of {run + refused + untried} types run, {refused} are refused, and {untried} were not tried."
 
 
 def _size(item: tuple[str, list[str]]) -> tuple[int, str]:

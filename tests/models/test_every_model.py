@@ -5,7 +5,7 @@ import transformers
 
 from every_model import MODEL_TYPES, NOT_TRIED
 from model_check import check
-from models_page import PAGE, row, version
+from models_page import PAGE, counted, row, version
 
 COMMON = (
     *("deepseek_v3", "gemma2", "gemma3_text", "gpt_oss", "llama", "mistral", "phi3", "qwen2", "qwen3", "qwen3_5_text"),
@@ -20,6 +20,18 @@ pytestmark = pytest.mark.skipif(
 
 def test_the_page_has_every_type_once() -> None:
     assert [kind for kind in MODEL_TYPES if len(lines_of(kind)) != 1] == [], "run `make models`"
+
+
+def test_the_types_are_counted() -> None:
+    """On the page itself, and where else the numbers stand."""
+    running, rest = PAGE.read_text(encoding="utf-8").split("## Models that are refused")
+    refused = sum(line.count("`") // 2 for line in rest.partition("Not tried")[0].splitlines() if line.startswith("|"))
+    run = sum(line.startswith("| `") for line in running.splitlines())
+    assert counted(run, refused) in running
+    assert run + refused + len(NOT_TRIED) == len(MODEL_TYPES)
+    for name in ("README.md", "CHANGELOG.md"):
+        text = " ".join((PAGE.parents[2] / name).read_text(encoding="utf-8").split())
+        assert f"{run} of transformers' {len(MODEL_TYPES)} types of causal models" in text, name
 
 
 def lines_of(kind: str) -> list[str]:
