@@ -15,7 +15,7 @@ BIN := .venv/bin
 
 .PHONY: demo test quick lint site options models oldest package vllm vllm-next sglang newest clean
 
-demo: .venv/installed
+demo: .venv/runs
 	$(BIN)/dynts demo
 
 test: .venv/installed
@@ -46,10 +46,15 @@ models: .venv/installed
 oldest: .venv-oldest/installed
 	.venv-oldest/bin/python $(PYTEST) -m quick
 
-.venv/installed: pyproject.toml
+# what the demo needs, and half of what development takes
+.venv/runs: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable ".[plot]"
+	touch $@
+
+.venv/installed: .venv/runs
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
 

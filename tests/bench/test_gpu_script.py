@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dynts.decode import recorded
 from dynts.methods import METHODS, resolve_method
@@ -74,7 +74,7 @@ def test_every_section_is_measured_and_written(run: Run, tmp_path: Path, capsys:
     ]
     assert page.count("\n| dynts, compile=False |") == 2
     assert "mean nothing" in page
-    assert torch.__version__ in page
+    assert f"torch {version('torch')}" in " ".join(page.split())
     printed = capsys.readouterr().out
     assert all(f"s] {name}: " in printed for name in sections)
 

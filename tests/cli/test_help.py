@@ -43,7 +43,7 @@ def option(item: Any, kind: Any) -> dict[str, Any]:
     if get_origin(kind) in (Union, types.UnionType):
         [kind] = (each for each in get_args(kind) if each is not type(None))
     facts = {
-        "kind": re.sub(r"typing\.|pathlib\.|<class '|'>", "", str(kind)),
+        "kind": re.sub(r"typing\.|pathlib\.(_local\.)?|<class '|'>", "", str(kind)),
         "flags": [*item.opts, *item.secondary_opts],
         "argument": item.param_type_name == "argument",
         "default": item.default,

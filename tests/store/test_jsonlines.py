@@ -112,7 +112,8 @@ def test_a_journal_is_continued_after_its_last_whole_line(tmp_path: Path) -> Non
 
 @pytest.mark.quick
 def test_json_on_the_command_line_is_read_the_same_way() -> None:
-    for text, problem in (("{", "not valid JSON"), ("[1]", "expected a JSON object, got list"), ("[" * 5000, "levels")):
+    deep = "[" * 100_000
+    for text, problem in (("{", "not valid JSON"), ("[1]", "expected a JSON object, got list"), (deep, "levels")):
         with pytest.raises(DyntsError, match=f"--engine-args: .*{problem}"):
             EngineOptions("vllm", engine_args=text).arguments()
 
