@@ -217,9 +217,10 @@ def _check_values(given: Mapping[str, Any]) -> None:
         **dict.fromkeys(NUMBERS, ((int, float), "a number")),
         "do_sample": (bool, "true or false"),
     }
-    for name in wanted.keys() & given.keys():
+    for name, value in given.items():
+        if name not in wanted:
+            continue
         kinds, words = wanted[name]
-        value = given[name]
         if value is not None and (not isinstance(value, kinds) or isinstance(value, bool) != (name == "do_sample")):
             raise DyntsError(f"gen_kwargs {name}={value!r}: give {words}")
 
