@@ -40,10 +40,12 @@ def release_notes(tag: str, root: Path = ROOT) -> str:
             )
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     section = re.search(
-        rf"^## {re.escape(version)} \(([^)\n]*)\)\n(.*?)(?=^## |\Z)", changelog, re.MULTILINE | re.DOTALL
+        rf"^## {re.escape(version)} \((\d{{4}}-\d{{2}}-\d{{2}})\)\n(.*?)(?=^## |\Z)",
+        changelog,
+        re.MULTILINE | re.DOTALL,
     )
     if section is None:
-        raise ValueError(f"tag {tag}: CHANGELOG.md has no section '## {version} (YEAR-MONTH-DAY)': add it")
+        raise ValueError(f"tag {tag}: CHANGELOG.md has no section '## {version} (YEAR-MONTH-DAY)': date it")
     try:
         date.fromisoformat(section[1])
     except ValueError as error:

@@ -12,6 +12,8 @@ from dynts.errors import DyntsError, check_count
 from dynts.options import build, option, options_of, part, read_settings
 from dynts.store.files import write_text_whole
 
+MEMORY_RESERVE = 0.1
+"""Share of a device's memory that planning leaves to all but weights and cache."""
 MAX_TOKENS = 16_384
 """The longest trace that is learned from, question and answer included."""
 PREFILL_TOKENS = 512

@@ -60,9 +60,10 @@ def tables(found: dict[str, Found]) -> str:
             refused[each.reason].append(f"`{kind}`")
     reasons = "".join(f"| {reason} | {', '.join(kinds)} |\n" for reason, kinds in sorted(refused.items(), key=_size))
     untried = "".join(f"| {reason} | `{kind}` |\n" for kind, reason in NOT_TRIED.items())
-    count = counted(len(found) - sum(map(len, refused.values())), sum(map(len, refused.values())))
+    without = sum(map(len, refused.values()))
     return (
-        f"{FIRST}\n{count}\n\n| model type | layers | methods | native | padded batches | fixed shape |\n"
+        f"{FIRST}\n{counted(len(found) - without, without)}\n\n"
+        "| model type | layers | methods | native | padded batches | fixed shape |\n"
         f"| --- | --- | --- | --- | --- | --- |\n{runs}\n"
         f"## Models that are refused\n\n| why | model types |\n| --- | --- |\n{reasons}\n"
         f"Not tried, for no tiny model of them could be built:\n\n| why | model type |\n| --- | --- |\n{untried}\n"

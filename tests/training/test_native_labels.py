@@ -182,6 +182,8 @@ def test_labels_that_were_not_stored_are_named(shards: ShardFolder) -> None:
         DyntsError, match=r"holds the labels answer, future, not 'answer-native'.*--labels answer-native"
     ):
         train_predictor(shards, TrainConfig(label=NATIVE))
+    with pytest.raises(DyntsError, match=r"not 'answer-native': give --traces .* answer,future,answer-native"):
+        list(describe_shards([shards], NATIVE))
 
 
 @pytest.mark.parametrize("name", ["layers", "kv_heads"])

@@ -104,7 +104,13 @@ def describe_shards(folders: Sequence[ShardFolder], label: str) -> Iterator[Row]
         DyntsError: folders that do not go together, lack that label, or are incomplete or damaged; or no trace has it.
     """
     for folder in folders:
-        if folder.manifest["settings"].get("all_tokens"):
+        settings = folder.manifest["settings"]
+        if label not in (stored := settings["labels"]):
+            raise DyntsError(
+                f"{folder.path} holds the labels {', '.join(stored)}, not {label!r}: give --traces and --model, which "
+                f"label anew, or label with --labels {','.join([*stored, label])}"
+            )
+        if settings.get("all_tokens"):
             raise DyntsError(
                 f"{folder.path} holds labels of question and answer tokens too, and these figures are of the thinking: "
                 "label without --all-tokens, or give --traces and --model"

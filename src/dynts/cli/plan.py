@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dynts.cli.checks import schedules_of
 from dynts.cli.console import load_libraries, say, show
-from dynts.config import ModelSource
+from dynts.config import MEMORY_RESERVE, ModelSource
 from dynts.options import option, part
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class PlanCommand:
     )
     retention_ratio: float = option(0.4, help="Share of the remaining room that selected tokens keep, with --budget.")
     gpu_memory: str = option("80GB", help="Memory of the device.")
-    reserve: float = option(0.1, help="Share of it for all but weights and cache: activations, runtime, fragmentation.")
+    reserve: float = option(
+        MEMORY_RESERVE, help="Share of it for all but weights and cache: activations, runtime, fragmentation."
+    )
     bandwidth: str = option("3.35TB/s", help="At which its memory is read (default: H100 SXM).")
     flops: str = option("990TFLOPS", help="Of dense matrices in the dtype (default: H100 SXM, bf16).")
     json: bool = option(False, switch=True, help="Print one JSON object and nothing else.")

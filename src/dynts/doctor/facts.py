@@ -462,8 +462,9 @@ def _trial(device: str) -> Trial:
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     found = {name: value for name, value in environment.items() if name.startswith("DYNTS_") or name in THEIRS}
-    hidden = [name for name in found if "KEY" in name or "TOKEN" in name]
-    return {name: "(hidden)" if name in hidden else _without_login(found[name]) for name in sorted(found)}
+    return {
+        name: "(hidden)" if "KEY" in name or "TOKEN" in name else _without_login(found[name]) for name in sorted(found)
+    }
 
 
 def _without_login(address: str) -> str:

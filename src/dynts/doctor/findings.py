@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from dynts.config import CompressionConfig
+from dynts.config import MEMORY_RESERVE, CompressionConfig
 from dynts.doctor.facts import OWN, TRIAL, Devices, Facts, Gpu, Hub, ModelNeeds, Package, Plugin, Steps, Trial
 from dynts.extras import DISTRIBUTION, pip_install
 
-RESERVE = 0.1
-"""Share of a device's memory for all but weights and cache, as `dynts plan` has it."""
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
@@ -199,7 +197,7 @@ def _steps(steps: Steps, devices: Devices) -> Iterator[Finding]:
 
 def _model(model: ModelNeeds, devices: Devices | None) -> Iterator[Finding]:
     where = devices.gpus[0].name if devices and devices.gpus else "this machine"
-    room = model.memory * (1 - RESERVE) - model.weights
+    room = model.memory * (1 - MEMORY_RESERVE) - model.weights
     needs = f"{model.name} ({model.type}, {model.dtype}): {_gb(model.weights)} of weights"
     if model.quantised:
         needs += f" (the checkpoint's are quantised by {model.quantised}, and take less)"

@@ -14,7 +14,7 @@ from dynts.chat.spelling import RowText, Spelling
 from dynts.chat.streaming import StopStrings
 from dynts.chat.thinking import ReasoningSplit, answer_of
 from dynts.cli.checks import check_chat, load_session, resolve
-from dynts.collect.plan import model_files
+from dynts.collect.plan import arm_settings, model_files
 from dynts.config import Sampling
 from dynts.decode.checkpoint import stop_strings
 from dynts.decode.continuous import ContinuousBatch
@@ -183,9 +183,10 @@ class Answerer:
     def identity(self) -> dict[str, Any]:
         """Return what decides the responses: the settings without the batch and the device, and the files read."""
         settings = self.describe()["settings"]
-        files = {"model_files": model_files(self.settings.source.name)}
-        if self.arm.predictor is not None:
-            files["predictor_files"] = model_files(self.arm.predictor)
+        files = {
+            "model_files": model_files(self.settings.source.name),
+            "predictor_files": arm_settings(self.arm)["predictor_files"],
+        }
         return {name: value for name, value in settings.items() if name not in ("batch", "device")} | files
 
     def _row(self, asked: Asked, prompt: list[int], ended: "Callable[[_Row], object]") -> "_Row":

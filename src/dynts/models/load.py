@@ -252,17 +252,15 @@ def load_generation_config(source: ModelSource) -> GenerationConfig:
 def _gguf(source: ModelSource) -> GgufFile | None:
     """Read the header of the GGUF file, if the weights come from one, in a folder or a Hub repository."""
     name, folder = source.gguf_file, Path(source.name)
+    there = sorted(file.name for file in folder.glob("*.gguf"))
     if name is None:
-        if folder.is_dir() and not (folder / "config.json").exists() and (files := sorted(folder.glob("*.gguf"))):
-            raise DyntsError(
-                f"{folder} holds a GGUF file and no config.json: name it, as in --gguf-file {files[0].name}"
-            )
+        if there and not (folder / "config.json").exists():
+            raise DyntsError(f"{folder} holds a GGUF file and no config.json: name it, as in --gguf-file {there[0]}")
         return None
     _check_folder(source.name)
     path = folder / name
     if folder.is_dir() and not path.is_file():
-        others = ", ".join(sorted(file.name for file in folder.glob("*.gguf"))) or "none"
-        raise DyntsError(f"{path} does not exist; GGUF files in {folder}: {others}")
+        raise DyntsError(f"{path} does not exist; GGUF files in {folder}: {', '.join(there) or 'none'}")
     try:
         found = path if folder.is_dir() else cached_file(source.name, name, revision=source.revision)
         assert found is not None

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from dynts.cache.lengths import attended_tokens, cache_lengths
-from dynts.config import CompressionConfig
+from dynts.config import MEMORY_RESERVE, CompressionConfig
 from dynts.errors import DyntsError
 from dynts.models.costs import PredictorCost
 from dynts.models.shape import ModelShape
@@ -44,7 +44,7 @@ class Hardware:
     memory: float
     bandwidth: float
     flops: float
-    reserve: float = 0.1
+    reserve: float = MEMORY_RESERVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,18 +85,10 @@ def importance(given: ImportanceCommand) -> None:
 
 def _importance_of_shards(paths: tuple[Path, ...], label: str, out: Path, source: ModelSource | None) -> None:
     from dynts.analyze.importance import Importance, describe_shards
-    from dynts.errors import DyntsError
     from dynts.models import load_tokenizer
     from dynts.training.shards import ShardFolder
 
     folders = [ShardFolder.open(path) for path in paths]
-    for folder in folders:
-        stored = folder.manifest["settings"]["labels"]
-        if label not in stored:
-            raise DyntsError(
-                f"{folder.path} holds the labels {', '.join(stored)}, not {label!r}: give --traces and --model, which "
-                f"label anew, or label with --labels {','.join([*stored, label])}"
-            )
     tokenizer = None if source is None else load_tokenizer(source)
     found = Importance.of(describe_shards(folders, label))
     _write_importance(out, found, {"shards": ", ".join(map(str, paths)), "label": label}, tokenizer)
